@@ -1,0 +1,59 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+let strict: [SwiftSetting] = [
+  .swiftLanguageMode(.v6),
+  .enableUpcomingFeature("ExistentialAny"),
+  .enableUpcomingFeature("InternalImportsByDefault"),
+  .enableUpcomingFeature("MemberImportVisibility"),
+]
+
+func library(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+  .target(name: name, dependencies: dependencies, swiftSettings: strict)
+}
+
+func tool(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+  .executableTarget(name: name, dependencies: dependencies, swiftSettings: strict)
+}
+
+func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+  .testTarget(
+    name: name, dependencies: dependencies + ["TestSupport"], swiftSettings: strict)
+}
+
+func system(_ name: String, pkgConfig: String, apt package: String) -> Target {
+  .systemLibrary(name: name, pkgConfig: pkgConfig, providers: [.apt([package])])
+}
+
+let package = Package(
+  name: "peft-tool",
+  products: [
+    .library(name: "PEFT", targets: ["PEFT", "TensorFiles"]),
+    .executable(name: "peft-tool", targets: ["peft-tool"]),
+    .executable(name: "peft-bench", targets: ["peft-bench"]),
+  ],
+  targets: [
+    .target(
+      name: "CKernels",
+      cSettings: [.unsafeFlags(["-O3", "-Werror=ignored-attributes"])]),
+    system("COpenBLAS", pkgConfig: "openblas", apt: "libopenblas-dev"),
+    system("CPCRE2", pkgConfig: "libpcre2-8", apt: "libpcre2-dev"),
+    system("CJansson", pkgConfig: "jansson", apt: "libjansson-dev"),
+    .systemLibrary(name: "CLinux"),
+    library("Numerics", ["CKernels", "COpenBLAS"]),
+    library("TensorFiles", ["CJansson", "CLinux"]),
+    library("PEFT", ["Numerics", "TensorFiles", "CPCRE2"]),
+    library("PeftToolCLI", ["PEFT", "TensorFiles"]),
+    tool("peft-tool", ["PeftToolCLI"]),
+    tool("peft-bench", ["PEFT", "TensorFiles", "Numerics"]),
+    .target(
+      name: "TestSupport", dependencies: ["PEFT", "TensorFiles"], path: "Tests/TestSupport",
+      swiftSettings: strict),
+    tests("NumericsTests", ["Numerics"]),
+    tests("TensorFilesTests", ["TensorFiles"]),
+    tests("PEFTTests", ["PEFT", "TensorFiles", "Numerics"]),
+    tests("PeftToolCLITests", ["PeftToolCLI"]),
+    tests("peft-toolTests", ["TensorFiles", "PEFT"]),
+  ],
+  cLanguageStandard: .c11
+)

@@ -1,0 +1,51 @@
+// Element kernels for the merge: dtype conversion and the low-rank update of a block of rows.
+//
+// Half-precision values are passed as their 16-bit patterns. Pointers need the alignment of their type only.
+// Source and destination never overlap unless they are the same pointer. NaN becomes a quiet NaN; conversions that
+// narrow round to nearest, ties to even, and overflow to infinity.
+#ifndef PEFT_KERNELS_H
+#define PEFT_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/// Name of the instruction-set level in use: "x86-64-v4", "x86-64-v3" or "generic".
+const char *kernels_level(void);
+
+void kernels_bf16_to_f32(const uint16_t *source, float *destination, size_t count);
+void kernels_f16_to_f32(const uint16_t *source, float *destination, size_t count);
+void kernels_f32_to_bf16(const float *source, uint16_t *destination, size_t count);
+void kernels_f32_to_f16(const float *source, uint16_t *destination, size_t count);
+
+// The same conversions, one element at a time: the definition that the loops above are tested against.
+float kernels_bf16_to_f32_reference(uint16_t bits);
+float kernels_f16_to_f32_reference(uint16_t bits);
+uint16_t kernels_f32_to_bf16_reference(float value);
+uint16_t kernels_f32_to_f16_reference(float value);
+
+/// Rows of `left` are packed in groups of this many rows; see `kernels_pack_left`.
+enum { kernels_row_group = 6 };
+
+/// Packs left [rows, rank] (row-major, `stride` floats between rows), multiplied by `scale`, as groups of
+/// `kernels_row_group` rows: within a group, rank-major. The last group is padded with zeros.
+/// `packed` holds ceil(rows / group) * group * rank floats.
+void kernels_pack_left(const float *left, size_t rows, size_t rank, size_t stride, float scale, float *packed);
+
+// W [rows, columns] += left [rows, rank] x right [rank, columns], in place, row-major and dense.
+// The product is summed in f32 with k ascending from zero, then added to W, then rounded once to W's type.
+void kernels_update_bf16(uint16_t *w, size_t rows, size_t columns, const float *packed_left, const float *right,
+                         size_t rank);
+void kernels_update_f16(uint16_t *w, size_t rows, size_t columns, const float *packed_left, const float *right,
+                        size_t rank);
+void kernels_update_f32(float *w, size_t rows, size_t columns, const float *packed_left, const float *right,
+                        size_t rank);
+
+// The same update as a plain loop: the definition.
+void kernels_update_bf16_reference(uint16_t *w, size_t rows, size_t columns, const float *packed_left,
+                                   const float *right, size_t rank);
+void kernels_update_f16_reference(uint16_t *w, size_t rows, size_t columns, const float *packed_left,
+                                  const float *right, size_t rank);
+void kernels_update_f32_reference(float *w, size_t rows, size_t columns, const float *packed_left, const float *right,
+                                  size_t rank);
+
+#endif

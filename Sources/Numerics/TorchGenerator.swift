@@ -1,0 +1,52 @@
+/// torch's CPU random generator: MT19937, seeded as `torch.manual_seed` seeds it.
+///
+/// Source: aten/src/ATen/core/MT19937RNGEngine.h and DistributionTemplates.h of PyTorch 2.15; checked against golden
+/// values from torch in the tests.
+public struct TorchGenerator {
+  private var state: [UInt32]
+  private var next = 624
+
+  /// Only the low 32 bits of `seed` count, as in torch.
+  public init(seed: UInt64) {
+    state = [UInt32(truncatingIfNeeded: seed)]
+    state.reserveCapacity(624)
+    for index in 1..<624 {
+      let previous = state[index - 1]
+      state.append(1_812_433_253 &* (previous ^ (previous >> 30)) &+ UInt32(index))
+    }
+  }
+
+  /// The next 32 random bits.
+  public mutating func nextBits() -> UInt32 {
+    if next == 624 { refill() }
+    var bits = state[next]
+    next += 1
+    bits ^= bits >> 11
+    bits ^= (bits << 7) & 0x9D2C_5680
+    bits ^= (bits << 15) & 0xEFC6_0000
+    return bits ^ (bits >> 18)
+  }
+
+  private mutating func refill() {
+    for index in 0..<624 {
+      let mixed = (state[index] & 0x8000_0000) | (state[(index + 1) % 624] & 0x7FFF_FFFF)
+      let twist: UInt32 = mixed & 1 == 0 ? 0 : 0x9908_B0DF
+      state[index] = state[(index + 397) % 624] ^ (mixed >> 1) ^ twist
+    }
+    next = 0
+  }
+
+  /// `count` values as `torch.empty(count).uniform_(low, high)` draws them in f32.
+  public mutating func uniform(count: Int, low: Float, high: Float) -> [Float] {
+    (0..<count).map { _ in Float(nextBits() & 0xFF_FFFF) * 0x1p-24 * (high - low) + low }
+  }
+
+  /// `torch.nn.init.kaiming_uniform_(tensor, a: √5)` for a tensor of shape `[count / fanIn, fanIn]`: uniform within
+  /// ±1/√fanIn. Source: torch/nn/init.py `kaiming_uniform_`, used by peft `LoraLayer.reset_lora_parameters`.
+  public mutating func kaimingUniform(count: Int, fanIn: Int) -> [Float] {
+    guard fanIn > 0 else { return [] }
+    let gain = (2.0 / (1.0 + 5.0)).squareRoot()
+    let bound = Float(3.0.squareRoot() * (gain / Double(fanIn).squareRoot()))
+    return uniform(count: count, low: -bound, high: bound)
+  }
+}

@@ -1,0 +1,122 @@
+/// A model's tensors on disk: one safetensors file, or the shards of an index. Headers only; the data stays on the disk.
+///
+/// Invariant: every tensor name belongs to exactly one shard, and an index agrees with the headers both ways.
+public struct Checkpoint: Sendable {
+  /// A tensor and the shard that holds it.
+  public struct Location: Sendable, Hashable {
+    public let shard: Int
+    public let entry: TensorEntry
+  }
+
+  /// The directory of the shards.
+  public let directory: String
+  /// The files, in the order of their names.
+  public let shards: [SafetensorsFile]
+  /// The index, if there is one: its file's name and content.
+  public let index: ShardIndex?
+  private let locations: [String: Location]
+
+  public static let singleName = "model.safetensors"
+  public static let indexName = "model.safetensors.index.json"
+
+  /// Where a tensor lies, or nil.
+  public subscript(_ name: String) -> Location? { locations[name] }
+
+  /// All names, unordered.
+  public var names: Dictionary<String, Location>.Keys { locations.keys }
+
+  /// Number of tensors.
+  public var tensorCount: Int { locations.count }
+
+  /// Bytes of tensor data in all shards.
+  public var dataBytes: Int {
+    shards.reduce(0) { $0 + $1.entries.reduce(0) { $0 + $1.byteRange.count } }
+  }
+
+  /// Opens a `.safetensors` file, an index, or a directory with either.
+  ///
+  /// In a directory, `model.safetensors` comes before `model.safetensors.index.json`, as in transformers; without both,
+  /// a single index or a single `.safetensors` file of another name is taken.
+  /// Throws: `.noCheckpoint`; the header cases; for an index `.indexMalformed`, `.indexPathEscapes`, `.shardMissing`,
+  /// `.tensorMissingFromShard`, `.tensorNotInIndex`.
+  public init(path: String) throws(TensorFileError) {
+    switch FileSystem.kind(path) {
+    case .file?:
+      if path.hasSuffix(".index.json") {
+        try self.init(index: ShardIndex(path: path))
+      } else if path.hasSuffix(".safetensors") {
+        try self.init(file: path)
+      } else {
+        throw .noCheckpoint(path: path, found: [FileSystem.lastComponent(path)])
+      }
+    case .directory?:
+      let names = try FileSystem.names(in: path)
+      let files = names.filter { $0.hasSuffix(".safetensors") }
+      let indexes = names.filter { $0.hasSuffix(".safetensors.index.json") }
+      if names.contains(Self.singleName) {
+        try self.init(file: FileSystem.join(path, Self.singleName))
+      } else if names.contains(Self.indexName) || indexes.count == 1 {
+        let name = names.contains(Self.indexName) ? Self.indexName : indexes[0]
+        try self.init(index: ShardIndex(path: FileSystem.join(path, name)))
+      } else if files.count == 1 {
+        try self.init(file: FileSystem.join(path, files[0]))
+      } else {
+        throw .noCheckpoint(
+          path: path, found: names.filter { $0.hasSuffix(".bin") || $0.hasSuffix(".safetensors") })
+      }
+    default: throw .system(path: path, operation: "open", code: 2)
+    }
+  }
+
+  private init(file path: String) throws(TensorFileError) {
+    let file = try SafetensorsFile(path: path)
+    directory = FileSystem.parentDirectory(path)
+    shards = [file]
+    index = nil
+    locations = Dictionary(
+      uniqueKeysWithValues: file.entries.map { ($0.name, Location(shard: 0, entry: $0)) })
+  }
+
+  private init(index: ShardIndex) throws(TensorFileError) {
+    let directory = FileSystem.parentDirectory(index.path)
+    var shards: [SafetensorsFile] = []
+    var locations: [String: Location] = [:]
+    for (name, tensors) in index.tensorsByShard {
+      let path = FileSystem.join(directory, name)
+      guard FileSystem.kind(path) == .file else {
+        throw .shardMissing(path: index.path, shard: name, tensorCount: tensors.count)
+      }
+      guard FileSystem.isInside(directory, linked: path) else {
+        throw .indexPathEscapes(path: index.path, shard: name)
+      }
+      let shard = try SafetensorsFile(path: path)
+      for tensor in tensors where shard[tensor] == nil {
+        throw .tensorMissingFromShard(path: index.path, tensor: tensor, shard: name)
+      }
+      for entry in shard.entries {
+        let listed = index.shardOfTensor[entry.name]
+        guard listed == name else {
+          throw .tensorNotInIndex(path: index.path, tensor: entry.name, shard: name, listedIn: listed)
+        }
+        locations[entry.name] = Location(shard: shards.count, entry: entry)
+      }
+      shards.append(shard)
+    }
+    self.directory = directory
+    self.shards = shards
+    self.index = index
+    self.locations = locations
+  }
+}
+
+extension FileSystem {
+  /// True if a file in `directory` is no link, or a link that stays inside the directory or leads into the `blobs` of the
+  /// Hugging Face cache that the directory is a snapshot of.
+  static func isInside(_ directory: String, linked path: String) -> Bool {
+    guard let root = canonicalPath(directory), let target = canonicalPath(path) else { return false }
+    if target.hasPrefix(root == "/" ? root : root + "/") { return true }
+    let snapshots = parentDirectory(root)
+    guard lastComponent(snapshots) == "snapshots" else { return false }
+    return parentDirectory(target) == join(parentDirectory(snapshots), "blobs")
+  }
+}

@@ -1,0 +1,149 @@
+internal import CLinux
+internal import Glibc
+
+/// The system's text for an errno.
+func systemMessage(_ code: Int32) -> String { String(cString: strerror(code)) }
+
+/// An open file. Reads and writes name their position, so one file can serve several tasks.
+///
+/// Sendable: the descriptor never changes and is closed when the last reference goes.
+public final class File: Sendable {
+  /// As given when opened; for messages.
+  public let path: String
+  let descriptor: Int32
+
+  private init(path: String, descriptor: Int32) {
+    self.path = path
+    self.descriptor = descriptor
+  }
+
+  deinit { Glibc.close(descriptor) }
+
+  /// Opens an existing regular file. Throws `.system`.
+  public static func open(reading path: String) throws(TensorFileError) -> File {
+    let descriptor = Glibc.open(path, O_RDONLY | O_CLOEXEC)
+    guard descriptor >= 0 else { throw .system(path: path, operation: "open", code: errno) }
+    let file = File(path: path, descriptor: descriptor)
+    var status = stat()
+    guard fstat(descriptor, &status) == 0 else { throw .system(path: path, operation: "examine", code: errno) }
+    guard status.st_mode & S_IFMT != S_IFDIR else { throw .system(path: path, operation: "read", code: EISDIR) }
+    return file
+  }
+
+  /// Creates a file that must not exist yet. Throws `.system`.
+  public static func create(_ path: String) throws(TensorFileError) -> File {
+    let descriptor = Glibc.open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o666)
+    guard descriptor >= 0 else { throw .system(path: path, operation: "create", code: errno) }
+    return File(path: path, descriptor: descriptor)
+  }
+
+  /// Bytes in the file now.
+  public func byteCount() throws(TensorFileError) -> Int {
+    var status = stat()
+    guard fstat(descriptor, &status) == 0 else { throw .system(path: path, operation: "examine", code: errno) }
+    return Int(status.st_size)
+  }
+
+  /// Fills `destination` from `byteOffset`. Throws `.system`, or `.shortRead` when the file ends first.
+  public func read(into destination: inout MutableRawSpan, at byteOffset: Int) throws(TensorFileError) {
+    let wanted = destination.byteCount
+    var done = 0
+    var failure: Int32 = 0
+    // Soundness: pread writes at most `wanted - done` bytes from `done` on.
+    destination.withUnsafeMutableBytes { bytes in
+      guard let base = bytes.baseAddress else { return }
+      while done < wanted {
+        let count = pread(descriptor, base + done, wanted - done, off_t(byteOffset + done))
+        if count < 0 && errno == EINTR { continue }
+        if count < 0 { failure = errno }
+        if count <= 0 { return }
+        done += count
+      }
+    }
+    if failure != 0 { throw .system(path: path, operation: "read", code: failure) }
+    if done < wanted {
+      throw .shortRead(path: path, byteOffset: byteOffset, expectedBytes: wanted, foundBytes: done)
+    }
+  }
+
+  /// The bytes of `range`. For small pieces: the array is as large as the range. Throws as `read(into:at:)`.
+  public func bytes(_ range: Range<Int>) throws(TensorFileError) -> [UInt8] {
+    var bytes = [UInt8](repeating: 0, count: range.count)
+    var span = bytes.mutableSpan
+    var raw = span.mutableBytes
+    try read(into: &raw, at: range.lowerBound)
+    return bytes
+  }
+
+  /// Writes all of `source` at `byteOffset`. Throws `.system`.
+  public func write(_ source: RawSpan, at byteOffset: Int) throws(TensorFileError) {
+    let wanted = source.byteCount
+    var failure: Int32 = 0
+    // Soundness: pwrite reads at most `wanted - done` bytes from `done` on.
+    source.withUnsafeBytes { bytes in
+      guard let base = bytes.baseAddress else { return }
+      var done = 0
+      while done < wanted {
+        let count = pwrite(descriptor, base + done, wanted - done, off_t(byteOffset + done))
+        if count < 0 && errno == EINTR { continue }
+        guard count > 0 else {
+          failure = count < 0 ? errno : EIO
+          return
+        }
+        done += count
+      }
+    }
+    if failure != 0 { throw .system(path: path, operation: "write", code: failure) }
+  }
+
+  /// Writes text at the beginning.
+  public func write(_ text: String) throws(TensorFileError) {
+    try write(Array(text.utf8).span.bytes, at: 0)
+  }
+
+  /// Sets the length; new bytes are zero and take no room until written. Throws `.system`.
+  public func resize(to byteCount: Int) throws(TensorFileError) {
+    guard ftruncate(descriptor, off_t(byteCount)) == 0 else {
+      throw .system(path: path, operation: "resize", code: errno)
+    }
+  }
+
+  /// Waits until the bytes are on the disk. Throws `.system`.
+  public func synchronize() throws(TensorFileError) {
+    guard fsync(descriptor) == 0 else { throw .system(path: path, operation: "synchronize", code: errno) }
+  }
+
+  /// Copies bytes inside the kernel (`copy_file_range`, which shares blocks where the file system can), or through a
+  /// 1 MiB buffer where the kernel cannot. Throws `.system`, `.shortRead`.
+  public func copy(_ range: Range<Int>, from source: File, to byteOffset: Int) throws(TensorFileError) {
+    var from = Int64(range.lowerBound)
+    var to = Int64(byteOffset)
+    while from < range.upperBound {
+      let count = copy_range(source.descriptor, &from, descriptor, &to, range.upperBound - Int(from))
+      if count > 0 { continue }
+      if count == 0 {
+        throw .shortRead(
+          path: source.path, byteOffset: range.lowerBound, expectedBytes: range.count,
+          foundBytes: Int(from) - range.lowerBound)
+      }
+      switch errno {
+      case EINTR: continue
+      case EXDEV, ENOSYS, EINVAL, EOPNOTSUPP, EPERM:
+        try copyThroughBuffer(Int(from)..<range.upperBound, from: source, to: Int(to))
+        return
+      default: throw .system(path: path, operation: "copy to", code: errno)
+      }
+    }
+  }
+
+  private func copyThroughBuffer(
+    _ range: Range<Int>, from source: File, to byteOffset: Int
+  ) throws(TensorFileError) {
+    var position = range.lowerBound
+    while position < range.upperBound {
+      let end = min(position + 1 << 20, range.upperBound)
+      try write(source.bytes(position..<end).span.bytes, at: byteOffset + position - range.lowerBound)
+      position = end
+    }
+  }
+}

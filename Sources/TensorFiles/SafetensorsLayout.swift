@@ -1,0 +1,91 @@
+/// The plan of a safetensors file to be written: header and places, before any data exists.
+public struct SafetensorsLayout: Sendable {
+  /// A tensor to be written.
+  public struct Item: Sendable, Hashable {
+    public let name: String
+    public let dtype: DType
+    public let shape: [Int]
+
+    public init(name: String, dtype: DType, shape: [Int]) {
+      self.name = name
+      self.dtype = dtype
+      self.shape = shape
+    }
+
+    /// Bytes of data; a packed dtype is rounded up.
+    public var byteCount: Int { (shape.reduce(1, *) * dtype.bitCount + 7) / 8 }
+  }
+
+  /// Data begins at a multiple of this many bytes.
+  public static let dataAlignment = 64
+
+  /// The length field, the JSON and its padding.
+  public let header: [UInt8]
+  /// One entry an item, in the items' order.
+  public let entries: [TensorEntry]
+  /// Length of the whole file.
+  public let fileBytes: Int
+
+  /// Lays items out in the given order.
+  ///
+  /// `metadata` is kept as given, with `format: pt` added if it has no `format`: transformers refuses a file without.
+  /// Throws `.headerTooLargeToWrite`.
+  public init(
+    path: String, items: [Item], metadata: [JSONValue.Member] = []
+  ) throws(TensorFileError) {
+    var metadata = metadata
+    if !metadata.contains(where: { $0.key == "format" }) {
+      metadata.append(JSONValue.Member("format", .string("pt")))
+    }
+    var members = [JSONValue.Member("__metadata__", .object(metadata))]
+    var position = 0
+    for item in items {
+      let end = position + item.byteCount
+      members.append(
+        JSONValue.Member(
+          item.name,
+          .object([
+            JSONValue.Member("dtype", .string(item.dtype.rawValue)),
+            JSONValue.Member("shape", .array(item.shape.map { .integer($0) })),
+            JSONValue.Member("data_offsets", .array([.integer(position), .integer(end)])),
+          ])))
+      position = end
+    }
+    var json = Array(JSONValue.object(members).compactText.utf8)
+    let unpadded = 8 + json.count
+    let padded = (unpadded + Self.dataAlignment - 1) / Self.dataAlignment * Self.dataAlignment
+    json += [UInt8](repeating: 0x20, count: padded - unpadded)
+    guard json.count <= SafetensorsFile.headerLimit else {
+      throw .headerTooLargeToWrite(path: path, headerBytes: json.count, limit: SafetensorsFile.headerLimit)
+    }
+    header = (0..<8).map { UInt8(truncatingIfNeeded: json.count >> ($0 * 8)) } + json
+    var entries: [TensorEntry] = []
+    position = header.count
+    for item in items {
+      entries.append(
+        TensorEntry(
+          name: item.name, dtype: item.dtype, shape: item.shape,
+          byteRange: position..<position + item.byteCount))
+      position += item.byteCount
+    }
+    self.entries = entries
+    fileBytes = position
+  }
+
+  /// The order in which the safetensors library writes: wider dtypes first, then by name.
+  public static func libraryOrder(_ items: [Item]) -> [Item] {
+    let rank = Dictionary(uniqueKeysWithValues: DType.allCases.enumerated().map { ($1, $0) })
+    return items.sorted { left, right in
+      let (a, b) = (rank[left.dtype] ?? 0, rank[right.dtype] ?? 0)
+      return a != b ? a > b : left.name.utf8.lexicographicallyPrecedes(right.name.utf8)
+    }
+  }
+
+  /// Creates the file with its header and full length; the data is still to be written. Throws `.system`.
+  public func create(at path: String) throws(TensorFileError) -> File {
+    let file = try File.create(path)
+    try file.resize(to: fileBytes)
+    try file.write(header.span.bytes, at: 0)
+    return file
+  }
+}

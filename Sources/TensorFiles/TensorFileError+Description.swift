@@ -1,0 +1,84 @@
+extension TensorFileError: CustomStringConvertible {
+  /// One sentence or two: where, what, found against expected, remedy.
+  public var description: String {
+    switch self {
+    case .fileTooShort(let path, let count):
+      "\(path): not a safetensors file: \(count) bytes, but the header's length alone takes 8. "
+        + "Download or save the file again."
+    case .headerTooLarge(let path, let bytes, let limit):
+      "\(path): the header claims \(bytes) bytes; the format allows \(limit). "
+        + "This is not a safetensors file, or its first 8 bytes are damaged."
+    case .headerPastEnd(let path, let header, let file):
+      "\(path): the header claims \(header) bytes after the first 8, but the file has \(file) in all. "
+        + "Download or save the file again."
+    case .headerNotUTF8(let path, let offset):
+      "\(path): the header is not UTF-8 near byte \(offset). The file is damaged."
+    case .headerStart(let path, let byte):
+      "\(path): the header begins with byte \(byte); expected '{'. The file is damaged."
+    case .headerNotJSON(let path, let offset, let reason):
+      "\(path): the header is not valid JSON at byte \(offset): \(reason). The file is damaged."
+    case .duplicateKey(let path, let offset, let near):
+      "\(path): a key stands twice in the header, at byte \(offset)\(near.isEmpty ? "" : " near \(near)"). "
+        + "Which of the two is meant is unknown; save the file again."
+    case .headerNotObject(let path):
+      "\(path): the header is valid JSON but not an object. The file is damaged."
+    case .metadataNotStrings(let path, let key):
+      "\(path): __metadata__\(key.map { " entry '\($0)'" } ?? "") must be strings only. Save the file again."
+    case .entryMalformed(let path, let tensor, let field, let found):
+      "\(path): tensor '\(tensor)': \(field): found \(found). Each entry needs dtype, shape and two data_offsets."
+    case .numberInvalid(let path, let tensor, let field, let found):
+      "\(path): tensor '\(tensor)': \(field) holds \(found); expected a whole number from 0 to 2^63-1."
+    case .dtypeUnknown(let path, let tensor, let found):
+      "\(path): tensor '\(tensor)': unknown dtype '\(found)'. Known: "
+        + DType.allCases.map(\.rawValue).joined(separator: ", ") + "."
+    case .shapeOverflow(let path, let tensor, let shape):
+      "\(path): tensor '\(tensor)': shape \(shape) has more bytes than can be counted. The file is damaged."
+    case .subByteMisaligned(let path, let tensor, let dtype, let shape):
+      "\(path): tensor '\(tensor)': \(dtype.rawValue) of shape \(shape) does not fill whole bytes."
+    case .offsetsReversed(let path, let tensor, let begin, let end):
+      "\(path): tensor '\(tensor)': data_offsets end at \(end), before they begin at \(begin)."
+    case .sizeMismatch(let path, let tensor, let expected, let found):
+      "\(path): tensor '\(tensor)': its shape and dtype need \(expected) bytes, its data_offsets span \(found)."
+    case .overlap(let path, let tensor, let begin, let previous):
+      "\(path): tensor '\(tensor)' begins at data byte \(begin), inside the tensor before it, which ends at \(previous)."
+    case .gap(let path, let tensor, let begin, let previous):
+      "\(path): tensor '\(tensor)' begins at data byte \(begin), but the tensor before it ends at \(previous): "
+        + "bytes between tensors are not allowed."
+    case .dataTruncated(let path, let tensor, let expected, let found):
+      "\(path): the file has \(found) bytes of data, tensor '\(tensor)' ends at \(expected). "
+        + "The download was cut short; fetch it again."
+    case .trailingBytes(let path, let expected, let found):
+      "\(path): \(found) bytes of data, but the tensors end at \(expected): bytes after the last tensor are not allowed."
+    case .headerTooLargeToWrite(let path, let bytes, let limit):
+      "\(path): the header would take \(bytes) bytes; the format allows \(limit). Use smaller shards."
+    case .indexMalformed(let path, let reason):
+      "\(path): not an index of shards: \(reason)."
+    case .indexPathEscapes(let path, let shard):
+      "\(path): names the shard '\(shard)', which is not a plain file in the same directory."
+    case .shardMissing(let path, let shard, let count):
+      "\(path): the shard '\(shard)' with \(count) tensor\(count == 1 ? "" : "s") does not exist. "
+        + "Download the checkpoint again."
+    case .tensorMissingFromShard(let path, let tensor, let shard):
+      "\(path): lists tensor '\(tensor)' in '\(shard)', which does not hold it. The index is stale."
+    case .tensorNotInIndex(let path, let tensor, let shard, let listed):
+      "\(path): '\(shard)' holds tensor '\(tensor)', which the index "
+        + (listed.map { "lists in '\($0)'" } ?? "does not list") + ". The index is stale or the tensor is there twice."
+    case .noCheckpoint(let path, let found):
+      "\(path): no model.safetensors, no model.safetensors.index.json and no single .safetensors file"
+        + (found.isEmpty
+          ? "." : " (found \(found.joined(separator: ", "))). Torch .bin files must be saved as safetensors first.")
+    case .system(let path, let operation, let code):
+      "\(path): cannot \(operation): \(systemMessage(code))"
+    case .shortRead(let path, let offset, let expected, let found):
+      "\(path): read \(found) of \(expected) bytes at \(offset): the file was cut while it was being read."
+    case .outputExists(let path):
+      "\(path): exists and is not empty. Choose another output or pass --force to replace it."
+    case .outputOverlapsInput(let output, let input):
+      "\(output): the output may not be, contain or lie inside the input \(input). Choose another output."
+    case .noSpace(let path, let needed, let available):
+      "\(path): \(needed) bytes needed, \(available) free. Make room or choose another output."
+    case .jsonInvalid(let path, let line, let column, let reason):
+      "\(path): line \(line), column \(column): not valid JSON: \(reason)."
+    }
+  }
+}
