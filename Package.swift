@@ -39,7 +39,7 @@ let package = Package(
     system("COpenBLAS", pkgConfig: "openblas", apt: "libopenblas-dev"),
     system("CPCRE2", pkgConfig: "libpcre2-8", apt: "libpcre2-dev"),
     system("CJansson", pkgConfig: "jansson", apt: "libjansson-dev"),
-    .systemLibrary(name: "CLinux"),
+    .target(name: "CLinux"),
     library("Numerics", ["CKernels", "COpenBLAS"]),
     library("TensorFiles", ["CJansson", "CLinux"]),
     library("PEFT", ["Numerics", "TensorFiles", "CPCRE2"]),

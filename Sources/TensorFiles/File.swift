@@ -98,11 +98,17 @@ public final class File: Sendable {
 
   /// Writes text at the beginning.
   public func write(_ text: String) throws(TensorFileError) {
-    try write(Array(text.utf8).span.bytes, at: 0)
+    let bytes = Array(text.utf8)
+    try write(bytes.span.bytes, at: 0)
   }
 
-  /// Sets the length; new bytes are zero and take no room until written. Throws `.system`.
-  public func resize(to byteCount: Int) throws(TensorFileError) {
+  /// Sets the length of an empty file and reserves the room for it, where the file system can. Throws `.system`, with
+  /// ENOSPC when the room is not there.
+  public func allocate(_ byteCount: Int) throws(TensorFileError) {
+    guard byteCount > 0, linux_allocate(descriptor, Int64(byteCount)) != 0 else { return }
+    guard errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL else {
+      throw .system(path: path, operation: "reserve \(byteCount) bytes for", code: errno)
+    }
     guard ftruncate(descriptor, off_t(byteCount)) == 0 else {
       throw .system(path: path, operation: "resize", code: errno)
     }
@@ -116,20 +122,23 @@ public final class File: Sendable {
   /// Copies bytes inside the kernel (`copy_file_range`, which shares blocks where the file system can), or through a
   /// 1 MiB buffer where the kernel cannot. Throws `.system`, `.shortRead`.
   public func copy(_ range: Range<Int>, from source: File, to byteOffset: Int) throws(TensorFileError) {
-    var from = Int64(range.lowerBound)
-    var to = Int64(byteOffset)
-    while from < range.upperBound {
-      let count = copy_range(source.descriptor, &from, descriptor, &to, range.upperBound - Int(from))
-      if count > 0 { continue }
+    var done = 0
+    while done < range.count {
+      let from = range.lowerBound + done
+      let count = linux_copy_range(
+        source.descriptor, Int64(from), descriptor, Int64(byteOffset + done), range.count - done)
+      if count > 0 {
+        done += Int(count)
+        continue
+      }
       if count == 0 {
         throw .shortRead(
-          path: source.path, byteOffset: range.lowerBound, expectedBytes: range.count,
-          foundBytes: Int(from) - range.lowerBound)
+          path: source.path, byteOffset: range.lowerBound, expectedBytes: range.count, foundBytes: done)
       }
       switch errno {
       case EINTR: continue
       case EXDEV, ENOSYS, EINVAL, EOPNOTSUPP, EPERM:
-        try copyThroughBuffer(Int(from)..<range.upperBound, from: source, to: Int(to))
+        try copyThroughBuffer(from..<range.upperBound, from: source, to: byteOffset + done)
         return
       default: throw .system(path: path, operation: "copy to", code: errno)
       }
@@ -142,7 +151,8 @@ public final class File: Sendable {
     var position = range.lowerBound
     while position < range.upperBound {
       let end = min(position + 1 << 20, range.upperBound)
-      try write(source.bytes(position..<end).span.bytes, at: byteOffset + position - range.lowerBound)
+      let bytes = try source.bytes(position..<end)
+      try write(bytes.span.bytes, at: byteOffset + position - range.lowerBound)
       position = end
     }
   }

@@ -74,7 +74,7 @@ public final class OutputDirectory: Sendable {
       guard fsync(lock) == 0 else { throw .system(path: workPath, operation: "synchronize", code: errno) }
     }
     if replaces {
-      guard rename_exchanging(workPath, target) == 0 else {
+      guard linux_exchange(workPath, target) == 0 else {
         throw .system(path: target, operation: "replace", code: errno)
       }
       try FileSystem.remove(workPath)

@@ -84,7 +84,7 @@ public struct SafetensorsLayout: Sendable {
   /// Creates the file with its header and full length; the data is still to be written. Throws `.system`.
   public func create(at path: String) throws(TensorFileError) -> File {
     let file = try File.create(path)
-    try file.resize(to: fileBytes)
+    try file.allocate(fileBytes)
     try file.write(header.span.bytes, at: 0)
     return file
   }

@@ -1,1 +1,9 @@
-print("x")
+import Glibc
+import PeftToolCLI
+
+Interruption.block()
+let work = Task.detached {
+  await CommandLineTool(console: .standard).run(Array(CommandLine.arguments.dropFirst()))
+}
+Interruption.cancel(work)
+exit(await work.value)

@@ -1,0 +1,17 @@
+// System calls whose glibc wrappers Swift's Glibc module does not show.
+#ifndef PEFT_LINUX_CALLS_H
+#define PEFT_LINUX_CALLS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/// renameat2(2) with RENAME_EXCHANGE: exchanges two paths in one step. Returns 0, or -1 with errno.
+int linux_exchange(const char *one, const char *other);
+
+/// copy_file_range(2) without flags. Returns the bytes copied, or -1 with errno.
+int64_t linux_copy_range(int source, int64_t from, int target, int64_t to, size_t count);
+
+/// fallocate(2): sets the length and reserves the room. Returns 0, or -1 with errno.
+int linux_allocate(int file, int64_t length);
+
+#endif

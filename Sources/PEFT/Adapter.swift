@@ -1,0 +1,149 @@
+public import TensorFiles
+
+/// An adapter on disk: its configuration and its tensors, sorted into their parts. Headers only.
+///
+/// Invariant: every tensor of the file is in exactly one of `modules`, `replacements` and `baseCopies`.
+public struct Adapter: Sendable {
+  /// A and B of one module.
+  public struct Module: Sendable, Hashable {
+    /// The path in the model, without `base_model.model.`.
+    public let path: String
+    /// lora_A `[r, in]`.
+    public let a: TensorEntry
+    /// lora_B `[out, r]`.
+    public let b: TensorEntry
+  }
+
+  /// A tensor stored in full, which takes the place of the base's: from `modules_to_save`, or a bias.
+  public struct Replacement: Sendable, Hashable {
+    /// The name in the model, such as `score.weight`.
+    public let name: String
+    public let entry: TensorEntry
+    /// True if `modules_to_save` names the module; such a tensor is written even where the base lacks it.
+    public let isSavedModule: Bool
+  }
+
+  /// As given.
+  public let directory: String
+  public let config: PeftConfig
+  /// Where the configuration was read from.
+  public let configPath: String
+  public let file: SafetensorsFile
+  /// LoRA modules in the natural order of their paths.
+  public let modules: [Module]
+  public let replacements: [Replacement]
+  /// Copies of base weights that PEFT stores beside the LoRA of an embedding or head, by the module's path.
+  public let baseCopies: [String: TensorEntry]
+
+  public static let weightsName = "adapter_model.safetensors"
+  static let prefix = "base_model.model."
+
+  /// Opens an adapter's directory.
+  ///
+  /// Throws `.configMissing` and the other configuration cases, `.weightsMissing`, `.noTensors`, `.file`,
+  /// `.unsupported` for a method or a variant of LoRA that is not merged, `.tensorUnexpected`, `.unpaired`,
+  /// `.tensorRepeated`, `.adapterDType`.
+  /// - Parameter ignoredConfigKeys: unknown keys of the configuration that are known to be harmless.
+  public init(directory: String, ignoredConfigKeys: Set<String> = []) throws(AdapterError) {
+    let config = try PeftConfig.load(directory: directory)
+    configPath = FileSystem.join(directory, PeftConfig.fileName)
+    try config.checkUnknownKeys(path: configPath, ignored: ignoredConfigKeys)
+    try LoRAVariants.refuse(config, path: configPath)
+    let file = try Self.openWeights(directory)
+    try LoRAVariants.refuse(file)
+    let parts = try AdapterParts(file, savedModules: config.modulesToSave ?? [])
+    self.directory = directory
+    self.config = config
+    self.file = file
+    modules = parts.modules
+    replacements = parts.replacements
+    baseCopies = parts.baseCopies
+  }
+
+  /// Opens the file of weights in an adapter's directory.
+  ///
+  /// Throws `.weightsMissing`, `.noTensors`, `.file`.
+  public static func openWeights(_ directory: String) throws(AdapterError) -> SafetensorsFile {
+    let path = FileSystem.join(directory, weightsName)
+    guard FileSystem.kind(path) == .file else {
+      let names = try asAdapterError { () throws(TensorFileError) in try FileSystem.names(in: directory) }
+      throw .weightsMissing(
+        directory: directory, found: names.filter { $0.hasSuffix(".bin") || $0.hasSuffix(".safetensors") })
+    }
+    let file = try asAdapterError { () throws(TensorFileError) in try SafetensorsFile(path: path) }
+    guard !file.entries.isEmpty else { throw .noTensors(path: path) }
+    return file
+  }
+}
+
+/// The tensors of a file sorted into parts by their names.
+private struct AdapterParts {
+  var modules: [Adapter.Module] = []
+  var replacements: [Adapter.Replacement] = []
+  var baseCopies: [String: TensorEntry] = [:]
+
+  init(_ file: SafetensorsFile, savedModules: [String]) throws(AdapterError) {
+    var a: [String: TensorEntry] = [:]
+    var b: [String: TensorEntry] = [:]
+    var replacementNames: [String: String] = [:]
+    for entry in file.entries {
+      guard entry.name.hasPrefix(Adapter.prefix) else {
+        throw .tensorUnexpected(path: file.path, tensor: entry.name)
+      }
+      guard entry.dtype.isComputable else {
+        throw .adapterDType(path: file.path, tensor: entry.name, dtype: entry.dtype)
+      }
+      let name = String(entry.name.dropFirst(Adapter.prefix.count))
+      if let path = Self.stem(name, ".lora_A.weight") {
+        a[path] = entry
+      } else if let path = Self.stem(name, ".lora_B.weight") {
+        b[path] = entry
+      } else if name.contains(".lora_") {
+        throw .tensorUnexpected(path: file.path, tensor: entry.name)
+      } else if let path = Self.stem(name, ".base_layer.weight") {
+        baseCopies[path] = entry
+      } else {
+        let plain = Self.plainName(name)
+        if let other = replacementNames.updateValue(entry.name, forKey: plain) {
+          throw .tensorRepeated(path: file.path, tensor: entry.name, other: other)
+        }
+        let module = plain.split(separator: ".").dropLast().joined(separator: ".")
+        // PEFT compares without a dot. Source: peft/utils/other.py `_set_trainable`.
+        let isSaved = Self.pathAndParents(module).contains { path in savedModules.contains { path.hasSuffix($0) } }
+        replacements.append(Adapter.Replacement(name: plain, entry: entry, isSavedModule: isSaved))
+      }
+    }
+    for (path, tensor) in a {
+      guard let other = b[path] else { throw .unpaired(path: file.path, module: path, present: "lora_A") }
+      modules.append(Adapter.Module(path: path, a: tensor, b: other))
+    }
+    for path in b.keys where a[path] == nil {
+      throw .unpaired(path: file.path, module: path, present: "lora_B")
+    }
+    modules.sort { naturallyPrecedes($0.path, $1.path) }
+    replacements.sort { naturallyPrecedes($0.name, $1.name) }
+    for path in baseCopies.keys where a[path] == nil {
+      throw .tensorUnexpected(path: file.path, tensor: "\(Adapter.prefix)\(path).base_layer.weight")
+    }
+  }
+
+  private static func stem(_ name: String, _ suffix: String) -> String? {
+    name.hasSuffix(suffix) ? String(name.dropLast(suffix.count)) : nil
+  }
+
+  /// The name without the infixes that wrappers add: `base_layer`, `modules_to_save`, `modules_to_save.default`.
+  private static func plainName(_ name: String) -> String {
+    var parts = name.split(separator: ".").map(String.init)
+    if let index = parts.firstIndex(of: "modules_to_save") {
+      parts.remove(at: index)
+      if index < parts.count - 1, parts[index] == "default" { parts.remove(at: index) }
+    }
+    parts.removeAll { $0 == "base_layer" }
+    return parts.joined(separator: ".")
+  }
+
+  private static func pathAndParents(_ path: String) -> [String] {
+    let parts = path.split(separator: ".")
+    return (1...max(1, parts.count)).map { parts.prefix($0).joined(separator: ".") }
+  }
+}

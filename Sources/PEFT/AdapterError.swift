@@ -1,0 +1,87 @@
+public import TensorFiles
+
+/// What can be wrong with an adapter, its configuration, or its fit to a base. Each case carries the facts; the wording is
+/// in `AdapterError+Description.swift`.
+public enum AdapterError: Error, Sendable, Equatable {
+  /// A file of tensors, or the file system, failed.
+  case file(TensorFileError)
+
+  // Configuration.
+
+  /// Neither adapter_config.json nor a config.json with `peft_type`.
+  case configMissing(directory: String)
+  /// The configuration is no JSON object.
+  case configNotObject(path: String)
+  /// A key has a value of the wrong type.
+  case configValue(path: String, key: String, expected: String, found: String)
+  /// Two keys contradict each other.
+  case configContradiction(path: String, reason: String)
+  /// A key that this version does not know has a value that may change the numbers.
+  case unknownConfigKey(path: String, key: String, value: String)
+  /// A `peft_type` that PEFT does not have.
+  case unknownPeftType(path: String, found: String)
+
+  // Patterns.
+
+  /// A regular expression that Python would refuse too.
+  case patternInvalid(pattern: String, offset: Int, reason: String)
+  /// A regular expression with Python syntax that has no translation.
+  case patternUnsupported(pattern: String, construct: String)
+  /// A match took more steps than allowed.
+  case patternRunaway(pattern: String, subject: String)
+
+  // The adapter's tensors.
+
+  /// No adapter_model.safetensors.
+  case weightsMissing(directory: String, found: [String])
+  /// The file of weights holds nothing.
+  case noTensors(path: String)
+  /// A tensor whose name belongs to no known part of an adapter.
+  case tensorUnexpected(path: String, tensor: String)
+  /// One of lora_A and lora_B without the other.
+  case unpaired(path: String, module: String, present: String)
+  /// Two tensors that name the same part of the same module.
+  case tensorRepeated(path: String, tensor: String, other: String)
+  /// A and B do not fit each other or the configured rank.
+  case rankMismatch(path: String, module: String, expectedRank: Int, shapeA: [Int], shapeB: [Int])
+  /// An adapter tensor of a dtype that cannot be computed with.
+  case adapterDType(path: String, tensor: String, dtype: DType)
+  /// A method or variant that is not merged.
+  case unsupported(path: String, what: String, reason: String)
+  /// The file holds a module that the configuration does not target.
+  case moduleNotTargeted(path: String, module: String, targets: String)
+
+  // The fit to a base.
+
+  /// An adapter module that no base tensor answers to.
+  case unmatched(base: String, modules: [String], matched: Int, total: Int, nearest: [String])
+  /// An adapter module that several base tensors answer to.
+  case ambiguous(base: String, module: String, candidates: [String])
+  /// Two adapter modules that resolve to the same base tensor.
+  case collision(base: String, tensor: String, modules: [String])
+  /// The base tensor does not have the shape that A and B need.
+  case shapeMismatch(base: String, tensor: String, found: [Int], expected: [Int])
+  /// The base tensor is quantized or otherwise not a float.
+  case baseDType(base: String, tensor: String, dtype: DType)
+  /// The configuration targets modules of the base that the adapter file does not hold.
+  case missingFromAdapter(path: String, modules: [String])
+  /// The target rule matches nothing in the base.
+  case nothingTargeted(base: String, targets: String, candidates: [String], nearest: [String])
+  /// The target rule hits a module that cannot carry a LoRA.
+  case targetNotLinear(base: String, module: String, shape: [Int])
+  /// The base has no config.json where one is needed.
+  case baseConfigMissing(base: String, reason: String)
+  /// A replaced tensor and its replacement differ in shape.
+  case replacementShape(base: String, tensor: String, found: [Int], replacement: [Int])
+  /// A shard size that cannot hold even one tensor's header, or is not a size.
+  case shardSize(found: String)
+}
+
+/// Runs `body`, turning file errors into adapter errors.
+func asAdapterError<Value>(_ body: () throws(TensorFileError) -> Value) throws(AdapterError) -> Value {
+  do throws(TensorFileError) {
+    return try body()
+  } catch {
+    throw .file(error)
+  }
+}

@@ -1,0 +1,93 @@
+internal import Numerics
+internal import TensorFiles
+
+/// Makes a fresh LoRA adapter for a base: A random, B zero, so that it changes nothing yet.
+public struct AdapterInitializer: Sendable {
+  /// The configuration as it will be written: targets expanded, base named, inference mode set.
+  public let config: PeftConfig
+  /// The modules that get an adapter, and their ranks.
+  public let modules: [(path: String, input: Int, output: Int, rank: Int)]
+  private let base: BaseModel
+  private let seed: UInt64
+
+  /// Matches the configuration's targets against the base.
+  ///
+  /// - Parameter configPath: names the configuration in errors.
+  /// - Parameter seed: the same seed, base and configuration give the same bytes.
+  /// Throws `.unsupported` for a variant or method that is not made, `.nothingTargeted`, `.targetNotLinear`, and what
+  /// `LoRAScaling` throws.
+  public init(
+    base: BaseModel, config: PeftConfig, configPath: String, seed: UInt64
+  ) throws(AdapterError) {
+    try LoRAVariants.refuse(config, path: configPath)
+    guard config.initLoRAWeights.boolValue != nil || config.initLoRAWeights == .null else {
+      throw .unsupported(
+        path: configPath, what: "init_lora_weights \(config.initLoRAWeights.compactText)",
+        reason: "only true and false are made here.")
+    }
+    guard (config.modulesToSave ?? []).isEmpty else {
+      throw .unsupported(
+        path: configPath, what: "modules_to_save", reason: "a fresh adapter has no trained modules to store.")
+    }
+    var expanded = try base.expandingTargets(of: config)
+    let targets = try base.linearTargets(of: expanded)
+    let scaling = try LoRAScaling(expanded, path: configPath)
+    var modules: [(String, Int, Int, Int)] = []
+    for target in targets {
+      let rank = try scaling.values(for: target.path).rank
+      modules.append((target.path, target.inFeatures, target.outFeatures, rank))
+    }
+    expanded.baseModelNameOrPath = config.baseModelNameOrPath ?? base.path
+    expanded.inferenceMode = true
+    // PEFT corrects the flag to the last layer that it wraps.
+    expanded.fanInFanOut = targets.last?.kind == .transposedLinear
+    expanded.peftVersion = config.peftVersion ?? PeftConfig.mirroredVersion
+    self.config = expanded
+    self.modules = modules
+    self.base = base
+    self.seed = seed
+  }
+
+  /// Writes adapter_config.json, adapter_model.safetensors (f32) and README.md to `output`, whole or not at all.
+  ///
+  /// A is kaiming-uniform with a = √5, drawn with torch's generator in the order of `modules`; B is zero, or with
+  /// `init_lora_weights` false also kaiming-uniform. Source: peft/tuners/lora/layer.py `reset_lora_parameters`.
+  /// Throws `.file`.
+  public func write(to output: String, replacing: Bool = false) throws(AdapterError) {
+    try asAdapterError { () throws(TensorFileError) in
+      let directory = try OutputDirectory(
+        target: output, replacing: replacing, inputs: [base.directory ?? base.path])
+      do throws(TensorFileError) {
+        try writeTensors(directory.path(Adapter.weightsName))
+        try File.create(directory.path(PeftConfig.fileName)).write(config.fileText)
+        try File.create(directory.path("README.md")).write(ModelCard(config: config).text)
+        try directory.commit(durable: false)
+      } catch {
+        directory.discard()
+        throw error
+      }
+    }
+  }
+
+  private func writeTensors(_ path: String) throws(TensorFileError) {
+    var values: [String: [Float]] = [:]
+    var items: [SafetensorsLayout.Item] = []
+    var generator = TorchGenerator(seed: seed)
+    for module in modules {
+      let name = Adapter.prefix + module.path
+      let (a, b) = ("\(name).lora_A.weight", "\(name).lora_B.weight")
+      values[a] = generator.kaimingUniform(count: module.rank * module.input, fanIn: module.input)
+      if config.initLoRAWeights == .bool(false) {
+        values[b] = generator.kaimingUniform(count: module.output * module.rank, fanIn: module.rank)
+      }
+      items.append(SafetensorsLayout.Item(name: a, dtype: .f32, shape: [module.rank, module.input]))
+      items.append(SafetensorsLayout.Item(name: b, dtype: .f32, shape: [module.output, module.rank]))
+    }
+    let layout = try SafetensorsLayout(path: path, items: SafetensorsLayout.libraryOrder(items))
+    let file = try layout.create(at: path)
+    for entry in layout.entries {
+      let floats = values[entry.name] ?? [Float](repeating: 0, count: entry.elementCount)
+      try file.write(floats.span.bytes, at: entry.byteRange.lowerBound)
+    }
+  }
+}

@@ -1,0 +1,168 @@
+public import TensorFiles
+
+/// A base model on disk: its checkpoint, its config.json, and the modules that its tensors imply.
+///
+/// Modules carry the names that they have in the model with its head, which are the names that adapters use; the
+/// checkpoint's own names may lack or add a prefix.
+public struct BaseModel: Sendable {
+  /// A module with a weight.
+  public struct Module: Sendable, Hashable {
+    /// What the weight's shape and name say.
+    public enum Kind: Sendable, Hashable {
+      /// `[out, in]`.
+      case linear
+      /// `[in, out]`: transformers' `Conv1D`.
+      case transposedLinear
+      case embedding
+      case convolution
+      /// A norm or something else with one dimension.
+      case other
+    }
+
+    /// The path in the model, such as `model.layers.0.self_attn.q_proj`.
+    public let path: String
+    public let kind: Kind
+    /// The weight's name in the checkpoint; the input embedding's for a tied head that has none.
+    public let weightName: String
+    /// The weight's shape as stored.
+    public let shape: [Int]
+    /// True for a tied head that the checkpoint does not hold.
+    public let isTiedHead: Bool
+
+    /// Features that the layer takes: the weight's `in`.
+    public var inFeatures: Int { kind == .transposedLinear ? shape[0] : shape.count > 1 ? shape[1] : shape.first ?? 1 }
+    /// Features that the layer gives: the weight's `out`.
+    public var outFeatures: Int { kind == .transposedLinear ? shape[1] : shape.first ?? 1 }
+    /// True for `linear` and `transposedLinear`.
+    public var isLinear: Bool { kind == .linear || kind == .transposedLinear }
+  }
+
+  /// As given.
+  public let path: String
+  /// The directory with the side files; nil if the base is a single file.
+  public let directory: String?
+  public let checkpoint: Checkpoint
+  /// config.json; nil if there is none.
+  public let config: JSONValue?
+  /// All modules with a weight, in the natural order of their paths.
+  public let modules: [Module]
+  let family: ModelFamily?
+
+  /// Opens a directory, an index or a single safetensors file.
+  ///
+  /// - Parameter taskType: as in an adapter's configuration; decides whether the model has a head.
+  /// Throws `.file`.
+  public init(path: String, taskType: String? = nil) throws(AdapterError) {
+    let checkpoint = try asAdapterError { () throws(TensorFileError) in try Checkpoint(path: path) }
+    let isFile = FileSystem.kind(path) == .file
+    let configPath = FileSystem.join(checkpoint.directory, "config.json")
+    var config: JSONValue?
+    if FileSystem.kind(configPath) == .file {
+      config = try asAdapterError { () throws(TensorFileError) in try JSONValue(contentsOf: configPath) }
+    }
+    self.path = path
+    directory = isFile && checkpoint.index == nil ? nil : checkpoint.directory
+    self.checkpoint = checkpoint
+    self.config = config
+    family = (config?["model_type"]?.stringValue).flatMap(ModelFamily.named)
+    modules = Self.modules(checkpoint, config: config, family: family, taskType: taskType)
+  }
+
+  /// `model_type` of config.json.
+  public var modelType: String? { config?["model_type"]?.stringValue }
+
+  /// True if head and input embedding share their weight.
+  public var isTied: Bool { Self.isTied(config, family) }
+
+  private static func isTied(_ config: JSONValue?, _ family: ModelFamily?) -> Bool {
+    if let type = config?["model_type"]?.stringValue, ["t5", "mt5", "umt5"].contains(type) { return true }
+    let nested = config?["text_config"]?["tie_word_embeddings"]?.boolValue
+    return config?["tie_word_embeddings"]?.boolValue ?? nested ?? family?.tiedByDefault ?? false
+  }
+
+  /// Whether the model that adapters are trained on has a head: the task decides, then the class in config.json.
+  static func hasHead(taskType: String?, config: JSONValue?) -> Bool {
+    switch taskType {
+    case "FEATURE_EXTRACTION"?: return false
+    case .some: return true
+    case nil:
+      let name = config?["architectures"]?.elements?.first?.stringValue ?? "ForCausalLM"
+      return name.contains("For") || name.contains("LMHead")
+    }
+  }
+
+  private static func modules(
+    _ checkpoint: Checkpoint, config: JSONValue?, family: ModelFamily?, taskType: String?
+  ) -> [Module] {
+    let suffix = ".weight"
+    let stems = checkpoint.names.filter { $0.hasSuffix(suffix) }.map { String($0.dropLast(suffix.count)) }
+    let names = ModelNames(
+      family: family, hasHead: hasHead(taskType: taskType, config: config), stems: stems)
+    var modules: [Module] = []
+    for stem in stems {
+      guard let entry = checkpoint[stem + suffix]?.entry else { continue }
+      let path = names.modelName(stem)
+      modules.append(
+        Module(
+          path: path, kind: kind(path, shape: entry.shape, family: family), weightName: entry.name,
+          shape: entry.shape, isTiedHead: false))
+    }
+    if let head = family?.head, let embedding = family?.embedding, isTied(config, family),
+      taskType == nil || taskType == "CAUSAL_LM" || taskType == "SEQ_2_SEQ_LM",
+      hasHead(taskType: taskType, config: config), !modules.contains(where: { $0.path == head }),
+      let source = modules.first(where: { $0.path == embedding })
+    {
+      modules.append(
+        Module(
+          path: head, kind: .linear, weightName: source.weightName, shape: source.shape, isTiedHead: true))
+    }
+    return modules.sorted { naturallyPrecedes($0.path, $1.path) }
+  }
+
+  private static func kind(_ path: String, shape: [Int], family: ModelFamily?) -> Module.Kind {
+    let last = path.split(separator: ".").last.map(String.init) ?? path
+    switch shape.count {
+    case 0, 1: return .other
+    case 2:
+      if ModelFamily.embeddingNames.contains(last) || path == family?.embedding { return .embedding }
+      return family?.transposed.contains(last) == true ? .transposedLinear : .linear
+    default: return .convolution
+    }
+  }
+}
+
+/// Translates between the names of modules in a checkpoint and in the model that adapters are trained on.
+struct ModelNames {
+  private let family: ModelFamily?
+  private let added: String
+  private let removed: String
+
+  init(family: ModelFamily?, hasHead: Bool, stems: [String]) {
+    self.family = family
+    let prefix = (family?.prefix).map { "\($0)." } ?? ""
+    let filePrefixed = !prefix.isEmpty && stems.contains { $0.hasPrefix(prefix) }
+    added = hasHead && !filePrefixed ? prefix : ""
+    removed = !hasHead && filePrefixed ? prefix : ""
+  }
+
+  /// The name in the model of a module in the file.
+  func modelName(_ fileName: String) -> String {
+    if let renamed = family?.fileNames.first(where: { $0.value == fileName }) { return renamed.key }
+    if !removed.isEmpty, fileName.hasPrefix(removed) { return String(fileName.dropFirst(removed.count)) }
+    if added.isEmpty || fileName == family?.head { return fileName }
+    // Heads stand beside the base model, not in it.
+    let first = fileName.split(separator: ".").first.map(String.init) ?? fileName
+    return ["lm_head", "score", "classifier", "qa_outputs", "cls"].contains(first) ? fileName : added + fileName
+  }
+}
+
+/// Order of paths in which numbers count as numbers: layer 2 comes before layer 10.
+func naturallyPrecedes(_ left: String, _ right: String) -> Bool {
+  let a = left.split(separator: ".", omittingEmptySubsequences: false)
+  let b = right.split(separator: ".", omittingEmptySubsequences: false)
+  for (x, y) in zip(a, b) where x != y {
+    if let m = Int(x), let n = Int(y) { return m < n }
+    return x.utf8.lexicographicallyPrecedes(y.utf8)
+  }
+  return a.count < b.count
+}

@@ -1,0 +1,54 @@
+/// The one place where rank, alpha and scale of a module come from.
+///
+/// Source: peft/utils/other.py `get_pattern_key`; peft/tuners/lora/layer.py `LoraLayer.update_layer`.
+public struct LoRAScaling {
+  /// What applies to one module.
+  public struct Values: Sendable, Hashable {
+    public let rank: Int
+    public let alpha: PythonNumber
+    /// alpha / rank, or alpha / √rank with rsLoRA.
+    public let scale: Double
+  }
+
+  private let config: PeftConfig
+  private let path: String
+  private let ranks: [(pattern: Pattern, value: Int)]
+  private let alphas: [(pattern: Pattern, value: PythonNumber)]
+
+  /// - Parameter path: names the configuration in errors.
+  /// Throws `.patternInvalid`, `.patternUnsupported`.
+  public init(_ config: PeftConfig, path: String) throws(AdapterError) {
+    self.config = config
+    self.path = path
+    var ranks: [(Pattern, Int)] = []
+    for entry in config.rankPattern.entries { ranks.append((try Self.pattern(entry.pattern), entry.value)) }
+    var alphas: [(Pattern, PythonNumber)] = []
+    for entry in config.alphaPattern.entries { alphas.append((try Self.pattern(entry.pattern), entry.value)) }
+    self.ranks = ranks
+    self.alphas = alphas
+  }
+
+  private static func pattern(_ key: String) throws(AdapterError) -> Pattern { try Pattern("(.*\\.)?(\(key))$") }
+
+  /// Rank, alpha and scale of a module; the first matching pattern counts, each map on its own.
+  ///
+  /// Throws `.patternRunaway`, and `.configValue` for a rank below one or an absent alpha.
+  public func values(for module: String) throws(AdapterError) -> Values {
+    let rank = try Self.first(ranks, module) ?? config.rank
+    guard rank > 0 else {
+      throw .configValue(path: path, key: "r", expected: "a positive rank for '\(module)'", found: "\(rank)")
+    }
+    guard let alpha = try Self.first(alphas, module) ?? config.alpha else {
+      throw .configValue(path: path, key: "lora_alpha", expected: "a number", found: "null")
+    }
+    let divisor = config.useRSLoRA ? Double(rank).squareRoot() : Double(rank)
+    return Values(rank: rank, alpha: alpha, scale: alpha.doubleValue / divisor)
+  }
+
+  private static func first<Value>(
+    _ entries: [(pattern: Pattern, value: Value)], _ module: String
+  ) throws(AdapterError) -> Value? {
+    for entry in entries where try entry.pattern.matchesStart(module) { return entry.value }
+    return nil
+  }
+}

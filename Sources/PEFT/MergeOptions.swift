@@ -1,0 +1,17 @@
+/// What a merge may do beyond the strict default.
+public struct MergeOptions: Sendable {
+  /// Unknown configuration keys known to be harmless.
+  public var ignoredConfigKeys: Set<String> = []
+  /// Merge although the configuration targets more modules than the file holds.
+  public var allowMissing = false
+  /// Merge modules of the file that the configuration does not target; PEFT would ignore them.
+  public var allowUntargeted = false
+  /// Greatest bytes of tensor data in a shard; nil keeps the base's shards.
+  public var maxShardBytes: Int?
+  /// Replace an output that exists.
+  public var replaceOutput = false
+  /// Wait until the output is on the disk before it gets its name.
+  public var durable = false
+
+  public init() {}
+}

@@ -1,0 +1,92 @@
+internal import TensorFiles
+
+/// Everything that a merge will do, decided and checked before anything is written.
+///
+/// Invariant: every adapter tensor has exactly one place in `shards`, and every tensor of the base has too, unless an
+/// adapter tensor replaces it.
+public struct MergePlan: Sendable {
+  /// Where a tensor's bytes come from.
+  enum Source: Sendable {
+    /// A tensor of the base, byte for byte.
+    case copy(SafetensorsFile, TensorEntry)
+    /// W + s·B·A, where W is a tensor of the base, or the adapter's own copy of it.
+    case merge(SafetensorsFile, TensorEntry, LoRAUpdate)
+    /// A tensor of the adapter, rounded to the output's dtype.
+    case replace(SafetensorsFile, TensorEntry)
+  }
+
+  /// One tensor of the output.
+  struct Output: Sendable {
+    let item: SafetensorsLayout.Item
+    let source: Source
+  }
+
+  /// One file of the output.
+  struct Shard: Sendable {
+    let name: String
+    let outputs: [Output]
+    let metadata: [JSONValue.Member]
+  }
+
+  public let base: BaseModel
+  public let adapter: Adapter
+  public let options: MergeOptions
+  let shards: [Shard]
+  /// config.json of the output where it must differ from the base's.
+  let editedConfig: JSONValue?
+  /// Files that are copied beside the tensors.
+  let sideFiles: SideFiles
+
+  /// LoRA modules that are merged; all of the adapter's.
+  public let mergedCount: Int
+  /// Tensors of the base that the adapter replaces.
+  public let replacedCount: Int
+  /// Tensors that the base lacks and the adapter adds.
+  public let addedCount: Int
+  /// Things worth a word that do not stop the merge.
+  public let notes: [String]
+
+  /// The files of tensors that will be written.
+  public var shardNames: [String] { shards.map(\.name) }
+  /// Tensors of the output.
+  public var tensorCount: Int { shards.reduce(0) { $0 + $1.outputs.count } }
+  /// Bytes of tensor data in the output.
+  public var dataBytes: Int {
+    shards.reduce(0) { $0 + $1.outputs.reduce(0) { $0 + $1.item.byteCount } }
+  }
+  /// Bytes of tensor data that pass through the kernels.
+  public var mergedBytes: Int {
+    shards.reduce(0) { total, shard in
+      shard.outputs.reduce(total) { sum, output in
+        if case .merge = output.source { sum + output.item.byteCount } else { sum }
+      }
+    }
+  }
+  /// Disk space that the output takes: data, headers and side files.
+  public var diskBytes: Int { dataBytes + shards.count * 64 + headerBytes + sideFiles.byteCount }
+
+  private var headerBytes: Int {
+    shards.reduce(0) { $0 + $1.outputs.reduce(0) { $0 + $1.item.name.utf8.count + 100 } }
+  }
+
+  /// Greatest memory that the merge is predicted to hold at once, beyond the program itself: for each of `workers`, one
+  /// block of the weight and the factors of the largest piece.
+  public func predictedPeakBytes(workers: Int) -> Int {
+    var largest = 0
+    for case .merge(_, let entry, let update) in shards.flatMap({ $0.outputs.map(\.source) }) {
+      largest = max(largest, MergeWork.workingBytes(entry, update))
+    }
+    return workers * (largest + MergeWork.blockBytes) + headerBytes
+  }
+}
+
+/// ΔW = scale · B · A for one weight.
+struct LoRAUpdate: Sendable {
+  /// The file that holds A and B.
+  let file: File
+  let module: Adapter.Module
+  let scale: Double
+  let rank: Int
+  /// True if W is stored `[in, out]`, so that ΔWᵀ is added.
+  let isTransposed: Bool
+}

@@ -1,0 +1,163 @@
+internal import Numerics
+internal import Synchronization
+internal import TensorFiles
+
+/// Carries a plan out.
+public struct Merger: Sendable {
+  /// How far a merge is.
+  public struct Progress: Sendable {
+    /// Bytes of tensor data written so far.
+    public let writtenBytes: Int
+    /// Bytes of tensor data in all.
+    public let totalBytes: Int
+  }
+
+  public let plan: MergePlan
+  /// Tasks at work at once.
+  public let workers: Int
+
+  /// - Parameter workers: at least one; by default two, which saturates the page cache on most machines.
+  public init(_ plan: MergePlan, workers: Int = 2) {
+    self.plan = plan
+    self.workers = max(1, workers)
+  }
+
+  /// Writes the merged model to `output`, whole or not at all.
+  ///
+  /// Precision: see `LowRankUpdate`; the same bits whatever the number of workers.
+  /// - Parameter progress: called from any task, after each piece of up to 16 MiB.
+  /// Throws `.file` with `.outputExists`, `.outputOverlapsInput`, `.noSpace`, `.system`, `.shortRead`; on a throw nothing is
+  /// left behind. `CancellationError` when the task is cancelled.
+  public func run(
+    to output: String, progress: (@Sendable (Progress) -> Void)? = nil
+  ) async throws {
+    try check(output: output)
+    do {
+      let directory = try OutputDirectory(
+        target: output, replacing: plan.options.replaceOutput, inputs: inputs)
+      do {
+        try await writeShards(directory, progress)
+        try writeIndex(directory)
+        try writeSideFiles(directory)
+        try directory.commit(durable: plan.options.durable)
+      } catch {
+        directory.discard()
+        throw error
+      }
+    } catch let error as TensorFileError {
+      throw AdapterError.file(error)
+    }
+  }
+
+  /// Checks that the output can be written: its place, and the room for it. Writes nothing.
+  ///
+  /// Throws `.file` with `.outputExists`, `.outputOverlapsInput`, `.noSpace`, `.system`.
+  public func check(output: String) throws(AdapterError) {
+    try asAdapterError { () throws(TensorFileError) in
+      try OutputDirectory.check(target: output, replacing: plan.options.replaceOutput, inputs: inputs)
+      var existing = FileSystem.parentDirectory(output)
+      while FileSystem.kind(existing) == nil { existing = FileSystem.parentDirectory(existing) }
+      let available = try FileSystem.availableBytes(at: existing)
+      guard available >= plan.diskBytes else {
+        throw .noSpace(path: existing, neededBytes: plan.diskBytes, availableBytes: available)
+      }
+    }
+  }
+
+  private var inputs: [String] { [plan.base.directory ?? plan.base.path, plan.adapter.directory] }
+
+  // MARK: Tensors
+
+  /// A file being written, and the pieces that are still to be done.
+  private final class Job: Sendable {
+    let file: File
+    let pieces: [MergeWork]
+    private let next = Atomic<Int>(0)
+    private let isTaken = Atomic<Bool>(false)
+
+    init(file: File, pieces: [MergeWork]) {
+      self.file = file
+      self.pieces = pieces
+    }
+
+    /// True for the first caller only.
+    func take() -> Bool { !isTaken.exchange(true, ordering: .relaxed) }
+
+    var hasPieces: Bool { next.load(ordering: .relaxed) < pieces.count }
+
+    /// The next piece nobody does yet.
+    func takePiece() -> MergeWork? {
+      let index = next.wrappingAdd(1, ordering: .relaxed).oldValue
+      return index < pieces.count ? pieces[index] : nil
+    }
+  }
+
+  /// All files, the largest first, and the bytes written so far.
+  private final class Queue: Sendable {
+    private let jobs: [Job]
+    private let written = Atomic<Int>(0)
+
+    init(_ jobs: [Job]) { self.jobs = jobs.sorted { $0.pieces.count > $1.pieces.count } }
+
+    /// A file of the caller's own while there is one, because writers to one file wait for each other; then any file
+    /// with pieces left.
+    func nextJob() -> Job? { jobs.first { $0.take() } ?? jobs.first(where: \.hasPieces) }
+
+    /// Counts bytes; returns the sum.
+    func add(_ byteCount: Int) -> Int { written.wrappingAdd(byteCount, ordering: .relaxed).newValue }
+  }
+
+  private func writeShards(
+    _ directory: OutputDirectory, _ progress: (@Sendable (Progress) -> Void)?
+  ) async throws {
+    var jobs: [Job] = []
+    for shard in plan.shards {
+      let path = directory.path(shard.name)
+      let layout = try SafetensorsLayout(path: path, items: shard.outputs.map(\.item), metadata: shard.metadata)
+      jobs.append(Job(file: try layout.create(at: path), pieces: MergeWork.pieces(shard, layout: layout)))
+    }
+    let queue = Queue(jobs)
+    let total = plan.dataBytes
+    ComputeBackend.useOneThreadInsideBLAS()
+    try await withThrowingTaskGroup(of: Void.self) { group in
+      for _ in 0..<workers {
+        group.addTask {
+          var scratch: [UInt8] = []
+          while let job = queue.nextJob() {
+            while let piece = job.takePiece() {
+              try Task.checkCancellation()
+              try piece.perform(into: job.file, scratch: &scratch)
+              progress?(Progress(writtenBytes: queue.add(piece.byteCount), totalBytes: total))
+            }
+          }
+        }
+      }
+      try await group.waitForAll()
+    }
+  }
+
+  // MARK: Everything else
+
+  private func writeIndex(_ directory: OutputDirectory) throws(TensorFileError) {
+    guard plan.shards.count > 1 || plan.shards[0].name != Checkpoint.singleName else { return }
+    var shardOfTensor: [String: String] = [:]
+    for shard in plan.shards {
+      for output in shard.outputs { shardOfTensor[output.item.name] = shard.name }
+    }
+    let text = ShardIndex.text(
+      shardOfTensor: shardOfTensor, totalBytes: plan.dataBytes, previous: plan.base.checkpoint.index?.document)
+    try File.create(directory.path(Checkpoint.indexName)).write(text)
+  }
+
+  private func writeSideFiles(_ directory: OutputDirectory) throws(TensorFileError) {
+    for item in plan.sideFiles.items {
+      let path = directory.path(item.name)
+      if item.name.contains("/") { try FileSystem.makeDirectories(FileSystem.parentDirectory(path)) }
+      if item.name == "config.json", let edited = plan.editedConfig {
+        try File.create(path).write(edited.pythonText(sortedKeys: false) + "\n")
+      } else {
+        try FileSystem.copy(item.source, to: path)
+      }
+    }
+  }
+}

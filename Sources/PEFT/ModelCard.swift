@@ -1,0 +1,51 @@
+internal import TensorFiles
+
+/// README.md of an adapter: the front matter that PEFT writes, and a short text.
+///
+/// Source of the keys: peft/peft_model.py `PeftModel.create_or_update_model_card`.
+struct ModelCard {
+  let config: PeftConfig
+
+  var text: String {
+    let base = config.baseModelNameOrPath ?? ""
+    var front = ["base_model: \(yaml(base))", "library_name: peft"]
+    if config.taskType == "CAUSAL_LM" { front.append("pipeline_tag: text-generation") }
+    front.append("tags:")
+    front += ["base_model:adapter:\(base)", "lora", "transformers"].sorted().map { "- \(yaml($0))" }
+    return (["---"] + front + ["---"] + body).joined(separator: "\n")
+  }
+
+  private var body: [String] {
+    [
+      "# A LoRA adapter",
+      "",
+      "Fresh: lora_B is zero, so the adapter changes nothing until it is trained.",
+      "",
+      "| | |",
+      "|---|---|",
+      "| base model | \(config.baseModelNameOrPath ?? "not named") |",
+      "| rank | \(config.rank) |",
+      "| alpha | \(config.alpha.map { $0.json.compactText } ?? "not set") |",
+      "| targets | \(config.targetModules?.description ?? "the model's default") |",
+      "",
+      "```python",
+      "from peft import AutoPeftModel",
+      "model = AutoPeftModel.from_pretrained(\"path/to/this/directory\")",
+      "```",
+      "### Framework versions",
+      "",
+      "- PEFT \(PeftConfig.mirroredVersion)",
+    ]
+  }
+
+  /// A YAML scalar, quoted where a plain one would not mean the same string.
+  private func yaml(_ text: String) -> String {
+    let special = "&*!|>'\"%@`#{}[],?-"
+    let plain =
+      !text.isEmpty && !text.contains(": ") && !text.contains(" #") && !text.hasSuffix(":")
+      && !special.contains(text.first ?? "'") && !text.contains(where: \.isNewline)
+      && text.first != " " && text.last != " " && Double(text) == nil
+      && !["true", "false", "null", "yes", "no", "on", "off", "~"].contains(text.lowercased())
+    return plain ? text : "'" + text.split(separator: "'", omittingEmptySubsequences: false).joined(separator: "''") + "'"
+  }
+}

@@ -1,0 +1,199 @@
+public import TensorFiles
+
+/// Trainable and all parameters, counted and printed as PEFT does.
+public struct ParameterCount: Sendable, Hashable {
+  /// Parameters that training changes.
+  public let trainable: Int
+  /// Parameters of the model with its adapter; tied weights count once, buffers not at all.
+  public let all: Int
+
+  public init(trainable: Int, all: Int) {
+    self.trainable = trainable
+    self.all = all
+  }
+}
+
+extension ParameterCount: CustomStringConvertible {
+  /// PEFT's line. Source: peft/peft_model.py `PeftModel.print_trainable_parameters`.
+  public var description: String {
+    let percent = all == 0 ? 0 : 100 * Double(trainable) / Double(all)
+    return "trainable params: \(grouped(trainable)) || all params: \(grouped(all)) || trainable%: \(fixed(percent, 4))"
+  }
+}
+
+/// A whole number with a comma between thousands.
+public func grouped(_ number: Int) -> String {
+  var text = ""
+  for (index, digit) in String(number.magnitude).reversed().enumerated() {
+    if index > 0 && index % 3 == 0 { text.append(",") }
+    text.append(digit)
+  }
+  return (number < 0 ? "-" : "") + String(text.reversed())
+}
+
+/// A number with a fixed count of decimals, rounded to nearest, ties of the exact binary value to even.
+public func fixed(_ value: Double, _ decimals: Int) -> String {
+  guard value.isFinite, abs(value) < 1e15 else { return "\(value)" }
+  var scale = 1
+  for _ in 0..<decimals { scale *= 10 }
+  let product = value.magnitude * Double(scale)
+  var units = Int(product.rounded(.down))
+  // The product's rounding error tells which side of a tie the exact value lies on.
+  let rest = (-Double(units)).addingProduct(value.magnitude, Double(scale))
+  if rest > 0.5 || (rest == 0.5 && units % 2 == 1) { units += 1 }
+  let sign = value < 0 && units > 0 ? "-" : ""
+  guard decimals > 0 else { return sign + String(units) }
+  let fraction = String(units % scale)
+  return sign + "\(units / scale)." + String(repeating: "0", count: decimals - fraction.count) + fraction
+}
+
+extension BaseModel {
+  /// What PEFT counts after it has put a LoRA of this configuration on this base.
+  ///
+  /// - Parameter weights: the adapter's file, if there is one: tells the size of saved modules that the base lacks.
+  /// Source: peft/peft_model.py `PeftModel.get_nb_trainable_parameters`.
+  /// Throws what `targets(of:)` and `LoRAScaling` throw, and `.unsupported` for another method.
+  public func parameterCount(
+    of config: PeftConfig, configPath: String, weights: Adapter.SavedSizes = .none
+  ) throws(AdapterError) -> ParameterCount {
+    guard config.peftType == .lora else {
+      throw .unsupported(
+        path: configPath, what: "peft_type \(config.peftType.rawValue)", reason: "only LORA is counted.")
+    }
+    let scaling = try LoRAScaling(config, path: configPath)
+    var adapterCount = 0
+    var trainableBase = 0
+    let targets = try targets(of: config)
+    for module in targets {
+      adapterCount += try loraCount(module, rank: scaling.values(for: module.path).rank, config)
+    }
+    switch config.bias {
+    case "all": trainableBase = biases.reduce(0) { $0 + $1.count }
+    case "lora_only":
+      let paths = Set(targets.map(\.path))
+      trainableBase = biases.filter { paths.contains($0.path) }.reduce(0) { $0 + $1.count }
+    default: break
+    }
+    let saved = savedCounts(config, weights)
+    let trainable = adapterCount + trainableBase + saved.copies + tokenCount(config)
+    return ParameterCount(
+      trainable: trainable,
+      all: baseCount(taskType: config.taskType) + adapterCount + saved.copies + saved.missing + tokenCount(config))
+  }
+
+  private func loraCount(_ module: Module, rank: Int, _ config: PeftConfig) -> Int {
+    let kernel = module.kind == .convolution ? module.shape.dropFirst(2).reduce(1, *) : 1
+    let embedding = module.kind == .embedding
+    let magnitude = config.useDoRA ? (embedding ? module.inFeatures : module.outFeatures) : 0
+    let bias = config.loraBias ? module.outFeatures : 0
+    return rank * (module.inFeatures * kernel + module.outFeatures) + magnitude + bias
+  }
+
+  /// Biases by the path of their module.
+  private var biases: [(path: String, count: Int)] {
+    modules.compactMap { module in
+      guard !module.isTiedHead else { return nil }
+      let name = module.weightName.dropLast("weight".count) + "bias"
+      return checkpoint[String(name)].map { (module.path, $0.entry.elementCount) }
+    }
+  }
+
+  /// Parameters of saved modules: their copies, and the originals that the checkpoint lacks.
+  private func savedCounts(
+    _ config: PeftConfig, _ sizes: Adapter.SavedSizes
+  ) -> (copies: Int, missing: Int) {
+    var names = config.modulesToSave ?? []
+    switch config.taskType {
+    case "SEQ_CLS"?, "TOKEN_CLS"?: names += ["classifier", "score"]
+    case "QUESTION_ANS"?: names += ["qa_outputs"]
+    default: break
+    }
+    guard !names.isEmpty else { return (0, 0) }
+    var copies = 0
+    var found: Set<String> = []
+    for module in modules where names.contains(where: { module.path.hasSuffix($0) }) {
+      let bias = String(module.weightName.dropLast("weight".count) + "bias")
+      copies += module.shape.reduce(1, *)
+      if !module.isTiedHead { copies += checkpoint[bias]?.entry.elementCount ?? 0 }
+      found.insert(module.path)
+    }
+    var missing = 0
+    for (path, count) in sizes.countByModule where !found.contains(path) {
+      copies += count
+      missing += count
+    }
+    return (copies, missing)
+  }
+
+  private func tokenCount(_ config: PeftConfig) -> Int {
+    guard let embedding = family?.embedding, let module = modules.first(where: { $0.path == embedding }) else {
+      return 0
+    }
+    let indices = config.trainableTokenIndices.elements?.count ?? 0
+    return indices * (module.shape.last ?? 0)
+  }
+
+  /// Parameters of the base: the checkpoint's tensors but buffers, second names of tied weights, and a head that the task
+  /// does not use.
+  private func baseCount(taskType: String?) -> Int {
+    let headless = taskType.map { !["CAUSAL_LM", "SEQ_2_SEQ_LM"].contains($0) } ?? false
+    let ignored = [family?.head].compactMap { $0 }.flatMap { head in
+      [head, family?.fileNames[head] ?? head].map { "\($0)." }
+    }
+    var count = 0
+    for shard in checkpoint.shards {
+      for entry in shard.entries where !Self.isBuffer(entry.name, entry.shape) {
+        let isHead = ignored.contains { entry.name.hasPrefix($0) }
+        if isHead && (headless || (isTied && entry.name.hasSuffix(".weight"))) { continue }
+        if isTied && Self.isTiedSecondName(entry.name, checkpoint) { continue }
+        count += entry.elementCount
+      }
+    }
+    if !headless, !isTied, Self.hasHead(taskType: taskType, config: config), let head = family?.head,
+      let embedding = family?.embedding, !modules.contains(where: { $0.path == head }),
+      let source = modules.first(where: { $0.path == embedding })
+    {
+      count += source.shape.reduce(1, *)
+    }
+    return count
+  }
+
+  /// Names under which encoder-decoder checkpoints may store the shared embedding again.
+  private static func isTiedSecondName(_ name: String, _ checkpoint: Checkpoint) -> Bool {
+    let hasShared = checkpoint["shared.weight"] != nil || checkpoint["model.shared.weight"] != nil
+    return hasShared
+      && (name.hasSuffix("encoder.embed_tokens.weight") || name.hasSuffix("decoder.embed_tokens.weight"))
+  }
+
+  private static func isBuffer(_ name: String, _ shape: [Int]) -> Bool {
+    let endings = [
+      "rotary_emb.inv_freq", "position_ids", ".running_mean", ".running_var", ".num_batches_tracked",
+      "final_logits_bias", "e_score_correction_bias", ".masked_bias", "attn.causal_mask", "embed_positions.weights",
+      "relative_position_index", "maybe_rotary.inv_freq", "encoder.version", "decoder.version",
+    ]
+    if endings.contains(where: { name.hasSuffix($0) }) { return true }
+    // Causal masks of early GPT checkpoints: attn.bias, attention.bias of shape [1, 1, n, n].
+    return name.hasSuffix(".bias") && shape.count == 4
+  }
+}
+
+extension Adapter {
+  /// Sizes of modules that an adapter stores in full.
+  public struct SavedSizes: Sendable {
+    /// Elements by module path.
+    public let countByModule: [String: Int]
+    /// Nothing known.
+    public static let none = SavedSizes(countByModule: [:])
+  }
+
+  /// The sizes of the modules in `file` that `config` names in `modules_to_save`.
+  public static func savedSizes(_ config: PeftConfig, in file: SafetensorsFile) -> SavedSizes {
+    var counts: [String: Int] = [:]
+    for entry in file.entries where entry.name.hasPrefix(prefix) && !entry.name.contains(".lora_") {
+      let path = entry.name.dropFirst(prefix.count).split(separator: ".").dropLast().joined(separator: ".")
+      let saved = (config.modulesToSave ?? []) + ["score", "classifier", "qa_outputs"]
+      if saved.contains(where: { path.hasSuffix($0) }) { counts[path, default: 0] += entry.elementCount }
+    }
+    return SavedSizes(countByModule: counts)
+  }
+}

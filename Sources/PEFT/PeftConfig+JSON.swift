@@ -1,0 +1,162 @@
+public import TensorFiles
+
+extension PeftConfig {
+  /// Reads a configuration's JSON.
+  ///
+  /// Absent keys take their defaults, as in files of earlier releases. Keys that are not PEFT 0.21.2's are kept in
+  /// `unknownKeys`; `checkUnknownKeys` judges them.
+  /// - Parameter path: names the file in errors.
+  /// Throws `.configNotObject`, `.configValue`, `.unknownPeftType`, `.configContradiction`.
+  public init(json: JSONValue, path: String) throws(AdapterError) {
+    guard let members = json.members else { throw .configNotObject(path: path) }
+    guard let name = json["peft_type"]?.stringValue else {
+      throw .configValue(
+        path: path, key: "peft_type", expected: "the name of a method, such as \"LORA\"",
+        found: json["peft_type"]?.compactText ?? "absent")
+    }
+    guard PeftType.known.contains(PeftType(rawValue: name)) else { throw .unknownPeftType(path: path, found: name) }
+    self.init()
+    let isLoRA = name == PeftType.lora.rawValue
+    for member in members {
+      let field = Self.fields.first { $0.key == member.key }
+      guard let field, isLoRA || Self.commonKeys.contains(member.key) else {
+        unknownKeys.append(member)
+        continue
+      }
+      guard field.write(&self, member.value) else {
+        throw .configValue(
+          path: path, key: member.key, expected: field.expectation, found: member.value.compactText)
+      }
+    }
+    try check(path: path)
+  }
+
+  /// What PEFT refuses when it constructs a configuration. Source: `LoraConfig.__post_init__`.
+  private func check(path: String) throws(AdapterError) {
+    if let taskType, !Self.taskTypes.contains(taskType) {
+      throw .configValue(
+        path: path, key: "task_type", expected: "one of \(Self.taskTypes.joined(separator: ", "))",
+        found: "\"\(taskType)\"")
+    }
+    guard peftType == .lora else { return }
+    if case .pattern? = targetModules {
+      if layersToTransform != nil || layersPattern != nil {
+        throw .configContradiction(
+          path: path,
+          reason: "layers_to_transform and layers_pattern need target_modules to be a list; it is a string.")
+      }
+    }
+    if let layersPattern, !layersPattern.values.isEmpty, layersToTransform == nil {
+      throw .configContradiction(path: path, reason: "layers_pattern needs layers_to_transform, which is not set.")
+    }
+    if useDoRA && !megatronConfig.isEmptyOrFalse {
+      throw .configContradiction(path: path, reason: "use_dora cannot be combined with megatron_config.")
+    }
+    if loraBias && (useDoRA || initLoRAWeights.boolValue == nil) {
+      throw .configContradiction(
+        path: path, reason: "lora_bias cannot be combined with use_dora or a named initialisation.")
+    }
+    if !["none", "all", "lora_only"].contains(bias) {
+      throw .configValue(path: path, key: "bias", expected: "none, all or lora_only", found: "\"\(bias)\"")
+    }
+    for (key, _) in Self.nestedDefaults {
+      let value = Self.fields.first { $0.key == key }?.read(self) ?? .null
+      if value != .null && value.members == nil {
+        throw .configValue(path: path, key: key, expected: "an object or null", found: value.compactText)
+      }
+    }
+  }
+
+  /// Refuses unknown keys that may change the numbers: those whose value is neither null, false, empty nor known to be
+  /// harmless, and that are not in `ignored`. Other methods than LoRA are not judged.
+  ///
+  /// Throws `.unknownConfigKey`.
+  public func checkUnknownKeys(path: String, ignored: Set<String> = []) throws(AdapterError) {
+    guard peftType == .lora else { return }
+    for member in unknownKeys where !ignored.contains(member.key) {
+      switch member.value {
+      case .null, .bool(false), .string(""), .array([]), .object([]): continue
+      default: break
+      }
+      if Self.harmlessFormerKeys[member.key]?.contains(member.value) == true { continue }
+      throw .unknownConfigKey(path: path, key: member.key, value: member.value.compactText)
+    }
+  }
+
+  /// The configuration as PEFT 0.21.2 holds it: nested configurations completed, a list of targets without duplicates,
+  /// `loftq_config` emptied where it is not used, and `peft_version` filled in.
+  public var json: JSONValue {
+    var members = unknownKeys.filter { $0.key != "runtime_config" }
+    for field in Self.fields where peftType == .lora || Self.commonKeys.contains(field.key) {
+      var value = field.read(self)
+      if let defaults = Self.nestedDefaults[field.key], let given = value.members {
+        value = defaults
+        for member in given where defaults[member.key] != nil { value[member.key] = member.value }
+      }
+      switch (field.key, value) {
+      case ("target_modules", .array(let names)), ("exclude_modules", .array(let names)):
+        var unique: [JSONValue] = []
+        for name in names where !unique.contains(name) { unique.append(name) }
+        value = .array(unique)
+      case ("loftq_config", .object) where initLoRAWeights != .string("loftq"): value = .object([])
+      case ("eva_config", .null) where initLoRAWeights == .string("eva"):
+        value = Self.nestedDefaults["eva_config"] ?? .null
+      case ("corda_config", .null) where initLoRAWeights == .string("corda"):
+        value = Self.nestedDefaults["corda_config"] ?? .null
+      case ("peft_version", .null): value = .string(Self.mirroredVersion)
+      default: break
+      }
+      members.append(JSONValue.Member(field.key, value))
+    }
+    return .object(members)
+  }
+
+  /// The file that PEFT 0.21.2 writes for this configuration, byte for byte; unknown keys in their places.
+  ///
+  /// PEFT keeps `target_modules` and `exclude_modules` as sets, so the order of a list there is not defined; here it is
+  /// the order given. Source: peft/config.py `PeftConfigMixin.save_pretrained`.
+  public var fileText: String { json.pythonText(sortedKeys: true) }
+
+  /// Reads `adapter_config.json` in a directory, or a `config.json` that has a `peft_type`.
+  ///
+  /// Throws `.configMissing`, `.file`, and what `init(json:path:)` throws.
+  public static func load(directory: String) throws(AdapterError) -> PeftConfig {
+    for name in [fileName, "config.json"] {
+      let path = FileSystem.join(directory, name)
+      guard FileSystem.kind(path) == .file else { continue }
+      let json = try asAdapterError { () throws(TensorFileError) in try JSONValue(contentsOf: path) }
+      if name != fileName && json["peft_type"] == nil { continue }
+      return try PeftConfig(json: json, path: path)
+    }
+    throw .configMissing(directory: directory)
+  }
+
+  /// Reads the configuration of an adapter's directory, or a JSON file of any name; returns its path too.
+  ///
+  /// Throws as `load(directory:)`.
+  public static func load(path: String) throws(AdapterError) -> (config: PeftConfig, path: String) {
+    guard FileSystem.kind(path) == .file else {
+      return (try load(directory: path), FileSystem.join(path, fileName))
+    }
+    let json = try asAdapterError { () throws(TensorFileError) in try JSONValue(contentsOf: path) }
+    return (try PeftConfig(json: json, path: path), path)
+  }
+
+  /// The file's name in an adapter's directory.
+  public static let fileName = "adapter_config.json"
+}
+
+extension PeftConfig: Codable {
+  /// Decodes what `init(json:path:)` reads; its errors are wrapped in `DecodingError.dataCorrupted`.
+  public init(from decoder: any Decoder) throws {
+    let json = try JSONValue(from: decoder)
+    do throws(AdapterError) {
+      try self.init(json: json, path: PeftConfig.fileName)
+    } catch {
+      throw DecodingError.dataCorrupted(
+        DecodingError.Context(codingPath: decoder.codingPath, debugDescription: error.description))
+    }
+  }
+
+  public func encode(to encoder: any Encoder) throws { try json.encode(to: encoder) }
+}

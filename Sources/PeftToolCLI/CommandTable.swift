@@ -1,0 +1,113 @@
+/// Every command and flag. Help, man page, completions and did-you-mean are made from this table.
+enum CommandTable {
+  static let version = "0.1.0"
+
+  static let commonFlags: [Flag] = [
+    Flag("quiet", letter: "q", "say nothing on standard error but failures"),
+    Flag("help", letter: "h", "show this help"),
+    Flag("version", letter: "V", "show the version"),
+  ]
+
+  static let jsonFlag = Flag("json", "write the answer as one JSON document")
+
+  private static let configKeyFlag = Flag(
+    "ignore-config-key", value: "KEY", "accept an unknown key of adapter_config.json",
+    detail: "An unknown key with a value that is neither null, false nor empty stops the merge, because it may change "
+      + "the result. This option names a key that does not.", repeats: true)
+
+  static let commands: [Command] = [
+    Command(
+      name: "merge", summary: "fold an adapter into its base model",
+      operands: [
+        Operand(name: "BASE", summary: "directory, index or safetensors file of the base model"),
+        Operand(name: "ADAPTER", summary: "directory of the adapter"),
+        Operand(name: "OUT", summary: "directory to be made"),
+      ],
+      flags: [
+        Flag(
+          "dry-run", letter: "n", "show the plan and write nothing",
+          detail: "Resolves every tensor, checks shapes, space and places, and prints what would be done."),
+        Flag(
+          "force", letter: "f", "replace OUT if it exists and is not empty",
+          detail: "The old directory is exchanged for the new one in one step, and removed afterwards."),
+        Flag(
+          "max-shard-size", value: "SIZE", "write shards of at most SIZE, such as 5GB",
+          detail: "Units are KB, MB, GB (powers of ten) and KiB, MiB, GiB. A tensor is never split.",
+          default: "the base's own shards"),
+        configKeyFlag,
+        Flag(
+          "allow-missing", "merge although the adapter lacks modules that it targets",
+          detail: "PEFT leaves such modules as they are."),
+        Flag(
+          "allow-untargeted", "merge modules that adapter_config.json does not target",
+          detail: "PEFT ignores such modules."),
+        Flag(
+          "fsync", "wait until the output is on the disk before it gets its name",
+          detail: "Without it the output survives a killed process, as files written by cp do; with it also a power cut."),
+        Flag("threads", value: "N", "tasks at work at once", default: "2"),
+        jsonFlag,
+      ],
+      detail: """
+        Writes OUT = BASE with W + scale·B·A in the place of each weight W that the adapter targets, rounded once to the \
+        weight's own dtype. Tensors that are not targeted are copied byte for byte; configuration and tokenizer files are \
+        copied, and a tokenizer saved with the adapter wins.
+
+        Every tensor of the adapter must resolve to exactly one tensor of the base, or nothing is written. OUT appears \
+        whole or not at all.
+        """,
+      run: mergeCommand),
+    Command(
+      name: "inspect", summary: "show what an adapter holds",
+      operands: [Operand(name: "ADAPTER", summary: "directory of the adapter")],
+      flags: [jsonFlag],
+      detail: "Reads the configuration and the header of the weights, never the weights themselves.",
+      run: inspectCommand),
+    Command(
+      name: "count", summary: "print trainable parameters as PEFT prints them",
+      operands: [
+        Operand(name: "BASE", summary: "directory, index or safetensors file of the base model"),
+        Operand(name: "ADAPTER", summary: "directory of an adapter, or an adapter_config.json"),
+      ],
+      flags: [jsonFlag],
+      detail: "Tied weights count once and buffers not at all, as in PEFT's print_trainable_parameters.",
+      run: countCommand),
+    Command(
+      name: "init", summary: "make a fresh adapter for a base model",
+      operands: [
+        Operand(name: "BASE", summary: "directory, index or safetensors file of the base model"),
+        Operand(name: "CONFIG", summary: "an adapter_config.json"),
+        Operand(name: "OUT", summary: "directory to be made"),
+      ],
+      flags: [
+        Flag("seed", value: "N", "seed of the random values", default: "0"),
+        Flag("force", letter: "f", "replace OUT if it exists and is not empty"),
+        configKeyFlag,
+      ],
+      detail: """
+        Matches the configuration's targets against the base and writes adapter_config.json, adapter_model.safetensors \
+        and README.md. lora_A is kaiming-uniform, lora_B zero: the adapter changes nothing until it is trained.
+        """,
+      run: initCommand),
+    Command(
+      name: "diff", summary: "compare two checkpoints tensor by tensor",
+      operands: [
+        Operand(name: "A", summary: "directory, index or safetensors file"),
+        Operand(name: "B", summary: "directory, index or safetensors file"),
+      ],
+      flags: [
+        Flag(
+          "tolerance", value: "X", "let values differ by X times the tensor's largest magnitude", default: "0"),
+        jsonFlag,
+      ],
+      detail: "Exit code 0 if the checkpoints agree, 1 if they differ. Memory does not grow with the checkpoints.",
+      run: diffCommand),
+    Command(
+      name: "completions", summary: "print a completion script for a shell",
+      operands: [Operand(name: "SHELL", summary: "bash, zsh or fish")], flags: [],
+      detail: "For example: peft-tool completions bash > /etc/bash_completion.d/peft-tool",
+      run: completionsCommand),
+    Command(
+      name: "man", summary: "print the man page", operands: [], flags: [],
+      detail: "For example: peft-tool man | man -l -", run: manCommand),
+  ]
+}

@@ -1,0 +1,95 @@
+internal import Glibc
+internal import Synchronization
+
+/// Where a command's words go: the answer to standard output, everything else to standard error.
+public struct Console: Sendable {
+  /// Writes to standard output.
+  let output: @Sendable (String) -> Void
+  /// Writes to standard error.
+  let error: @Sendable (String) -> Void
+  /// True if standard error is a terminal that shows progress.
+  let showsProgress: Bool
+  /// True if `--quiet` was given.
+  var isQuiet = false
+
+  /// A console of one's own, for tests.
+  public init(
+    output: @escaping @Sendable (String) -> Void, error: @escaping @Sendable (String) -> Void,
+    showsProgress: Bool = false
+  ) {
+    self.output = output
+    self.error = error
+    self.showsProgress = showsProgress
+  }
+
+  /// The process's own streams. A closed standard output ends the process with code 0: the reader has seen enough.
+  public static var standard: Console {
+    signal(SIGPIPE, SIG_IGN)
+    return Console(
+      output: { text in write(text, to: 1) }, error: { text in write(text, to: 2) },
+      showsProgress: isatty(2) == 1 && getenv("TERM").map { String(cString: $0) } != "dumb")
+  }
+
+  private static func write(_ text: String, to descriptor: Int32) {
+    let bytes = Array(text.utf8)
+    var done = 0
+    while done < bytes.count {
+      // Soundness: the count never reaches past the array.
+      let count = bytes.withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress! + done, bytes.count - done) }
+      if count < 0 && errno == EINTR { continue }
+      if count < 0 && errno == EPIPE && descriptor == 1 { exit(0) }
+      // Standard output on a full disk must not look like success.
+      if count < 0 && descriptor == 1 { exit(2) }
+      guard count > 0 else { return }
+      done += count
+    }
+  }
+
+  /// A line of the answer.
+  func line(_ text: String) { output(text + "\n") }
+
+  /// A line of what is going on; not with `--quiet`.
+  func note(_ text: String) { if !isQuiet { error(text + "\n") } }
+
+  /// A line that says what failed.
+  func failure(_ text: String) { error("peft-tool: \(text)\n") }
+}
+
+/// A progress bar on a terminal's last line, drawn at most ten times a second.
+final class ProgressBar: Sendable {
+  private let console: Console
+  private let lastTenth = Atomic<Int>(-1)
+
+  init(_ console: Console) { self.console = console }
+
+  func update(done: Int, total: Int) {
+    guard console.showsProgress && !console.isQuiet else { return }
+    let tenth = Int(Clock.seconds * 10)
+    guard lastTenth.exchange(tenth, ordering: .relaxed) != tenth else { return }
+    let width = 30
+    let filled = total > 0 ? min(width, done * width / total) : width
+    let bar = String(repeating: "#", count: filled) + String(repeating: ".", count: width - filled)
+    console.error("\r[\(bar)] \(bytesText(done)) of \(bytesText(total))  ")
+  }
+
+  func finish() {
+    guard console.showsProgress && !console.isQuiet, lastTenth.load(ordering: .relaxed) >= 0 else { return }
+    console.error("\r\u{1B}[K")
+  }
+}
+
+/// Time since an arbitrary moment.
+enum Clock {
+  static var seconds: Double {
+    var now = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return Double(now.tv_sec) + Double(now.tv_nsec) * 1e-9
+  }
+}
+
+/// The process's greatest resident set so far, in bytes.
+var peakResidentBytes: Int {
+  var usage = rusage()
+  getrusage(__rusage_who_t(RUSAGE_SELF.rawValue), &usage)
+  return usage.ru_maxrss << 10
+}

@@ -1,0 +1,79 @@
+internal import PEFT
+internal import TensorFiles
+
+/// `peft-tool inspect ADAPTER`
+@Sendable func inspectCommand(_ invocation: Invocation, _ console: Console) async throws -> Int32 {
+  let summary = try AdapterSummary(directory: invocation.operands[0])
+  if invocation.has("json") {
+    console.line(summary.json.compactText)
+    return 0
+  }
+  let config = summary.config
+  var rows = [["type", typeText(config)]]
+  if let task = config.taskType { rows.append(["task", task]) }
+  rows.append(["base model", config.baseModelNameOrPath ?? "not named"])
+  rows.append(["PEFT version", config.peftVersion ?? "not stated (before 0.18)"])
+  if config.peftType == .lora {
+    let method = config.useRSLoRA ? "alpha/sqrt(r)" : "alpha/r"
+    rows.append(["r, alpha", "\(config.rank), \(alphaText(config.alpha)) (scale = \(method))"])
+    rows.append(["targets", config.targetModules?.description ?? "the model's default"])
+    if let saved = config.modulesToSave { rows.append(["modules to save", saved.joined(separator: ", ")]) }
+  }
+  rows.append([
+    "weights",
+    "\(countText(summary.tensorCount, "tensor")), \(countText(summary.parameterCount, "parameter")), \(bytesRow(summary))",
+  ])
+  table(rows).forEach(console.line)
+  if !summary.modules.isEmpty {
+    console.line("")
+    let header = ["module", "count", "r", "alpha", "scale", "A", "B", "dtype"]
+    table([header] + summary.modules.map(moduleRow)).forEach(console.line)
+  }
+  if !summary.tensors.isEmpty {
+    console.line("")
+    table(
+      [["tensor", "count", "shape", "dtype"]]
+        + summary.tensors.map { [$0.name, "\($0.count)", shapeText($0.shapes.first), $0.dtype.rawValue] }
+    ).forEach(console.line)
+  }
+  if config.peftType == .lora && !config.unknownKeys.isEmpty {
+    console.line("")
+    let keys = config.unknownKeys.map { "\($0.key) = \($0.value.compactText)" }
+    console.line("unknown keys: \(keys.joined(separator: ", "))")
+  }
+  return 0
+}
+
+private func typeText(_ config: PeftConfig) -> String {
+  guard config.peftType == .lora else { return config.peftType.rawValue }
+  var parts = ["LORA"]
+  if config.useDoRA { parts.append("DoRA") }
+  if config.useRSLoRA { parts.append("rsLoRA") }
+  if config.useQALoRA { parts.append("QA-LoRA") }
+  if config.bias != "none" { parts.append("bias \(config.bias)") }
+  if config.loraBias { parts.append("lora_bias") }
+  if case .string(let name) = config.initLoRAWeights { parts.append("initialised with \(name)") }
+  return parts.joined(separator: ", ")
+}
+
+private func alphaText(_ alpha: PythonNumber?) -> String { alpha.map { numberText($0.doubleValue) } ?? "null" }
+
+private func moduleRow(_ group: AdapterSummary.Group) -> [String] {
+  [
+    group.name, "\(group.count)", group.scaling.map { "\($0.rank)" } ?? "", alphaText(group.scaling?.alpha),
+    group.scaling.map { numberText($0.scale) } ?? "", shapeText(group.shapes.first),
+    group.shapes.count > 1 ? shapeText(group.shapes[1]) : "missing", group.dtype.rawValue,
+  ]
+}
+
+private func shapeText(_ shape: [Int]?) -> String {
+  (shape ?? []).map(String.init).joined(separator: "x")
+}
+
+private func bytesRow(_ summary: AdapterSummary) -> String {
+  let classes = AdapterSummary.ByteClass.allCases.compactMap { kind in
+    summary.bytes[kind].map { "\(bytesText($0)) \(kind.rawValue)" }
+  }
+  let dtypes = summary.bytesByDType.keys.map(\.rawValue).sorted()
+  return "\(classes.joined(separator: " + ")) (\(dtypes.joined(separator: ", ")))"
+}

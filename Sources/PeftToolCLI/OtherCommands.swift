@@ -1,0 +1,131 @@
+internal import PEFT
+internal import TensorFiles
+
+/// `peft-tool count BASE ADAPTER`
+@Sendable func countCommand(_ invocation: Invocation, _ console: Console) async throws -> Int32 {
+  let (config, configPath) = try PeftConfig.load(path: invocation.operands[1])
+  let base = try BaseModel(path: invocation.operands[0], taskType: config.taskType)
+  var sizes = Adapter.SavedSizes.none
+  if FileSystem.kind(FileSystem.join(invocation.operands[1], Adapter.weightsName)) == .file {
+    sizes = Adapter.savedSizes(config, in: try Adapter.openWeights(invocation.operands[1]))
+  }
+  let count = try base.parameterCount(of: config, configPath: configPath, weights: sizes)
+  if invocation.has("json") {
+    let percent = count.all == 0 ? 0 : 100 * Double(count.trainable) / Double(count.all)
+    console.line(
+      JSONValue.object([
+        .init("trainable", .integer(count.trainable)), .init("all", .integer(count.all)),
+        .init("percent", .number(percent)),
+      ]).compactText)
+  } else {
+    console.line(count.description)
+  }
+  return 0
+}
+
+/// `peft-tool init BASE CONFIG OUT`
+@Sendable func initCommand(_ invocation: Invocation, _ console: Console) async throws -> Int32 {
+  let (config, configPath) = try PeftConfig.load(path: invocation.operands[1])
+  try config.checkUnknownKeys(path: configPath, ignored: Set(invocation.all("ignore-config-key")))
+  let seed = try invocation.integer("seed") ?? 0
+  guard seed >= 0 else {
+    throw UsageError.badValue(flag: "seed", found: "\(seed)", expected: "a whole number from 0")
+  }
+  let base = try BaseModel(path: invocation.operands[0], taskType: config.taskType)
+  let maker = try AdapterInitializer(base: base, config: config, configPath: configPath, seed: UInt64(seed))
+  let output = invocation.operands[2]
+  try maker.write(to: output, replacing: invocation.has("force"))
+  let parameters = maker.modules.reduce(0) { $0 + $1.rank * ($1.input + $1.output) }
+  console.line("wrote \(output): \(countText(maker.modules.count, "module")), \(countText(parameters, "parameter"))")
+  return 0
+}
+
+/// `peft-tool diff A B`
+@Sendable func diffCommand(_ invocation: Invocation, _ console: Console) async throws -> Int32 {
+  let tolerance = try invocation.number("tolerance") ?? 0
+  let checkpoints: [Checkpoint]
+  do throws(TensorFileError) {
+    checkpoints = [try Checkpoint(path: invocation.operands[0]), try Checkpoint(path: invocation.operands[1])]
+  } catch {
+    throw AdapterError.file(error)
+  }
+  let difference = try CheckpointDifference(checkpoints[0], checkpoints[1])
+  let differing = difference.tensors.filter { $0.relative > tolerance }
+  if invocation.has("json") {
+    console.line(diffJSON(difference, tolerance).compactText)
+  } else {
+    for tensor in differing { console.line(diffLine(tensor)) }
+    let identical = difference.tensors.filter { $0.finding == .identical }.count
+    let close = difference.tensors.count - identical - differing.count
+    let parts = [
+      "\(identical) identical", close > 0 ? "\(close) within tolerance" : nil,
+      differing.isEmpty ? nil : "\(differing.count) different",
+    ]
+    console.line("\(countText(difference.tensors.count, "tensor")): \(parts.compactMap { $0 }.joined(separator: ", "))")
+    if let worst = difference.tensors.map(\.relative).filter(\.isFinite).max(), worst > 0 {
+      console.line("largest difference: \(scientific(worst)) of the tensor's largest magnitude")
+    }
+  }
+  return differing.isEmpty ? 0 : 1
+}
+
+private func diffLine(_ tensor: TensorDifference) -> String {
+  switch tensor.finding {
+  case .added: "added    \(tensor.name)"
+  case .removed: "removed  \(tensor.name)"
+  case .retyped: "retyped  \(tensor.name)"
+  case .identical: "same     \(tensor.name)"
+  case .changed(let largest, let rms, _):
+    "changed  \(tensor.name)  max \(scientific(largest)), rms \(scientific(rms))"
+  }
+}
+
+private func diffJSON(_ difference: CheckpointDifference, _ tolerance: Double) -> JSONValue {
+  .object([
+    .init("agree", .bool(difference.tensors.allSatisfy { $0.relative <= tolerance })),
+    .init(
+      "tensors",
+      .array(
+        difference.tensors.map { tensor in
+          var members: [JSONValue.Member] = [.init("name", .string(tensor.name))]
+          switch tensor.finding {
+          case .added: members.append(.init("status", .string("added")))
+          case .removed: members.append(.init("status", .string("removed")))
+          case .retyped: members.append(.init("status", .string("retyped")))
+          case .identical: members.append(.init("status", .string("identical")))
+          case .changed(let largest, let rms, let magnitude):
+            members += [
+              .init("status", .string("changed")), .init("max", .number(largest)), .init("rms", .number(rms)),
+              .init("magnitude", .number(magnitude)),
+            ]
+          }
+          return .object(members)
+        })),
+  ])
+}
+
+/// Three significant digits: "1.23e-07".
+private func scientific(_ value: Double) -> String {
+  guard value.isFinite, value != 0 else { return "\(value)" }
+  var exponent = 0
+  var mantissa = abs(value)
+  while mantissa >= 10 { (mantissa, exponent) = (mantissa / 10, exponent + 1) }
+  while mantissa < 1 { (mantissa, exponent) = (mantissa * 10, exponent - 1) }
+  let power = abs(exponent) < 10 ? "0\(abs(exponent))" : "\(abs(exponent))"
+  return (value < 0 ? "-" : "") + fixed(mantissa, 2) + "e" + (exponent < 0 ? "-" : "+") + power
+}
+
+/// `peft-tool completions SHELL`
+@Sendable func completionsCommand(_ invocation: Invocation, _ console: Console) async throws -> Int32 {
+  guard let script = Completions.script(invocation.operands[0]) else {
+    throw UsageError.badValue(flag: "SHELL", found: invocation.operands[0], expected: "bash, zsh or fish")
+  }
+  console.output(script)
+  return 0
+}
+
+/// `peft-tool man`
+@Sendable func manCommand(_ invocation: Invocation, _ console: Console) async throws -> Int32 {
+  console.output(ManPage.text)
+  return 0
+}
