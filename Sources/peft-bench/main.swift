@@ -1,1 +1,31 @@
-print("x")
+import Glibc
+import Numerics
+import PEFT
+import TensorFiles
+
+// peft-bench CASE [--rounds N] [--layers N] [--directory DIR]
+let words = Array(CommandLine.arguments.dropFirst())
+
+@MainActor func option(_ name: String) -> String? {
+  guard let index = words.firstIndex(of: name), index + 1 < words.count else { return nil }
+  return words[index + 1]
+}
+
+let rounds = option("--rounds").flatMap(Int.init) ?? 7
+let layers = option("--layers").flatMap(Int.init) ?? 22
+let directory = option("--directory") ?? "/tmp/peft-bench"
+
+do {
+  try FileSystem.makeDirectories(directory)
+  switch words.first {
+  case "merge"?: try MergeBenchmark(directory: directory, layers: layers, rounds: rounds).run()
+  case "startup"?: try StartupBenchmark(directory: directory, layers: layers, rounds: rounds).run()
+  case "kernels"?: KernelBenchmark(rounds: rounds).run()
+  default:
+    print("usage: peft-bench merge|startup|kernels [--rounds N] [--layers N] [--directory DIR]")
+    exit(2)
+  }
+} catch {
+  print("peft-bench: \(error)")
+  exit(2)
+}

@@ -1,4 +1,4 @@
-public import TensorFiles
+internal import TensorFiles
 
 /// A directory of its own for one test, removed with the value.
 public final class ScratchDirectory: Sendable {

@@ -1,0 +1,125 @@
+import Glibc
+import Numerics
+import PEFT
+import TensorFiles
+
+/// The machine in one line: processor, cores, kernels.
+func printMachine() {
+  let information = (try? FileSystem.text("/proc/cpuinfo")) ?? ""
+  let model = information.split(separator: "\n").first { $0.hasPrefix("model name") }?.split(separator: ":").last
+  print(
+    "machine: \(model.map { $0.drop { $0 == " " } } ?? "unknown"), \(sysconf(Int32(_SC_NPROCESSORS_ONLN))) cores; "
+      + "own kernels \(ComputeBackend.kernelLevel), OpenBLAS \(ComputeBackend.openBLASKernel)")
+}
+
+func megabytes(_ bytes: Int) -> String { fixed(Double(bytes) / 1e6, 1) }
+
+func printRow(_ cells: [String]) {
+  let widths = [28, 9, 9, 9, 12]
+  print(
+    zip(cells, widths).map { cell, width in cell + String(repeating: " ", count: max(1, width - cell.count)) }
+      .joined())
+}
+
+/// `peft-tool merge` of two adapters against `cp -r` of the base, in turn.
+struct MergeBenchmark {
+  let directory: String
+  let layers: Int
+  let rounds: Int
+
+  func run() throws {
+    let model = SyntheticModel(layers: layers, directory: directory)
+    try model.makeBase()
+    let adapters = [
+      ("merge q,v r=16", try model.makeAdapter("qv", targets: .names(["q_proj", "v_proj"]))),
+      ("merge all-linear r=16", try model.makeAdapter("all", targets: .pattern(ModuleRule.allLinear))),
+    ]
+    let bytes = try Checkpoint(path: model.base).dataBytes
+    let output = FileSystem.join(directory, "out")
+    let tool = FileSystem.join(programDirectory, "peft-tool")
+    printMachine()
+    print("base: \(layers) layers, \(fixed(Double(bytes) / 1e9, 2)) GB bf16, three shards, warm cache, \(rounds) rounds")
+    let commands =
+      [("cp -r", ["cp", "-r", model.base, output])]
+      + adapters.map { ($0.0, [tool, "merge", "--quiet", model.base, $0.1, output]) }
+    var results = [[Measurement]](repeating: [], count: commands.count)
+    for round in 0...rounds {
+      for (index, command) in commands.enumerated() {
+        if FileSystem.kind(output) != nil { try FileSystem.remove(output) }
+        let measurement = measure(command.1)
+        // The first round warms the cache.
+        if round > 0 { results[index].append(measurement) }
+      }
+    }
+    if FileSystem.kind(output) != nil { try FileSystem.remove(output) }
+    printRow(["", "median s", "best s", "x cp -r", "peak MB"])
+    for (index, command) in commands.enumerated() {
+      let seconds = results[index].map(\.seconds)
+      let ratios = zip(seconds, results[0].map(\.seconds)).map { $0 / $1 }
+      printRow([
+        command.0, fixed(median(seconds), 3), fixed(seconds.min() ?? 0, 3), fixed(median(ratios), 2),
+        megabytes(results[index].map(\.peakBytes).max() ?? 0),
+      ])
+    }
+  }
+}
+
+/// `peft-tool --version` and `peft-tool inspect` of an all-linear adapter.
+struct StartupBenchmark {
+  let directory: String
+  let layers: Int
+  let rounds: Int
+
+  func run() throws {
+    let model = SyntheticModel(layers: layers, directory: directory)
+    try model.makeBase()
+    let adapter = try model.makeAdapter("all", targets: .pattern(ModuleRule.allLinear))
+    let tool = FileSystem.join(programDirectory, "peft-tool")
+    printMachine()
+    printRow(["", "median ms", "best ms", "", "peak MB"])
+    for (name, command) in [("--version", [tool, "--version"]), ("inspect", [tool, "inspect", adapter])] {
+      let measurements = (0..<max(20, rounds)).map { _ in measure(command) }
+      let seconds = measurements.map(\.seconds)
+      printRow([
+        name, fixed(median(seconds) * 1e3, 2), fixed((seconds.min() ?? 0) * 1e3, 2), "",
+        megabytes(measurements.map(\.peakBytes).max() ?? 0),
+      ])
+    }
+  }
+}
+
+/// The low-rank update of a block that fits in the cache, on one core.
+struct KernelBenchmark {
+  let rounds: Int
+
+  func run() {
+    printMachine()
+    let (rows, columns) = (60, 2048)
+    printRow(["update 60 x 2048", "GFLOP/s", "GB/s of W"])
+    for format in [FloatFormat.bf16, .f16, .f32] {
+      for rank in [8, 16, 64, 256] {
+        var generator = TorchGenerator(seed: 1)
+        let update = LowRankUpdate(
+          left: generator.uniform(count: rows * rank, low: -1, high: 1),
+          right: generator.uniform(count: rank * columns, low: -0.01, high: 0.01), rows: rows, columns: columns,
+          rank: rank, scale: 1)
+        var block = [UInt8](repeating: 0, count: rows * columns * format.byteCount)
+        let repeats = 20_000 / rank
+        var best = Double.infinity
+        for _ in 0..<rounds {
+          let start = now()
+          for _ in 0..<repeats {
+            var span = block.mutableSpan
+            var bytes = span.mutableBytes
+            update.apply(toRowsFrom: 0, of: &bytes, format: format)
+          }
+          best = min(best, (now() - start) / Double(repeats))
+        }
+        printRow([
+          "\(format) rank \(rank)", fixed(2 * Double(rows * columns * rank) / best / 1e9, 1),
+          fixed(Double(block.count) / best / 1e9, 2),
+        ])
+      }
+    }
+  }
+}

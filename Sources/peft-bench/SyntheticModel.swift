@@ -1,0 +1,127 @@
+import Glibc
+import PEFT
+import TensorFiles
+
+/// A base in TinyLlama-1.1B's shapes, filled with small random bf16 values, and adapters for it.
+struct SyntheticModel {
+  let layers: Int
+  let directory: String
+  private let hidden = 2048
+  private let intermediate = 5632
+  private let keyValue = 256
+  private let vocabulary = 32000
+
+  var base: String { FileSystem.join(directory, "base-\(layers)") }
+
+  private var tensors: [SafetensorsLayout.Item] {
+    func item(_ name: String, _ shape: [Int]) -> SafetensorsLayout.Item {
+      SafetensorsLayout.Item(name: name, dtype: .bf16, shape: shape)
+    }
+    var items = [item("model.embed_tokens.weight", [vocabulary, hidden])]
+    for layer in 0..<layers {
+      let prefix = "model.layers.\(layer)"
+      for (name, shape) in linears { items.append(item("\(prefix).\(name).weight", shape)) }
+      items.append(item("\(prefix).input_layernorm.weight", [hidden]))
+      items.append(item("\(prefix).post_attention_layernorm.weight", [hidden]))
+    }
+    items.append(item("model.norm.weight", [hidden]))
+    items.append(item("lm_head.weight", [vocabulary, hidden]))
+    return items
+  }
+
+  private var linears: [(String, [Int])] {
+    [
+      ("self_attn.q_proj", [hidden, hidden]), ("self_attn.k_proj", [keyValue, hidden]),
+      ("self_attn.v_proj", [keyValue, hidden]), ("self_attn.o_proj", [hidden, hidden]),
+      ("mlp.gate_proj", [intermediate, hidden]), ("mlp.up_proj", [intermediate, hidden]),
+      ("mlp.down_proj", [hidden, intermediate]),
+    ]
+  }
+
+  /// Makes the base in three shards, unless it is there already.
+  func makeBase() throws {
+    guard FileSystem.kind(base) == nil else { return }
+    let output = try OutputDirectory(target: base, replacing: false, inputs: [])
+    let items = tensors
+    let total = items.reduce(0) { $0 + $1.byteCount }
+    var shards: [[SafetensorsLayout.Item]] = [[], [], []]
+    var done = 0
+    for item in items {
+      shards[min(2, done * 3 / total)].append(item)
+      done += item.byteCount
+    }
+    var generator = SplitMix(state: 1)
+    var shardOfTensor: [String: String] = [:]
+    for (index, items) in shards.enumerated() {
+      let name = "model-0000\(index + 1)-of-00003.safetensors"
+      let layout = try SafetensorsLayout(path: output.path(name), items: items)
+      let file = try layout.create(at: output.path(name))
+      for entry in layout.entries {
+        shardOfTensor[entry.name] = name
+        try fill(file, entry.byteRange, &generator)
+      }
+    }
+    try File.create(output.path(Checkpoint.indexName)).write(
+      ShardIndex.text(shardOfTensor: shardOfTensor, totalBytes: total, previous: nil))
+    try File.create(output.path("config.json")).write(
+      """
+      {
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": \(hidden),
+        "intermediate_size": \(intermediate),
+        "model_type": "llama",
+        "num_attention_heads": 32,
+        "num_hidden_layers": \(layers),
+        "num_key_value_heads": 4,
+        "tie_word_embeddings": false,
+        "torch_dtype": "bfloat16",
+        "vocab_size": \(vocabulary)
+      }
+
+      """)
+    try output.commit(durable: false)
+  }
+
+  private func fill(_ file: File, _ range: Range<Int>, _ generator: inout SplitMix) throws {
+    var block = [UInt64](repeating: 0, count: 1 << 17)
+    var position = range.lowerBound
+    while position < range.upperBound {
+      // Four bf16 values of magnitude 2^-7 to 2^-4 with random signs and fractions.
+      for index in block.indices {
+        block[index] = (generator.next() & 0x81FF_81FF_81FF_81FF) | 0x3C00_3C00_3C00_3C00
+      }
+      let count = min(block.count * 8, range.upperBound - position)
+      let bytes = block.span.bytes
+      try file.write(bytes.extracting(first: count), at: position)
+      position += count
+    }
+  }
+
+  /// Makes an adapter with random A and B, unless it is there already; returns its directory.
+  func makeAdapter(_ name: String, targets: ModuleRule, rank: Int = 16) throws -> String {
+    let path = FileSystem.join(directory, "adapter-\(layers)-\(name)")
+    guard FileSystem.kind(path) == nil else { return path }
+    var config = PeftConfig()
+    config.rank = rank
+    config.alpha = 32
+    config.taskType = "CAUSAL_LM"
+    config.targetModules = targets
+    config.initLoRAWeights = .bool(false)
+    let base = try BaseModel(path: base, taskType: config.taskType)
+    try AdapterInitializer(base: base, config: config, configPath: "peft-bench", seed: 1).write(to: path)
+    return path
+  }
+}
+
+/// SplitMix64: fast and good enough to fill files with.
+struct SplitMix {
+  var state: UInt64
+
+  mutating func next() -> UInt64 {
+    state &+= 0x9E37_79B9_7F4A_7C15
+    var z = state
+    z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
+    z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
+    return z ^ (z >> 31)
+  }
+}
