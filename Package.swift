@@ -18,7 +18,8 @@ func tool(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
 
 func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
   .testTarget(
-    name: name, dependencies: dependencies + ["TestSupport"], swiftSettings: strict)
+    name: name, dependencies: dependencies + ["TestSupport"], exclude: name == "PeftToolCLITests" ? ["Snapshots"] : [],
+    swiftSettings: strict)
 }
 
 func system(_ name: String, pkgConfig: String, apt package: String) -> Target {
@@ -49,11 +50,13 @@ let package = Package(
     .target(
       name: "TestSupport", dependencies: ["PEFT", "TensorFiles"], path: "Tests/TestSupport",
       swiftSettings: strict),
-    tests("NumericsTests", ["Numerics"]),
+    .executableTarget(
+      name: "readme-example", dependencies: ["PEFT"], path: "Tests/ReadmeExample", swiftSettings: strict),
+    tests("NumericsTests", ["Numerics", "CKernels", "TensorFiles"]),
     tests("TensorFilesTests", ["TensorFiles"]),
     tests("PEFTTests", ["PEFT", "TensorFiles", "Numerics"]),
-    tests("PeftToolCLITests", ["PeftToolCLI"]),
-    tests("peft-toolTests", ["TensorFiles", "PEFT"]),
+    tests("PeftToolCLITests", ["PeftToolCLI", "PEFT", "TensorFiles"]),
+    tests("peft-toolTests", ["TensorFiles", "PEFT", "peft-tool", "readme-example"]),
   ],
   cLanguageStandard: .c11
 )

@@ -38,7 +38,8 @@ public struct TorchGenerator {
 
   /// `count` values as `torch.empty(count).uniform_(low, high)` draws them in f32.
   public mutating func uniform(count: Int, low: Float, high: Float) -> [Float] {
-    (0..<count).map { _ in Float(nextBits() & 0xFF_FFFF) * 0x1p-24 * (high - low) + low }
+    // torch's loop is compiled with fused multiply-add.
+    (0..<count).map { _ in low.addingProduct(Float(nextBits() & 0xFF_FFFF) * 0x1p-24, high - low) }
   }
 
   /// `torch.nn.init.kaiming_uniform_(tensor, a: √5)` for a tensor of shape `[count / fanIn, fanIn]`: uniform within

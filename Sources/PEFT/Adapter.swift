@@ -2,7 +2,8 @@ public import TensorFiles
 
 /// An adapter on disk: its configuration and its tensors, sorted into their parts. Headers only.
 ///
-/// Invariant: every tensor of the file is in exactly one of `modules`, `replacements` and `baseCopies`.
+/// Invariant: every tensor of the file is in exactly one of `modules`, `replacements` and `baseCopies`, but for second names
+/// of saved modules' biases.
 public struct Adapter: Sendable {
   /// A and B of one module.
   public struct Module: Sendable, Hashable {
@@ -104,6 +105,8 @@ private struct AdapterParts {
         baseCopies[path] = entry
       } else {
         let plain = Self.plainName(name)
+        // With bias "all", PEFT writes a saved module's bias a second time under its wrapper's name.
+        if name.contains(".original_module.") || (name != plain && file[Adapter.prefix + plain] != nil) { continue }
         if let other = replacementNames.updateValue(entry.name, forKey: plain) {
           throw .tensorRepeated(path: file.path, tensor: entry.name, other: other)
         }

@@ -7,6 +7,8 @@ public struct AdapterInitializer: Sendable {
   public let config: PeftConfig
   /// The modules that get an adapter, and their ranks.
   public let modules: [(path: String, input: Int, output: Int, rank: Int)]
+  /// Names in the adapter and tensors of the base of modules that are stored in full.
+  private let saved: [(name: String, location: Checkpoint.Location)]
   private let base: BaseModel
   private let seed: UInt64
 
@@ -23,11 +25,7 @@ public struct AdapterInitializer: Sendable {
     guard config.initLoRAWeights.boolValue != nil || config.initLoRAWeights == .null else {
       throw .unsupported(
         path: configPath, what: "init_lora_weights \(config.initLoRAWeights.compactText)",
-        reason: "only true and false are made here.")
-    }
-    guard (config.modulesToSave ?? []).isEmpty else {
-      throw .unsupported(
-        path: configPath, what: "modules_to_save", reason: "a fresh adapter has no trained modules to store.")
+        reason: "only true and false are drawn here.")
     }
     var expanded = try base.expandingTargets(of: config)
     let targets = try base.linearTargets(of: expanded)
@@ -37,6 +35,13 @@ public struct AdapterInitializer: Sendable {
       let rank = try scaling.values(for: target.path).rank
       modules.append((target.path, target.inFeatures, target.outFeatures, rank))
     }
+    if !config.savedModuleNames.isEmpty {
+      expanded.modulesToSave = config.savedModuleNames
+      saved = try Self.savedTensors(base, config.savedModuleNames, configPath: configPath)
+    } else {
+      saved = []
+    }
+    if config.taskType == nil && config.autoMapping == .null { expanded.autoMapping = base.autoMapping }
     expanded.baseModelNameOrPath = config.baseModelNameOrPath ?? base.path
     expanded.inferenceMode = true
     // PEFT corrects the flag to the last layer that it wraps.
@@ -46,6 +51,26 @@ public struct AdapterInitializer: Sendable {
     self.modules = modules
     self.base = base
     self.seed = seed
+  }
+
+  /// The parameters of the modules to save, as the base has them.
+  private static func savedTensors(
+    _ base: BaseModel, _ names: [String], configPath: String
+  ) throws(AdapterError) -> [(name: String, location: Checkpoint.Location)] {
+    var tensors: [(String, Checkpoint.Location)] = []
+    for module in base.modules where names.contains(where: { module.path.hasSuffix($0) }) {
+      let stem = module.weightName.dropLast("weight".count)
+      for parameter in ["weight", "bias"] where !(module.isTiedHead && parameter == "bias") {
+        guard let location = base.checkpoint[stem + parameter] else { continue }
+        tensors.append(("\(Adapter.prefix)\(module.path).\(parameter)", location))
+      }
+    }
+    guard !tensors.isEmpty else {
+      throw .unsupported(
+        path: configPath, what: "modules_to_save \(names.joined(separator: ", "))",
+        reason: "the base has no such module to start from. Save the base with its head first.")
+    }
+    return tensors
   }
 
   /// Writes adapter_config.json, adapter_model.safetensors (f32) and README.md to `output`, whole or not at all.
@@ -83,9 +108,18 @@ public struct AdapterInitializer: Sendable {
       items.append(SafetensorsLayout.Item(name: a, dtype: .f32, shape: [module.rank, module.input]))
       items.append(SafetensorsLayout.Item(name: b, dtype: .f32, shape: [module.output, module.rank]))
     }
+    for tensor in saved {
+      let entry = tensor.location.entry
+      items.append(SafetensorsLayout.Item(name: tensor.name, dtype: entry.dtype, shape: entry.shape))
+    }
     let layout = try SafetensorsLayout(path: path, items: SafetensorsLayout.libraryOrder(items))
     let file = try layout.create(at: path)
     for entry in layout.entries {
+      if let location = saved.first(where: { $0.name == entry.name })?.location {
+        let shard = base.checkpoint.shards[location.shard].file
+        try file.copy(location.entry.byteRange, from: shard, to: entry.byteRange.lowerBound)
+        continue
+      }
       let floats = values[entry.name] ?? [Float](repeating: 0, count: entry.elementCount)
       try file.write(floats.span.bytes, at: entry.byteRange.lowerBound)
     }

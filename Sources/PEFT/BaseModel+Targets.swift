@@ -1,3 +1,5 @@
+internal import TensorFiles
+
 extension BaseModel {
   /// The modules that a configuration's rules pick, in order, whatever their kind.
   ///
@@ -88,6 +90,16 @@ extension BaseModel {
       }
     }
     return !kept.isEmpty && kept.count < names.count ? kept : names
+  }
+
+  /// What PEFT writes as `auto_mapping` where there is no task type: the base's class and its module in transformers.
+  var autoMapping: JSONValue {
+    guard let name = config?["architectures"]?.elements?.first?.stringValue, let modelType else { return .null }
+    let module = modelType.replacing("-", with: "_")
+    return .object([
+      .init("base_model_class", .string(name)),
+      .init("parent_library", .string("transformers.models.\(module).modeling_\(module)")),
+    ])
   }
 
   /// Paths of modules that hold other modules.

@@ -91,6 +91,13 @@ public struct BaseModel: Sendable {
     }
   }
 
+  /// Whether that head predicts tokens: with it the output embedding is part of the model.
+  static func hasLanguageHead(taskType: String?, config: JSONValue?) -> Bool {
+    if let taskType { return taskType == "CAUSAL_LM" || taskType == "SEQ_2_SEQ_LM" }
+    let name = config?["architectures"]?.elements?.first?.stringValue ?? "ForCausalLM"
+    return ["CausalLM", "LMHead", "ConditionalGeneration", "MaskedLM", "PreTraining"].contains { name.contains($0) }
+  }
+
   private static func modules(
     _ checkpoint: Checkpoint, config: JSONValue?, family: ModelFamily?, taskType: String?
   ) -> [Module] {
@@ -108,8 +115,7 @@ public struct BaseModel: Sendable {
           shape: entry.shape, isTiedHead: false))
     }
     if let head = family?.head, let embedding = family?.embedding, isTied(config, family),
-      taskType == nil || taskType == "CAUSAL_LM" || taskType == "SEQ_2_SEQ_LM",
-      hasHead(taskType: taskType, config: config), !modules.contains(where: { $0.path == head }),
+      hasLanguageHead(taskType: taskType, config: config), !modules.contains(where: { $0.path == head }),
       let source = modules.first(where: { $0.path == embedding })
     {
       modules.append(
@@ -124,6 +130,7 @@ public struct BaseModel: Sendable {
     switch shape.count {
     case 0, 1: return .other
     case 2:
+      if last.lowercased().contains("norm") { return .other }
       if ModelFamily.embeddingNames.contains(last) || path == family?.embedding { return .embedding }
       return family?.transposed.contains(last) == true ? .transposedLinear : .linear
     default: return .convolution

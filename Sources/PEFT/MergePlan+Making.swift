@@ -20,7 +20,8 @@ extension MergePlan {
       sideFiles: try asAdapterError { () throws(TensorFileError) in
         try SideFiles(base: base.directory, adapter: adapter.directory)
       },
-      mergedCount: adapter.modules.count, replacedCount: maker.replacements.count - maker.added.count,
+      mergedCount: adapter.modules.count,
+      replacedCount: maker.replacements.keys.filter { base.checkpoint[$0] != nil }.count,
       addedCount: maker.added.count, notes: maker.notes)
   }
 }
@@ -37,8 +38,10 @@ struct MergePlanMaker {
   private(set) var replacements: [String: Adapter.Replacement] = [:]
   /// Output tensors that the base does not have, in order.
   private(set) var added: [String] = []
-  /// True if a tied head gets a weight of its own.
+  /// True if config.json must say that the head is not tied.
   private var unties = false
+  /// The embedding that a tied head keeps the weight of, while the embedding itself is replaced.
+  private var keptHead: String?
   private(set) var notes: [String] = []
 
   init(base: BaseModel, adapter: Adapter, options: MergeOptions) {
@@ -71,7 +74,6 @@ struct MergePlanMaker {
       } else if replacement.isSavedModule {
         try claim(replacement.name, for: replacement, &owners)
         added.append(replacement.name)
-        if replacement.name == base.family?.head.map({ "\($0).weight" }) && base.isTied { unties = true }
       } else {
         unmatched.append(replacement.name)
       }
@@ -82,17 +84,29 @@ struct MergePlanMaker {
         base: base.path, modules: unmatched, matched: total - unmatched.count, total: total,
         nearest: resolver.nearest(unmatched[0]))
     }
-    if base.isTied, let head = base.family?.head, let embedding = base.family?.embedding {
-      let headName = "\(head).weight"
+    try untie(resolver)
+  }
+
+  /// Gives a tied head a weight of its own where only one side of the tie changes.
+  ///
+  /// PEFT does the same for saved modules; for a LoRA on one side it changes both, although its model ran with one.
+  private mutating func untie(_ resolver: NameResolver) throws(AdapterError) {
+    guard base.isTied, let family = base.family, let head = family.head, let embedding = family.embedding,
       let embeddingName = try resolver.resolve("\(embedding).weight")
-      let touchesHead = updates[headName] != nil || replacements[headName] != nil
-      let touchesEmbedding = embeddingName.map { updates[$0] != nil || replacements[$0] != nil } ?? false
-      if touchesHead { unties = true }
-      // A tied head follows its embedding through the file, unless the change is meant for the embedding alone.
-      if touchesEmbedding && !touchesHead && base.checkpoint[headName] == nil {
-        notes.append("the head is tied to '\(embedding)' and changes with it")
-      }
+    else { return }
+    let headName = try resolver.resolve("\(head).weight") ?? "\(head).weight"
+    let changesHead = updates[headName] != nil || replacements[headName] != nil
+    let changesEmbedding = replacements[embeddingName] != nil
+    guard changesHead || changesEmbedding else { return }
+    if !changesHead && base.checkpoint[headName] == nil {
+      added.append(headName)
+      keptHead = embeddingName
     }
+    unties = !family.tiesMore
+    notes.append(
+      unties
+        ? "the head and the input embedding are no longer tied"
+        : "the head has a weight of its own; transformers before 5 would tie it to the embedding again")
   }
 
   /// The output tensor that a module's update belongs to: a tensor of the base, or a tied head's own.
@@ -258,9 +272,14 @@ struct MergePlanMaker {
         item: SafetensorsLayout.Item(name: name, dtype: dtype, shape: replacement.entry.shape),
         source: .replace(adapter.file, replacement.entry))
     }
-    guard let update = updates[name], let entry = storedWeight(name),
+    guard let entry = storedWeight(name) ?? keptHead.flatMap({ base.checkpoint[$0]?.entry }),
       let location = base.checkpoint[entry.name]
     else { return nil }
+    guard let update = updates[name] else {
+      return MergePlan.Output(
+        item: SafetensorsLayout.Item(name: name, dtype: entry.dtype, shape: entry.shape),
+        source: .copy(base.checkpoint.shards[location.shard], entry))
+    }
     return MergePlan.Output(
       item: SafetensorsLayout.Item(name: name, dtype: entry.dtype, shape: entry.shape),
       source: mergeSource(base.checkpoint.shards[location.shard], entry, update))

@@ -11,17 +11,20 @@ struct ModelFamily: Sendable {
   let head: String?
   /// The input embedding, by its path in the model with a head.
   let embedding: String?
+  /// True if `tie_word_embeddings` ties more than head and embedding, so that it must stay set.
+  let tiesMore: Bool
   /// Weights stored `[in, out]`, by last name.
   var transposed: Set<String> = []
   /// Names in the checkpoint that differ from those in the model: model's name to file's name.
   var fileNames: [String: String] = [:]
 
   private init(
-    _ prefix: String?, tied: Bool, head: String? = "lm_head", embedding: String? = nil,
+    _ prefix: String?, tied: Bool, tiesMore: Bool = false, head: String? = "lm_head", embedding: String? = nil,
     transposed: Set<String> = [], fileNames: [String: String] = [:]
   ) {
     self.prefix = prefix
     tiedByDefault = tied
+    self.tiesMore = tiesMore
     self.head = head
     self.embedding = embedding
     self.transposed = transposed
@@ -39,11 +42,11 @@ struct ModelFamily: Sendable {
   }
 
   private static func encoderDecoder() -> ModelFamily {
-    ModelFamily("model", tied: true, embedding: "model.shared")
+    ModelFamily("model", tied: true, tiesMore: true, embedding: "model.shared")
   }
 
   private static func encoder(_ prefix: String, head: String = "cls.predictions.decoder") -> ModelFamily {
-    ModelFamily(prefix, tied: true, head: head, embedding: "\(prefix).embeddings.word_embeddings")
+    ModelFamily(prefix, tied: true, tiesMore: true, head: head, embedding: "\(prefix).embeddings.word_embeddings")
   }
 
   private static func vision(_ prefix: String?) -> ModelFamily { ModelFamily(prefix, tied: false, head: nil) }
@@ -74,7 +77,7 @@ struct ModelFamily: Sendable {
     ),
     ("mamba", ModelFamily("backbone", tied: true, embedding: "backbone.embeddings")),
     ("mamba2", ModelFamily("backbone", tied: false, embedding: "backbone.embeddings")),
-    ("t5 mt5 umt5", ModelFamily(nil, tied: true, embedding: "shared")),
+    ("t5 mt5 umt5", ModelFamily(nil, tied: true, tiesMore: true, embedding: "shared")),
     ("bart mbart pegasus marian m2m_100 blenderbot", encoderDecoder()),
     ("whisper", ModelFamily("model", tied: true, head: "proj_out", embedding: "model.decoder.embed_tokens")),
     ("bert", encoder("bert")),

@@ -102,12 +102,7 @@ extension BaseModel {
   private func savedCounts(
     _ config: PeftConfig, _ sizes: Adapter.SavedSizes
   ) -> (copies: Int, missing: Int) {
-    var names = config.modulesToSave ?? []
-    switch config.taskType {
-    case "SEQ_CLS"?, "TOKEN_CLS"?: names += ["classifier", "score"]
-    case "QUESTION_ANS"?: names += ["qa_outputs"]
-    default: break
-    }
+    let names = config.savedModuleNames
     guard !names.isEmpty else { return (0, 0) }
     var copies = 0
     var found: Set<String> = []
@@ -136,7 +131,7 @@ extension BaseModel {
   /// Parameters of the base: the checkpoint's tensors but buffers, second names of tied weights, and a head that the task
   /// does not use.
   private func baseCount(taskType: String?) -> Int {
-    let headless = taskType.map { !["CAUSAL_LM", "SEQ_2_SEQ_LM"].contains($0) } ?? false
+    let headless = !Self.hasLanguageHead(taskType: taskType, config: config)
     let ignored = [family?.head].compactMap { $0 }.flatMap { head in
       [head, family?.fileNames[head] ?? head].map { "\($0)." }
     }
@@ -149,7 +144,7 @@ extension BaseModel {
         count += entry.elementCount
       }
     }
-    if !headless, !isTied, Self.hasHead(taskType: taskType, config: config), let head = family?.head,
+    if !headless, !isTied, let head = family?.head,
       let embedding = family?.embedding, !modules.contains(where: { $0.path == head }),
       let source = modules.first(where: { $0.path == embedding })
     {
@@ -189,10 +184,10 @@ extension Adapter {
   /// The sizes of the modules in `file` that `config` names in `modules_to_save`.
   public static func savedSizes(_ config: PeftConfig, in file: SafetensorsFile) -> SavedSizes {
     var counts: [String: Int] = [:]
-    for entry in file.entries where entry.name.hasPrefix(prefix) && !entry.name.contains(".lora_") {
+    for entry in file.entries where entry.name.hasPrefix(prefix) && !entry.name.contains(".lora_")
+      && !entry.name.contains(".modules_to_save.") {
       let path = entry.name.dropFirst(prefix.count).split(separator: ".").dropLast().joined(separator: ".")
-      let saved = (config.modulesToSave ?? []) + ["score", "classifier", "qa_outputs"]
-      if saved.contains(where: { path.hasSuffix($0) }) { counts[path, default: 0] += entry.elementCount }
+      if config.savedModuleNames.contains(where: { path.hasSuffix($0) }) { counts[path, default: 0] += entry.elementCount }
     }
     return SavedSizes(countByModule: counts)
   }

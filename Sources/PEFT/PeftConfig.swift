@@ -105,4 +105,18 @@ public struct PeftConfig: Sendable, Equatable {
   public static let taskTypes = [
     "SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION",
   ]
+
+  /// `modules_to_save` with the heads that PEFT adds for the task: what its loader and its count go by.
+  ///
+  /// Source: peft/peft_model.py `PeftModelForSequenceClassification`, `PeftModelForTokenClassification`,
+  /// `PeftModelForQuestionAnswering`.
+  public var savedModuleNames: [String] {
+    let heads =
+      switch taskType {
+      case "SEQ_CLS", "TOKEN_CLS": ["classifier", "score"]
+      case "QUESTION_ANS": ["qa_outputs"]
+      default: [String]()
+      }
+    return (modulesToSave ?? []) + heads.filter { !(modulesToSave ?? []).contains($0) }
+  }
 }

@@ -242,6 +242,12 @@ struct PythonPattern {
       }
       translated += kept.isEmpty ? "" : "(?\(kept))"
     case ":":
+      let parts = flags.split(separator: "-", omittingEmptySubsequences: false)
+      if parts.count > 1, parts[1].isEmpty { throw invalid("missing flag") }
+      if parts.count > 2 { throw invalid("unknown flag -") }
+      if parts.count > 1, parts[1].contains(where: parts[0].contains) {
+        throw invalid("bad inline flags: flag turned on and off")
+      }
       if kept.contains("x") {
         throw .patternUnsupported(pattern: pattern, construct: "the flag (?x)")
       }

@@ -20,7 +20,7 @@ public struct TargetMatcher {
       } else { nil }
     exclusion = if case .pattern(let pattern)? = config.excludeModules { try Pattern(pattern) } else { nil }
     var saved: [Pattern] = []
-    for name in config.modulesToSave ?? [] { saved.append(try Pattern("(^|.*\\.)\(name)($|\\..*)")) }
+    for name in config.savedModuleNames { saved.append(try Pattern("(^|.*\\.)\(name)($|\\..*)")) }
     self.saved = saved
     let layers = (config.layersPattern?.values ?? []).filter { !$0.isEmpty }
     var layerIndex: [Pattern] = []

@@ -1,40 +1,44 @@
 internal import Glibc
+internal import Synchronization
 
 /// SIGINT and SIGTERM as a cancelled task, so that work in progress can remove what it has written.
 public enum Interruption {
   private final class Target: Sendable {
     let task: Task<Int32, Never>
-    init(_ task: Task<Int32, Never>) { self.task = task }
+    let readEnd: Int32
+
+    init(task: Task<Int32, Never>, readEnd: Int32) {
+      self.task = task
+      self.readEnd = readEnd
+    }
   }
 
-  private static func signals() -> sigset_t {
-    var set = sigset_t()
-    sigemptyset(&set)
-    sigaddset(&set, SIGINT)
-    sigaddset(&set, SIGTERM)
-    return set
-  }
-
-  /// Keeps the signals from ending the process. To be called before any other thread exists.
-  public static func block() {
-    var set = signals()
-    pthread_sigmask(SIG_BLOCK, &set, nil)
-  }
+  /// Where the signal handler leaves a byte. A handler, and not a blocked signal, because libraries start threads that
+  /// block nothing before this program's first line.
+  private static let writeEnd = Atomic<Int32>(-1)
 
   /// Cancels the task on the first signal; ends the process on the second.
   public static func cancel(_ task: Task<Int32, Never>) {
+    var ends: [Int32] = [-1, -1]
+    guard pipe(&ends) == 0 else { return }
+    writeEnd.store(ends[1], ordering: .relaxed)
     var thread = pthread_t()
-    pthread_create(&thread, nil, waiter, Unmanaged.passRetained(Target(task)).toOpaque())
+    pthread_create(&thread, nil, waiter, Unmanaged.passRetained(Target(task: task, readEnd: ends[0])).toOpaque())
+    for number in [SIGINT, SIGTERM] { signal(number, handler) }
+  }
+
+  private static let handler: @convention(c) (Int32) -> Void = { number in
+    var byte = UInt8(truncatingIfNeeded: number)
+    write(writeEnd.load(ordering: .relaxed), &byte, 1)
   }
 
   private static let waiter: @convention(c) (UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? = { argument in
     guard let argument else { return nil }
     let target = Unmanaged<Target>.fromOpaque(argument).takeRetainedValue()
-    var set = signals()
-    var received: Int32 = 0
-    sigwait(&set, &received)
+    var number: UInt8 = 0
+    while read(target.readEnd, &number, 1) != 1 {}
     target.task.cancel()
-    sigwait(&set, &received)
-    _exit(128 + received)
+    while read(target.readEnd, &number, 1) != 1 {}
+    _exit(128 + Int32(number))
   }
 }

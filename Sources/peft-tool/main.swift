@@ -1,7 +1,6 @@
 import Glibc
 import PeftToolCLI
 
-Interruption.block()
 let work = Task.detached {
   await CommandLineTool(console: .standard).run(Array(CommandLine.arguments.dropFirst()))
 }

@@ -1,0 +1,186 @@
+import CKernels
+import Numerics
+import TensorFiles
+import TestSupport
+import Testing
+
+@Suite struct ConversionTests {
+  @Test func everyHalfWidensAsDefined() {
+    let halves = (0...UInt16.max).map { $0 }
+    for (format, reference) in [
+      (FloatFormat.f16, kernels_f16_to_f32_reference), (.bf16, kernels_bf16_to_f32_reference),
+    ] {
+      var floats = [Float](repeating: 0, count: halves.count)
+      var span = floats.mutableSpan
+      decode(halves.span.bytes, from: format, into: &span)
+      for (index, half) in halves.enumerated() {
+        #expect(floats[index].bitPattern == reference(half).bitPattern, "\(format) \(half)")
+      }
+    }
+  }
+
+  @Test func everyFiniteHalfHasItsValue() {
+    for half in 0...UInt16.max where halfValue(half).isFinite {
+      #expect(Double(kernels_f16_to_f32_reference(half)) == halfValue(half))
+    }
+  }
+
+  @Test func everyHalfSurvivesARoundTrip() {
+    for half in 0...UInt16.max {
+      let f16 = kernels_f16_to_f32_reference(half)
+      let bf16 = kernels_bf16_to_f32_reference(half)
+      if !f16.isNaN { #expect(kernels_f32_to_f16_reference(f16) == half) }
+      if !bf16.isNaN { #expect(kernels_f32_to_bf16_reference(bf16) == half) }
+    }
+  }
+
+  @Test func narrowingAgreesWithItsDefinitionAtTiesAndElsewhere() {
+    var values: [Float] = []
+    // Around every half: the value, the midpoints to its neighbours, and one step beside them.
+    for half in stride(from: UInt16(0), to: 0xFFFF, by: 7) {
+      for bits in [UInt32(half) << 16, UInt32(half) << 16 | 0x8000, UInt32(half) << 16 | 0x7FFF] {
+        values += [Float(bitPattern: bits), Float(bitPattern: bits &+ 1), Float(bitPattern: bits &- 1)]
+      }
+      let value = kernels_f16_to_f32_reference(half)
+      for offset: UInt32 in [0, 0xFFF, 0x1000, 0x1001] { values.append(Float(bitPattern: value.bitPattern &+ offset)) }
+    }
+    var generator = SeededGenerator(seed: 7)
+    for _ in 0..<200_000 { values.append(Float(bitPattern: UInt32(truncatingIfNeeded: generator.next()))) }
+    for (format, reference) in [
+      (FloatFormat.f16, kernels_f32_to_f16_reference), (.bf16, kernels_f32_to_bf16_reference),
+    ] {
+      var halves = [UInt16](repeating: 0, count: values.count)
+      var span = halves.mutableSpan
+      var bytes = span.mutableBytes
+      encode(values.span, to: format, into: &bytes)
+      for (index, value) in values.enumerated() {
+        #expect(halves[index] == reference(value), "\(format) \(value.bitPattern)")
+      }
+    }
+  }
+}
+
+@Suite struct LowRankUpdateTests {
+  private static func factors(_ rows: Int, _ columns: Int, _ rank: Int) -> (left: [Float], right: [Float]) {
+    var generator = TorchGenerator(seed: 3)
+    return (
+      generator.uniform(count: rows * rank, low: -1, high: 1), generator.uniform(count: rank * columns, low: -1, high: 1)
+    )
+  }
+
+  @Test(
+    arguments: [(1, 1, 1), (6, 32, 4), (7, 33, 16), (13, 17, 3), (64, 100, 16), (5, 31, 0), (12, 95, 95)],
+    [FloatFormat.bf16, .f16, .f32])
+  func theFastLoopReproducesTheDefinitionBitForBit(shape: (Int, Int, Int), format: FloatFormat) {
+    let (rows, columns, rank) = shape
+    let (left, right) = Self.factors(rows, columns, rank)
+    var generator = TorchGenerator(seed: 4)
+    let weights = generator.uniform(count: rows * columns, low: -2, high: 2)
+    var block = [UInt8](repeating: 0, count: weights.count * format.byteCount)
+    do {
+      var span = block.mutableSpan
+      var bytes = span.mutableBytes
+      encode(weights.span, to: format, into: &bytes)
+    }
+    var expected = block
+    let update = LowRankUpdate(left: left, right: right, rows: rows, columns: columns, rank: rank, scale: 0.75)
+    do {
+      var span = block.mutableSpan
+      var bytes = span.mutableBytes
+      update.apply(toRowsFrom: 0, of: &bytes, format: format)
+    }
+    let groups = (rows + 5) / 6
+    var packed = [Float](repeating: 0, count: groups * 6 * rank + 1)
+    kernels_pack_left(left, rows, rank, rank, 0.75, &packed)
+    expected.withUnsafeMutableBytes { w in
+      switch format {
+      case .bf16:
+        kernels_update_bf16_reference(w.bindMemory(to: UInt16.self).baseAddress, rows, columns, packed, right, rank)
+      case .f16:
+        kernels_update_f16_reference(w.bindMemory(to: UInt16.self).baseAddress, rows, columns, packed, right, rank)
+      default:
+        kernels_update_f32_reference(w.bindMemory(to: Float.self).baseAddress, rows, columns, packed, right, rank)
+      }
+    }
+    #expect(block == expected)
+  }
+
+  @Test func blocksOfRowsGiveTheSameBitsAsTheWhole() {
+    let (rows, columns, rank) = (48, 70, 8)
+    let (left, right) = Self.factors(rows, columns, rank)
+    let update = LowRankUpdate(left: left, right: right, rows: rows, columns: columns, rank: rank, scale: 1)
+    var whole = [Float](repeating: 1, count: rows * columns)
+    var pieces = whole
+    do {
+      var span = whole.mutableSpan
+      var bytes = span.mutableBytes
+      update.apply(toRowsFrom: 0, of: &bytes, format: .f32)
+    }
+    for first in stride(from: 0, to: rows, by: 12) {
+      var piece = Array(pieces[first * columns..<(first + 12) * columns])
+      var span = piece.mutableSpan
+      var bytes = span.mutableBytes
+      update.apply(toRowsFrom: first, of: &bytes, format: .f32)
+      pieces.replaceSubrange(first * columns..<(first + 12) * columns, with: piece)
+    }
+    #expect(whole == pieces)
+  }
+
+  @Test(arguments: [95, 96, 200])
+  func bothPathsStayWithinTheRoundingOfTheExactProduct(rank: Int) {
+    let (rows, columns) = (12, 40)
+    let (left, right) = Self.factors(rows, columns, rank)
+    let update = LowRankUpdate(left: left, right: right, rows: rows, columns: columns, rank: rank, scale: 0.5)
+    var block = [Float](repeating: 0.25, count: rows * columns)
+    var span = block.mutableSpan
+    var bytes = span.mutableBytes
+    update.apply(toRowsFrom: 0, of: &bytes, format: .f32)
+    for i in 0..<rows {
+      for j in 0..<columns {
+        var exact = 0.25
+        var magnitude = 0.25
+        for k in 0..<rank {
+          let term = 0.5 * Double(left[i * rank + k]) * Double(right[k * columns + j])
+          exact += term
+          magnitude += abs(term)
+        }
+        #expect(abs(Double(block[i * columns + j]) - exact) <= magnitude * Double(rank + 2) * 0x1p-24)
+      }
+    }
+  }
+
+  @Test func doublePrecisionIsExactToItsOwnRounding() {
+    let (rows, columns, rank) = (5, 7, 3)
+    let (left, right) = Self.factors(rows, columns, rank)
+    let update = LowRankUpdate64(
+      left: left.map(Double.init), right: right.map(Double.init), rows: rows, columns: columns, rank: rank, scale: 2)
+    var block = [Double](repeating: 1, count: rows * columns)
+    var span = block.mutableSpan
+    var bytes = span.mutableBytes
+    update.apply(toRowsFrom: 0, of: &bytes)
+    for i in 0..<rows {
+      for j in 0..<columns {
+        let exact = (0..<rank).reduce(1.0) { $0 + 2 * Double(left[i * rank + $1]) * Double(right[$1 * columns + j]) }
+        #expect(abs(block[i * columns + j] - exact) < 1e-14)
+      }
+    }
+  }
+}
+
+@Suite struct TorchGeneratorTests {
+  @Test func drawsWhatTorchDraws() throws {
+    let cases = try #require(JSONValue(contentsOf: Fixtures.path("random/torch.json")).elements)
+    for golden in cases {
+      let seed = UInt64(try #require(golden["seed"]?.integerValue))
+      var generator = TorchGenerator(seed: seed)
+      let uniform = generator.uniform(count: 700, low: -0.25, high: 0.5)
+      let isUniform = uniform.map { Int($0.bitPattern) } == golden["uniform"]?.elements?.compactMap(\.integerValue)
+      #expect(isUniform, "seed \(seed)")
+      let kaiming = generator.kaimingUniform(count: 80, fanIn: 20)
+      let expected = golden["kaiming_uniform_4x20"]?.elements?.compactMap(\.integerValue)
+      let isKaiming = kaiming.map { Int($0.bitPattern) } == expected
+      #expect(isKaiming, "seed \(seed)")
+    }
+    #expect(cases.count == 4)
+  }
+}

@@ -1,0 +1,116 @@
+import PEFT
+import Synchronization
+import TensorFiles
+import TestSupport
+import Testing
+
+@testable import PeftToolCLI
+
+/// What a command said and returned.
+private struct Answer {
+  let code: Int32
+  let output: String
+  let error: String
+}
+
+private final class Collected: Sendable {
+  let text = Mutex("")
+}
+
+private func run(_ words: String...) async -> Answer {
+  let (output, error) = (Collected(), Collected())
+  let console = Console(
+    output: { text in output.text.withLock { $0 += text } }, error: { text in error.text.withLock { $0 += text } })
+  let code = await CommandLineTool(console: console).run(words)
+  return Answer(code: code, output: output.text.withLock { $0 }, error: error.text.withLock { $0 })
+}
+
+@Suite struct CommandLineTests {
+  private let base = Fixtures.path("merge/llama-f32-qv/base")
+  private let adapter = Fixtures.path("merge/llama-f32-qv/adapter")
+
+  @Test func mergeSaysWhatItMatched() async throws {
+    let scratch = try ScratchDirectory()
+    let answer = await run("merge", base, adapter, scratch("out"))
+    #expect(answer.code == 0 && answer.error.isEmpty)
+    #expect(answer.output.hasPrefix("4 of 4 adapter modules matched\nwrote \(scratch("out")): 21 tensors, "))
+    let again = await run("merge", base, adapter, scratch("out"))
+    #expect(again.code == 2 && again.error.contains("pass --force"))
+    #expect(await run("merge", "--force", base, adapter, scratch("out")).code == 0)
+    let verdict = await run("diff", "--tolerance=1e-6", scratch("out"), Fixtures.path("merge/llama-f32-qv/merged"))
+    #expect(verdict.code == 0)
+    let other = await run("diff", scratch("out"), base)
+    #expect(other.code == 1 && other.output.contains("changed  model.layers.0.self_attn.q_proj.weight"))
+  }
+
+  @Test func aDryRunWritesNothing() async throws {
+    let scratch = try ScratchDirectory()
+    let answer = await run("merge", "-n", base, adapter, scratch("out"))
+    #expect(answer.code == 0)
+    for part in ["4 of 4", "peak memory", "disk needed", "shards", "model.safetensors"] {
+      #expect(answer.output.contains(part))
+    }
+    #expect(try FileSystem.names(in: scratch.path).isEmpty)
+    let json = await run("merge", "--dry-run", "--json", base, adapter, scratch("out"))
+    #expect(JSONValue(parsing: json.output)?["matched"] == .integer(4))
+  }
+
+  @Test func countPrintsPEFTsLine() async throws {
+    let answer = await run("count", base, adapter)
+    #expect(try answer.output == FileSystem.text(Fixtures.path("merge/llama-f32-qv/count.txt")))
+    #expect(await run("count", base, "\(adapter)/adapter_config.json").output == answer.output)
+  }
+
+  @Test func inspectSpeaksToPeopleAndMachines() async {
+    let answer = await run("inspect", adapter)
+    #expect(answer.output.contains("model.layers.{0-1}.self_attn.q_proj  2      4  8      2      4x16  16x4  F32"))
+    let json = await run("inspect", "--json", adapter)
+    #expect(JSONValue(parsing: json.output)?["r"] == .integer(4))
+  }
+
+  @Test func initMakesAnAdapterThatInspectReads() async throws {
+    let scratch = try ScratchDirectory()
+    #expect(await run("init", base, "\(adapter)/adapter_config.json", scratch("new"), "--seed", "3").code == 0)
+    #expect(await run("inspect", scratch("new")).code == 0)
+  }
+
+  @Test(arguments: [
+    (["mrege"], "Did you mean 'merge'?"), (["merge", "--dryrun", "a", "b", "c"], "Did you mean '--dry-run'?"),
+    (["merge", "a"], "expected 3 operands (BASE ADAPTER OUT), found 1"), (["merge", "--threads"], "needs a value"),
+    (["merge", "--force=1", "a", "b", "c"], "takes no value"), ([], "no command given"),
+    (["merge", "--threads=x", "a", "b", "c"], "is not a whole number"), (["inspect", "-z", "a"], "unknown option '-z'"),
+    (["merge", "--max-shard-size", "big", "a", "b", "c"], "expected a positive number of bytes"),
+  ])
+  func wrongUsageIsCodeTwoAndSaysWhatIsRight(words: [String], part: String) async {
+    let error = Collected()
+    let console = Console(output: { _ in }, error: { text in error.text.withLock { $0 += text } })
+    #expect(await CommandLineTool(console: console).run(words) == 2)
+    #expect(error.text.withLock { $0 }.contains(part), "\(error.text.withLock { $0 })")
+  }
+
+  @Test func wordsAreReadByGNUsConventions() throws {
+    let merge = try #require(CommandTable.commands.first { $0.name == "merge" })
+    let joined = try merge.parse(["-nf", "a", "--max-shard-size=5GB", "b", "--", "--c"])
+    #expect(joined.has("dry-run") && joined.has("force") && joined.operands == ["a", "b", "--c"])
+    #expect(joined.value("max-shard-size") == "5GB")
+    let abbreviated = try merge.parse(["--max", "1MB", "a", "b", "c", "--ignore=x", "--ignore-config-key", "y"])
+    #expect(abbreviated.value("max-shard-size") == "1MB" && abbreviated.all("ignore-config-key") == ["x", "y"])
+    #expect(throws: UsageError.self) { try merge.parse(["--allow", "a", "b", "c"]) }
+  }
+
+  @Test(arguments: ["--help", "merge --help", "man", "completions bash", "completions zsh", "completions fish"])
+  func textsMadeFromTheTableAreAsRecorded(words: String) async throws {
+    let output = Collected()
+    let console = Console(output: { text in output.text.withLock { $0 += text } }, error: { _ in })
+    #expect(await CommandLineTool(console: console).run(words.split(separator: " ").map(String.init)) == 0)
+    let name = words.replacing("--", with: "").replacing(" ", with: "-")
+    let snapshot = "\(Fixtures.root)/Tests/PeftToolCLITests/Snapshots/\(name).txt"
+    #expect(try output.text.withLock { $0 } == FileSystem.text(snapshot), "\(snapshot)")
+  }
+
+  @Test(arguments: [("5GB", 5_000_000_000), ("1 MiB", 1_048_576), ("12", 12), ("1.5kb", 1500)])
+  func sizesHaveUnits(text: String, bytes: Int) {
+    #expect(parseBytes(text) == bytes)
+    #expect(parseBytes("-\(text)") == nil)
+  }
+}

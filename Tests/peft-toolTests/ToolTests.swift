@@ -1,0 +1,115 @@
+import Foundation
+import PEFT
+import TensorFiles
+import TestSupport
+import Testing
+
+/// Runs a built program; returns its code and what it said.
+private func run(_ name: String, _ words: [String]) throws -> (code: Int32, output: String, error: String) {
+  let process = Process()
+  process.executableURL = built(name)
+  process.arguments = words
+  let (output, error) = (Pipe(), Pipe())
+  process.standardOutput = output
+  process.standardError = error
+  try process.run()
+  let outputData = output.fileHandleForReading.readDataToEndOfFile()
+  let errorData = error.fileHandleForReading.readDataToEndOfFile()
+  process.waitUntilExit()
+  return (
+    process.terminationStatus, String(decoding: outputData, as: UTF8.self), String(decoding: errorData, as: UTF8.self)
+  )
+}
+
+/// The programs stand where the tests do.
+private func built(_ name: String) -> URL {
+  let test = CommandLine.arguments.first { $0.hasSuffix(".xctest") } ?? CommandLine.arguments[0]
+  return URL(fileURLWithPath: test).deletingLastPathComponent().appendingPathComponent(name)
+}
+
+@Suite struct ToolTests {
+  @Test func theVersionIsOneLine() throws {
+    let answer = try run("peft-tool", ["--version"])
+    #expect(answer.code == 0 && answer.output.hasPrefix("peft-tool ") && answer.output.hasSuffix("\n"))
+  }
+
+  @Test func failureIsCodeTwoAndOneLineOnStandardError() throws {
+    let answer = try run("peft-tool", ["inspect", "/nonexistent"])
+    #expect(answer.code == 2 && answer.output.isEmpty)
+    #expect(answer.error.hasPrefix("peft-tool: /nonexistent: ") && answer.error.filter { $0 == "\n" }.count == 1)
+  }
+
+  /// A base large enough to be killed in the middle: 256 MB.
+  private func largeBase(_ scratch: ScratchDirectory) throws -> (base: String, adapter: String) {
+    try FileSystem.makeDirectory(scratch("base"))
+    let items = (0..<64).map {
+      SafetensorsLayout.Item(name: "model.layers.\($0).mlp.up_proj.weight", dtype: .bf16, shape: [1024, 2048])
+    }
+    _ = try SafetensorsLayout(path: "", items: items).create(at: scratch("base/model.safetensors"))
+    try overwrite(scratch("base/config.json"), #"{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}"#)
+    var config = PeftConfig()
+    config.targetModules = .names(["up_proj"])
+    config.initLoRAWeights = .bool(false)
+    try overwrite(scratch("config.json"), config.fileText)
+    #expect(try run("peft-tool", ["init", scratch("base"), scratch("config.json"), scratch("adapter")]).code == 0)
+    return (scratch("base"), scratch("adapter"))
+  }
+
+  @Test func aKilledMergeLeavesNothingAtTheOutputAndTheNextOneSucceeds() throws {
+    let scratch = try ScratchDirectory()
+    let (base, adapter) = try largeBase(scratch)
+    let before = try contents("\(base)/config.json")
+    var generator = SeededGenerator(seed: 23)
+    var killed = 0
+    for _ in 0..<12 {
+      let process = Process()
+      process.executableURL = built("peft-tool")
+      process.arguments = ["merge", "--quiet", base, adapter, scratch("out")]
+      process.standardOutput = FileHandle.nullDevice
+      try process.run()
+      usleep(UInt32.random(in: 0..<150_000, using: &generator))
+      kill(process.processIdentifier, SIGKILL)
+      process.waitUntilExit()
+      if process.terminationReason == .uncaughtSignal {
+        killed += 1
+        #expect(FileSystem.kind(scratch("out")) == nil)
+      } else {
+        try FileSystem.remove(scratch("out"))
+      }
+    }
+    #expect(killed > 0)
+    #expect(try contents("\(base)/config.json") == before)
+    #expect(try run("peft-tool", ["merge", base, adapter, scratch("out")]).code == 0)
+    let left = try FileSystem.names(in: scratch.path).filter { $0.contains("partial") }
+    #expect(left.isEmpty)
+  }
+
+  @Test func anInterruptedMergeCleansUp() throws {
+    let scratch = try ScratchDirectory()
+    let (base, adapter) = try largeBase(scratch)
+    let process = Process()
+    process.executableURL = built("peft-tool")
+    process.arguments = ["merge", base, adapter, scratch("out")]
+    process.standardOutput = FileHandle.nullDevice
+    process.standardError = FileHandle.nullDevice
+    try process.run()
+    usleep(40_000)
+    kill(process.processIdentifier, SIGTERM)
+    process.waitUntilExit()
+    let names = try FileSystem.names(in: scratch.path).filter { $0.contains("out") }
+    // It may have been done before the signal came; otherwise nothing may be left.
+    #expect(process.terminationStatus == 0 ? names == ["out"] : names.isEmpty)
+  }
+
+  @Test func theReadmesExampleRuns() throws {
+    let readme = try FileSystem.text("\(Fixtures.root)/README.md")
+    let source = try FileSystem.text("\(Fixtures.root)/Tests/ReadmeExample/main.swift")
+    #expect(readme.contains("```swift\n\(source)```"))
+    let scratch = try ScratchDirectory()
+    let root = Fixtures.path("merge/llama-f32-qv")
+    let answer = try run("readme-example", ["\(root)/base", "\(root)/adapter", scratch("out")])
+    #expect(answer.code == 0, "\(answer.error)")
+    #expect(answer.output == "r = 4, 4 modules merged into 21 tensors\n")
+    #expect(FileSystem.kind(scratch("out/model.safetensors")) == .file)
+  }
+}
