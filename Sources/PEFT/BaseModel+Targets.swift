@@ -74,9 +74,7 @@ extension BaseModel {
       return (0..<parts.count).reversed().map { parts[$0...].joined(separator: ".") }
     }
     let targets = Set(names)
-    let others = (containers + modules.map(\.path)).filter { name in
-      !targets.contains(name) && !names.contains { name.hasSuffix(".\($0)") }
-    }
+    let others = (containers + modules.map(\.path)).filter { name in !suffixes(name).contains(where: targets.contains) }
     let taken = Set(others.flatMap(suffixes))
     var kept: [String] = []
     let ordered = targets.map { (name: $0, suffixes: suffixes($0)) }

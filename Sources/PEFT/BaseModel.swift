@@ -57,7 +57,7 @@ public struct BaseModel: Sendable {
     let isFile = FileSystem.kind(path) == .file
     let configPath = FileSystem.join(checkpoint.directory, "config.json")
     var config: JSONValue?
-    if FileSystem.kind(configPath) == .file {
+    if FileSystem.exists(configPath) {
       config = try asAdapterError { () throws(TensorFileError) in try JSONValue(contentsOf: configPath) }
     }
     self.path = path

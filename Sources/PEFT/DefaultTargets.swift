@@ -13,7 +13,10 @@ enum DefaultTargets {
 
   private static let table: [(names: String, types: String)] = [
     ("query_key_value", "RefinedWeb RefinedWebModel bloom chatglm falcon gpt_neox"),
-    ("q_proj v_proj", "bart gemma gemma2 gemma3_text gpt_neo gptj llama llama4 mistral mixtral opt qwen2 qwen3 stablelm"),
+    (
+      "q_proj v_proj",
+      "bart gemma gemma2 gemma3_text gpt_neo gptj llama llama4 mistral mixtral opt qwen2 qwen3 stablelm"
+    ),
     ("query value", "bert electra layoutlm roberta xlm-roberta"),
     ("q v q_proj v_proj", "blip-2"),
     ("c_proj c_attn", "btlm"),

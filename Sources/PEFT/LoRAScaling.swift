@@ -10,6 +10,9 @@ public struct LoRAScaling {
     public let scale: Double
   }
 
+  /// No weight has more rows or columns: a greater rank is a damaged file.
+  public static let greatestRank = 1 << 20
+
   private let config: PeftConfig
   private let path: String
   private let ranks: [(pattern: Pattern, value: Int)]
@@ -32,11 +35,12 @@ public struct LoRAScaling {
 
   /// Rank, alpha and scale of a module; the first matching pattern counts, each map on its own.
   ///
-  /// Throws `.patternRunaway`, and `.configValue` for a rank below one or an absent alpha.
+  /// Throws `.patternRunaway`, and `.configValue` for a rank below one or over `greatestRank`, or an absent alpha.
   public func values(for module: String) throws(AdapterError) -> Values {
     let rank = try Self.first(ranks, module) ?? config.rank
-    guard rank > 0 else {
-      throw .configValue(path: path, key: "r", expected: "a positive rank for '\(module)'", found: "\(rank)")
+    guard rank > 0, rank <= Self.greatestRank else {
+      throw .configValue(
+        path: path, key: "r", expected: "a rank from 1 to \(Self.greatestRank) for '\(module)'", found: "\(rank)")
     }
     guard let alpha = try Self.first(alphas, module) ?? config.alpha else {
       throw .configValue(path: path, key: "lora_alpha", expected: "a number", found: "null")

@@ -25,7 +25,8 @@ enum LoRAVariants {
         "the merged model would have other layers than the base."
       ),
       (
-        !(config.targetParameters ?? []).isEmpty, "target_parameters", "it adapts bare parameters, such as fused experts."
+        !(config.targetParameters ?? []).isEmpty, "target_parameters",
+        "it adapts bare parameters, such as fused experts."
       ),
       (
         !config.trainableTokenIndices.isEmptyOrFalse, "trainable_token_indices",

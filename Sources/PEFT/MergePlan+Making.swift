@@ -44,7 +44,15 @@ struct MergePlanMaker {
   private var keptHead: String?
   private(set) var notes: [String] = []
 
+  /// The base's modules by the name of their weight; a tied head has none of its own.
+  private let kinds: [String: BaseModel.Module.Kind]
+  /// The head that the checkpoint does not hold because it is tied.
+  private let tiedHead: BaseModel.Module?
+
   init(base: BaseModel, adapter: Adapter, options: MergeOptions) {
+    kinds = Dictionary(
+      base.modules.filter { !$0.isTiedHead }.map { ($0.weightName, $0.kind) }, uniquingKeysWith: { first, _ in first })
+    tiedHead = base.modules.first(where: \.isTiedHead)
     self.base = base
     self.adapter = adapter
     self.options = options
@@ -113,7 +121,7 @@ struct MergePlanMaker {
   private mutating func weightName(
     of module: Adapter.Module, _ resolver: NameResolver
   ) throws(AdapterError) -> String? {
-    if let tied = base.modules.first(where: { $0.path == module.path && $0.isTiedHead }) {
+    if let tied = tiedHead, tied.path == module.path {
       let name = "\(tied.path).weight"
       added.append(name)
       return name
@@ -149,10 +157,11 @@ struct MergePlanMaker {
         shapeB: module.b.shape)
     }
     let (input, output) = (module.a.shape[1], module.b.shape[0])
-    let known = base.modules.first { $0.weightName == name }?.kind
-    guard known != .embedding || name.hasSuffix("lm_head.weight") || !base.checkpoint.names.contains(name) else {
+    let known = kinds[name]
+    guard known != .embedding else {
       throw .unsupported(
-        path: adapter.file.path, what: "LoRA on the embedding '\(module.path)'", reason: "its factors are stored transposed.")
+        path: adapter.file.path, what: "LoRA on the embedding '\(module.path)'",
+        reason: "its factors are stored transposed.")
     }
     let isTransposed = try orientation(
       entry, known: known, input: input, output: output)
@@ -191,7 +200,7 @@ struct MergePlanMaker {
   /// The base's tensor behind an output name; a tied head's is the embedding's.
   private func storedWeight(_ name: String) -> TensorEntry? {
     if let entry = base.checkpoint[name]?.entry { return entry }
-    guard let tied = base.modules.first(where: { $0.isTiedHead && "\($0.path).weight" == name }) else { return nil }
+    guard let tied = tiedHead, "\(tied.path).weight" == name else { return nil }
     return base.checkpoint[tied.weightName]?.entry
   }
 

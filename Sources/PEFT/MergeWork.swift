@@ -115,7 +115,9 @@ enum MergeWork: Sendable {
     case .copy(let source, let range, let target):
       try file.copy(range, from: source, to: target)
     case .merge(let source, let entry, let update, let rows, let target, let dtype):
-      guard let stored = entry.dtype.format, let format = dtype.format, !rows.isEmpty, entry.shape[1] > 0 else { return }
+      guard let stored = entry.dtype.format, let format = dtype.format, !rows.isEmpty, entry.shape[1] > 0 else {
+        return
+      }
       let factors = try LoRAFactors(update, rows: rows, format: format)
       let rowBytes = entry.shape[1] * stored.byteCount
       let step = Self.rowsPerStep(bytes: Self.blockBytes, rowBytes: rowBytes)
@@ -174,6 +176,29 @@ enum MergeWork: Sendable {
   }
 }
 
+/// The precision that factors are held in: f64 for f64 weights, f32 for all others.
+private protocol FactorElement {
+  static func decoded(_ bytes: [UInt8], _ format: FloatFormat) -> [Self]
+}
+
+extension Float: FactorElement {
+  static func decoded(_ bytes: [UInt8], _ format: FloatFormat) -> [Float] {
+    var values = [Float](repeating: 0, count: bytes.count / format.byteCount)
+    var span = values.mutableSpan
+    decode(bytes.span.bytes, from: format, into: &span)
+    return values
+  }
+}
+
+extension Double: FactorElement {
+  static func decoded(_ bytes: [UInt8], _ format: FloatFormat) -> [Double] {
+    var values = [Double](repeating: 0, count: bytes.count / format.byteCount)
+    var span = values.mutableSpan
+    decode(bytes.span.bytes, from: format, into: &span)
+    return values
+  }
+}
+
 /// The factors of ΔW for a range of W's rows, read and laid out for the kernels.
 private struct LoRAFactors {
   private let single: LowRankUpdate?
@@ -190,14 +215,14 @@ private struct LoRAFactors {
     let rightEntry = update.isTransposed ? module.b : module.a
     let columns = update.isTransposed ? module.b.shape[0] : module.a.shape[1]
     if format == .f64 {
-      let left: [Double] = Self.rows(rows, of: try Self.values(file, leftEntry), leftEntry.shape, transposed: update.isTransposed)
+      let left: [Double] = try Self.left(file, leftEntry, rows, transposed: update.isTransposed)
       var right: [Double] = try Self.values(file, rightEntry)
       if update.isTransposed { right = Self.transposed(right, rightEntry.shape) }
       double = LowRankUpdate64(
         left: left, right: right, rows: rows.count, columns: columns, rank: rank, scale: update.scale)
       single = nil
     } else {
-      let left: [Float] = Self.rows(rows, of: try Self.values(file, leftEntry), leftEntry.shape, transposed: update.isTransposed)
+      let left: [Float] = try Self.left(file, leftEntry, rows, transposed: update.isTransposed)
       var right: [Float] = try Self.values(file, rightEntry)
       if update.isTransposed { right = Self.transposed(right, rightEntry.shape) }
       single = LowRankUpdate(
@@ -211,22 +236,22 @@ private struct LoRAFactors {
     double?.apply(toRowsFrom: firstRow, of: &block)
   }
 
-  private static func values(_ file: File, _ entry: TensorEntry) throws(TensorFileError) -> [Float] {
-    let bytes = try file.bytes(entry.byteRange)
-    var values = [Float](repeating: 0, count: entry.elementCount)
-    guard let format = entry.dtype.format else { return values }
-    var span = values.mutableSpan
-    decode(bytes.span.bytes, from: format, into: &span)
-    return values
+  /// Rows of the left factor: read alone where they lie together in the file.
+  private static func left<Value: FactorElement>(
+    _ file: File, _ entry: TensorEntry, _ rows: Range<Int>, transposed: Bool
+  ) throws(TensorFileError) -> [Value] {
+    if transposed { return Self.rows(rows, of: try values(file, entry), entry.shape, transposed: true) }
+    return try values(file, entry, elements: rows.lowerBound * entry.shape[1]..<rows.upperBound * entry.shape[1])
   }
 
-  private static func values(_ file: File, _ entry: TensorEntry) throws(TensorFileError) -> [Double] {
-    let bytes = try file.bytes(entry.byteRange)
-    var values = [Double](repeating: 0, count: entry.elementCount)
-    guard let format = entry.dtype.format else { return values }
-    var span = values.mutableSpan
-    decode(bytes.span.bytes, from: format, into: &span)
-    return values
+  private static func values<Value: FactorElement>(
+    _ file: File, _ entry: TensorEntry, elements: Range<Int>? = nil
+  ) throws(TensorFileError) -> [Value] {
+    guard let format = entry.dtype.format else { return [] }
+    let elements = elements ?? 0..<entry.elementCount
+    let start = entry.byteRange.lowerBound + elements.lowerBound * format.byteCount
+    let bytes = try file.bytes(start..<start + elements.count * format.byteCount)
+    return Value.decoded(bytes, format)
   }
 
   /// Rows of a matrix, or of its transpose.

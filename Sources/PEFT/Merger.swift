@@ -64,7 +64,11 @@ public struct Merger: Sendable {
     }
   }
 
-  private var inputs: [String] { [plan.base.directory ?? plan.base.path, plan.adapter.directory] }
+  /// The directories that are read, and the files themselves, which may be links to elsewhere.
+  private var inputs: [String] {
+    [plan.base.directory ?? plan.base.path, plan.adapter.directory, plan.adapter.file.path]
+      + plan.base.checkpoint.shards.map(\.path) + plan.sideFiles.items.map(\.source)
+  }
 
   // MARK: Tensors
 

@@ -46,6 +46,7 @@ struct ModelCard {
       && !special.contains(text.first ?? "'") && !text.contains(where: \.isNewline)
       && text.first != " " && text.last != " " && Double(text) == nil
       && !["true", "false", "null", "yes", "no", "on", "off", "~"].contains(text.lowercased())
-    return plain ? text : "'" + text.split(separator: "'", omittingEmptySubsequences: false).joined(separator: "''") + "'"
+    return plain
+      ? text : "'" + text.split(separator: "'", omittingEmptySubsequences: false).joined(separator: "''") + "'"
   }
 }

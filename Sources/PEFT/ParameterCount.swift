@@ -184,10 +184,14 @@ extension Adapter {
   /// The sizes of the modules in `file` that `config` names in `modules_to_save`.
   public static func savedSizes(_ config: PeftConfig, in file: SafetensorsFile) -> SavedSizes {
     var counts: [String: Int] = [:]
-    for entry in file.entries where entry.name.hasPrefix(prefix) && !entry.name.contains(".lora_")
-      && !entry.name.contains(".modules_to_save.") {
+    for entry in file.entries
+    where entry.name.hasPrefix(prefix) && !entry.name.contains(".lora_")
+      && !entry.name.contains(".modules_to_save.")
+    {
       let path = entry.name.dropFirst(prefix.count).split(separator: ".").dropLast().joined(separator: ".")
-      if config.savedModuleNames.contains(where: { path.hasSuffix($0) }) { counts[path, default: 0] += entry.elementCount }
+      if config.savedModuleNames.contains(where: { path.hasSuffix($0) }) {
+        counts[path, default: 0] += entry.elementCount
+      }
     }
     return SavedSizes(countByModule: counts)
   }

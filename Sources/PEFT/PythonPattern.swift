@@ -182,7 +182,7 @@ struct PythonPattern {
       openGroups += 1
       copy(3)
     case "#":
-      while let scalar = peek(), scalar != ")" { _ = (scalar, position += 1) }
+      while let scalar = peek(), scalar != ")" { position += 1 }
       guard peek() == ")" else { throw invalid("missing ), unterminated comment") }
       position += 1
     case "<":

@@ -4,6 +4,8 @@
 /// Source: peft/tuners/tuners_utils.py `check_target_module_exists`.
 public struct TargetMatcher {
   private let config: PeftConfig
+  private let targetNames: Set<Substring>
+  private let excludedNames: Set<Substring>
   private let target: Pattern?
   private let exclusion: Pattern?
   private let saved: [Pattern]
@@ -14,6 +16,8 @@ public struct TargetMatcher {
   /// Throws `.patternInvalid`, `.patternUnsupported`.
   public init(_ config: PeftConfig) throws(AdapterError) {
     self.config = config
+    targetNames = Self.names(config.targetModules)
+    excludedNames = Self.names(config.excludeModules)
     target =
       if case .pattern(let pattern)? = config.targetModules, !(config.targetModules?.isAllLinear ?? false) {
         try Pattern(pattern)
@@ -29,6 +33,10 @@ public struct TargetMatcher {
     self.layerIndex = layerIndex
   }
 
+  private static func names(_ rule: ModuleRule?) -> Set<Substring> {
+    if case .names(let names)? = rule { Set(names.map { Substring($0) }) } else { [] }
+  }
+
   /// What PEFT does with a module.
   public enum Verdict: Sendable, Equatable {
     case targeted
@@ -40,20 +48,25 @@ public struct TargetMatcher {
   public func verdict(_ module: String) throws(AdapterError) -> Verdict {
     if let exclusion {
       if try exclusion.matchesWhole(module) { return .excluded }
-    } else if case .names(let names)? = config.excludeModules, Self.matches(names, module) {
+    } else if Self.matches(excludedNames, module) {
       return .excluded
     }
     for pattern in saved where try pattern.matchesStart(module) { return .excluded }
     if let target { return try target.matchesWhole(module) ? .targeted : .unmatched }
-    guard case .names(let names)? = config.targetModules else { return .unmatched }
-    if names.contains(module) { return .targeted }
-    guard Self.matches(names, module) else { return .unmatched }
+    if targetNames.contains(Substring(module)) { return .targeted }
+    guard Self.matches(targetNames, module) else { return .unmatched }
     return try isInChosenLayer(module) ? .targeted : .unmatched
   }
 
   /// True if a name equals the path or ends it after a dot.
-  static func matches(_ names: [String], _ module: String) -> Bool {
-    names.contains { module == $0 || module.hasSuffix(".\($0)") }
+  private static func matches(_ names: Set<Substring>, _ module: String) -> Bool {
+    guard !names.isEmpty else { return false }
+    var rest = Substring(module)
+    while !names.contains(rest) {
+      guard let dot = rest.firstIndex(of: ".") else { return false }
+      rest = rest[rest.index(after: dot)...]
+    }
+    return true
   }
 
   private func isInChosenLayer(_ module: String) throws(AdapterError) -> Bool {

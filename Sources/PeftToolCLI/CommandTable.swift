@@ -43,7 +43,8 @@ enum CommandTable {
           detail: "PEFT ignores such modules."),
         Flag(
           "fsync", "wait until the output is on the disk before it gets its name",
-          detail: "Without it the output survives a killed process, as files written by cp do; with it also a power cut."),
+          detail:
+            "Without it the output survives a killed process, as files written by cp do; with it also a power cut."),
         Flag("threads", value: "N", "tasks at work at once", default: "2"),
         jsonFlag,
       ],

@@ -38,11 +38,17 @@ enum Completions {
       """
   }
 
+  /// Text inside single quotes and brackets.
+  private static func zshText(_ text: String) -> String {
+    text.replacing("'", with: "'\\''").replacing(":", with: "\\:").replacing("[", with: "\\[").replacing(
+      "]", with: "\\]")
+  }
+
   private static var zsh: String {
     let commands = CommandTable.commands.map { "    '\($0.name):\($0.summary)'" }
     let cases = CommandTable.commands.map { command in
       let flags = command.allFlags.map { flag in
-        "'--\(flag.name)[\(flag.summary.replacing(":", with: "\\:"))]\(flag.value.map { ":\($0):_files" } ?? "")'"
+        "'--\(flag.name)[\(zshText(flag.summary))]\(flag.value.map { ":\($0):_files" } ?? "")'"
       }
       return "    \(command.name)) _arguments \(flags.joined(separator: " ")) '*:file:_files' ;;"
     }

@@ -1,5 +1,6 @@
 internal import Glibc
 internal import Synchronization
+internal import TensorFiles
 
 /// Where a command's words go: the answer to standard output, everything else to standard error.
 public struct Console: Sendable {
@@ -39,20 +40,26 @@ public struct Console: Sendable {
       if count < 0 && errno == EINTR { continue }
       if count < 0 && errno == EPIPE && descriptor == 1 { exit(0) }
       // Standard output on a full disk must not look like success.
-      if count < 0 && descriptor == 1 { exit(2) }
+      if count < 0 && descriptor == 1 {
+        write("peft-tool: cannot write to standard output: \(String(cString: strerror(errno)))\n", to: 2)
+        exit(2)
+      }
       guard count > 0 else { return }
       done += count
     }
   }
 
-  /// A line of the answer.
-  func line(_ text: String) { output(text + "\n") }
+  /// A line of the answer for people.
+  func line(_ text: String) { output(printable(text, limit: .max) + "\n") }
+
+  /// The answer for machines, on one line.
+  func json(_ value: JSONValue) { output(value.compactText + "\n") }
 
   /// A line of what is going on; not with `--quiet`.
   func note(_ text: String) { if !isQuiet { error(text + "\n") } }
 
   /// A line that says what failed.
-  func failure(_ text: String) { error("peft-tool: \(text)\n") }
+  func failure(_ text: String) { error("peft-tool: \(printable(text))\n") }
 }
 
 /// A progress bar on a terminal's last line, drawn at most ten times a second.
@@ -87,9 +94,30 @@ enum Clock {
   }
 }
 
-/// The process's greatest resident set so far, in bytes.
+/// The process's greatest resident set so far, in bytes. The kernel's VmHWM, because getrusage counts what the program
+/// that started this one held.
 var peakResidentBytes: Int {
-  var usage = rusage()
-  getrusage(__rusage_who_t(RUSAGE_SELF.rawValue), &usage)
-  return usage.ru_maxrss << 10
+  guard let file = fopen("/proc/self/status", "r") else { return 0 }
+  defer { fclose(file) }
+  var line = [CChar](repeating: 0, count: 256)
+  while fgets(&line, Int32(line.count), file) != nil {
+    let text = String(decoding: line.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    guard text.hasPrefix("VmHWM:") else { continue }
+    return (Int(text.filter(\.isNumber)) ?? 0) << 10
+  }
+  return 0
+}
+
+/// Text from files made fit for a terminal: control characters as escapes, and no more than `limit` characters.
+func printable(_ text: String, limit: Int = 2000) -> String {
+  var result = ""
+  for (index, scalar) in text.unicodeScalars.enumerated() {
+    if index == limit { return result + "…" }
+    if scalar.properties.generalCategory == .control || scalar.properties.generalCategory == .format {
+      result += "\\u{\(String(scalar.value, radix: 16))}"
+    } else {
+      result.unicodeScalars.append(scalar)
+    }
+  }
+  return result
 }

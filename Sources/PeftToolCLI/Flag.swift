@@ -125,7 +125,7 @@ extension Command {
       }
       position += 1
     }
-    if values["help"] == nil && operands.count != self.operands.count {
+    if values["help"] == nil && values["version"] == nil && operands.count != self.operands.count {
       throw .operandCount(
         command: name, expected: self.operands.map(\.name), found: operands.count)
     }

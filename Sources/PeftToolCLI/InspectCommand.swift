@@ -5,7 +5,7 @@ internal import TensorFiles
 @Sendable func inspectCommand(_ invocation: Invocation, _ console: Console) async throws -> Int32 {
   let summary = try AdapterSummary(directory: invocation.operands[0])
   if invocation.has("json") {
-    console.line(summary.json.compactText)
+    console.json(summary.json)
     return 0
   }
   let config = summary.config
@@ -23,18 +23,16 @@ internal import TensorFiles
     "weights",
     "\(countText(summary.tensorCount, "tensor")), \(countText(summary.parameterCount, "parameter")), \(bytesRow(summary))",
   ])
-  table(rows).forEach(console.line)
+  for line in table(rows) { console.line(line) }
   if !summary.modules.isEmpty {
     console.line("")
     let header = ["module", "count", "r", "alpha", "scale", "A", "B", "dtype"]
-    table([header] + summary.modules.map(moduleRow)).forEach(console.line)
+    for line in table([header] + summary.modules.map(moduleRow)) { console.line(line) }
   }
   if !summary.tensors.isEmpty {
     console.line("")
-    table(
-      [["tensor", "count", "shape", "dtype"]]
-        + summary.tensors.map { [$0.name, "\($0.count)", shapeText($0.shapes.first), $0.dtype.rawValue] }
-    ).forEach(console.line)
+    let rows = summary.tensors.map { [$0.name, "\($0.count)", shapeText($0.shapes.first), $0.dtype.rawValue] }
+    for line in table([["tensor", "count", "shape", "dtype"]] + rows) { console.line(line) }
   }
   if config.peftType == .lora && !config.unknownKeys.isEmpty {
     console.line("")

@@ -1,7 +1,7 @@
 internal import Glibc
 internal import Synchronization
 
-/// SIGINT and SIGTERM as a cancelled task, so that work in progress can remove what it has written.
+/// SIGINT, SIGTERM and SIGHUP as a cancelled task, so that work in progress can remove what it has written.
 public enum Interruption {
   private final class Target: Sendable {
     let task: Task<Int32, Never>
@@ -24,7 +24,7 @@ public enum Interruption {
     writeEnd.store(ends[1], ordering: .relaxed)
     var thread = pthread_t()
     pthread_create(&thread, nil, waiter, Unmanaged.passRetained(Target(task: task, readEnd: ends[0])).toOpaque())
-    for number in [SIGINT, SIGTERM] { signal(number, handler) }
+    for number in [SIGINT, SIGTERM, SIGHUP] { signal(number, handler) }
   }
 
   private static let handler: @convention(c) (Int32) -> Void = { number in

@@ -24,7 +24,7 @@ internal import TensorFiles
   if invocation.has("dry-run") {
     try merger.check(output: output)
     invocation.has("json")
-      ? console.line(planJSON(plan, workers).compactText) : planLines(plan, workers, output).forEach(console.line)
+      ? console.json(planJSON(plan, workers)) : planLines(plan, workers, output).forEach(console.line)
     return 0
   }
   let bar = ProgressBar(console)
@@ -37,7 +37,7 @@ internal import TensorFiles
     var json = planJSON(plan, workers)
     json["seconds"] = .number(seconds)
     json["peak_memory_bytes"] = .integer(peakResidentBytes)
-    console.line(json.compactText)
+    console.json(json)
     return 0
   }
   console.line(accounting(plan))

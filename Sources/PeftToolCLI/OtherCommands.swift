@@ -12,11 +12,11 @@ internal import TensorFiles
   let count = try base.parameterCount(of: config, configPath: configPath, weights: sizes)
   if invocation.has("json") {
     let percent = count.all == 0 ? 0 : 100 * Double(count.trainable) / Double(count.all)
-    console.line(
-      JSONValue.object([
+    console.json(
+      .object([
         .init("trainable", .integer(count.trainable)), .init("all", .integer(count.all)),
         .init("percent", .number(percent)),
-      ]).compactText)
+      ]))
   } else {
     console.line(count.description)
   }
@@ -43,6 +43,9 @@ internal import TensorFiles
 /// `peft-tool diff A B`
 @Sendable func diffCommand(_ invocation: Invocation, _ console: Console) async throws -> Int32 {
   let tolerance = try invocation.number("tolerance") ?? 0
+  guard tolerance >= 0 else {
+    throw UsageError.badValue(flag: "tolerance", found: "\(tolerance)", expected: "a number from 0")
+  }
   let checkpoints: [Checkpoint]
   do throws(TensorFileError) {
     checkpoints = [try Checkpoint(path: invocation.operands[0]), try Checkpoint(path: invocation.operands[1])]
@@ -52,7 +55,7 @@ internal import TensorFiles
   let difference = try CheckpointDifference(checkpoints[0], checkpoints[1])
   let differing = difference.tensors.filter { $0.relative > tolerance }
   if invocation.has("json") {
-    console.line(diffJSON(difference, tolerance).compactText)
+    console.json(diffJSON(difference, tolerance))
   } else {
     for tensor in differing { console.line(diffLine(tensor)) }
     let identical = difference.tensors.filter { $0.finding == .identical }.count

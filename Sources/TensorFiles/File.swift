@@ -19,14 +19,14 @@ public final class File: Sendable {
 
   deinit { Glibc.close(descriptor) }
 
-  /// Opens an existing regular file. Throws `.system`.
+  /// Opens an existing regular file, without waiting for anything. Throws `.system`, `.notAFile`.
   public static func open(reading path: String) throws(TensorFileError) -> File {
-    let descriptor = Glibc.open(path, O_RDONLY | O_CLOEXEC)
+    let descriptor = Glibc.open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
     guard descriptor >= 0 else { throw .system(path: path, operation: "open", code: errno) }
     let file = File(path: path, descriptor: descriptor)
     var status = stat()
     guard fstat(descriptor, &status) == 0 else { throw .system(path: path, operation: "examine", code: errno) }
-    guard status.st_mode & S_IFMT != S_IFDIR else { throw .system(path: path, operation: "read", code: EISDIR) }
+    guard status.st_mode & S_IFMT == S_IFREG else { throw .notAFile(path: path) }
     return file
   }
 

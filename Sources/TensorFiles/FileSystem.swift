@@ -16,6 +16,12 @@ public enum FileSystem {
     }
   }
 
+  /// True if the directory has that name, even if the name leads nowhere.
+  public static func exists(_ path: String) -> Bool {
+    var status = stat()
+    return lstat(path, &status) == 0
+  }
+
   /// The names in a directory, sorted, without `.` and `..`. Throws `.system`.
   public static func names(in directory: String) throws(TensorFileError) -> [String] {
     guard let stream = opendir(directory) else {

@@ -54,7 +54,8 @@ struct HeaderParser {
       case .duplicateKey: throw .duplicateKey(path: path, byteOffset: offset, near: error.near)
       case .numberOutOfRange:
         throw .numberInvalid(
-          path: path, tensor: "at byte \(offset)", field: "header", found: error.near.isEmpty ? error.message : error.near)
+          path: path, tensor: "at byte \(offset)", field: "header",
+          found: error.near.isEmpty ? error.message : error.near)
       case .syntax: throw .headerNotJSON(path: path, byteOffset: offset, reason: error.message)
       }
     }

@@ -22,8 +22,9 @@ struct JSONDocument: ~Copyable {
 
   /// Refuses duplicate keys, numbers beyond 64 bits, more than 2048 levels, and anything after the document.
   init(parsing bytes: RawSpan) throws(JSONFailure) {
+    try Self.checkSize(bytes)
     var error = json_error_t()
-    let flags = json_flag(JSON_REJECT_DUPLICATES) | json_flag(JSON_DECODE_ANY) | json_flag(JSON_ALLOW_NUL)
+    let flags = Int(JSON_REJECT_DUPLICATES) | Int(JSON_DECODE_ANY) | Int(JSON_ALLOW_NUL)
     // Soundness: Jansson reads `count` bytes at most and keeps no pointer to them.
     let parsed = bytes.withUnsafeBytes { buffer in
       json_loadb(buffer.baseAddress?.assumingMemoryBound(to: CChar.self), buffer.count, flags, &error)
@@ -48,12 +49,26 @@ struct JSONDocument: ~Copyable {
 
   deinit { json_decref(root) }
 
+  /// Values that a document may have: enough for four hundred thousand tensors. Each takes up to a hundred bytes of
+  /// memory, whatever little it takes in the file.
+  private static let valueLimit = 4_000_000
+
+  private static func checkSize(_ bytes: RawSpan) throws(JSONFailure) {
+    guard bytes.byteCount > valueLimit else { return }
+    // Counts inside strings too: an upper bound is enough.
+    let separators = bytes.withUnsafeBytes { buffer in
+      buffer.reduce(0) { $0 + ($1 == UInt8(ascii: ",") || $1 == UInt8(ascii: "[") || $1 == UInt8(ascii: "{") ? 1 : 0) }
+    }
+    guard separators > valueLimit else { return }
+    throw JSONFailure(
+      reason: .syntax, line: 1, column: 1, byteOffset: 0,
+      message: "it has \(separators) values or more, over the limit of \(valueLimit)")
+  }
+
   var value: JSONValue { JSONValue(root) }
 }
 
 typealias OpaquePointerToJSON = UnsafeMutablePointer<json_t>
-
-private func json_flag(_ flag: Int32) -> Int { Int(flag) }
 
 /// The members of a Jansson object in the order of the text.
 struct JSONMembers: Sequence, IteratorProtocol {
@@ -93,11 +108,18 @@ extension JSONValue {
     }
   }
 
-  /// Reads a JSON file. Throws `.system`, or `.jsonInvalid` with the place, for anything Python's `json` would refuse and
+  /// Bytes that a JSON file may have.
+  public static let fileLimit = 100_000_000
+
+  /// Reads a JSON file. Throws `.system`, `.notAFile`, `.jsonTooLarge`, or `.jsonInvalid` with the place, for anything Python's `json` would refuse and
   /// for duplicate keys and numbers beyond 64 bits.
   public init(contentsOf path: String) throws(TensorFileError) {
     let file = try File.open(reading: path)
-    let bytes = try file.bytes(0..<file.byteCount())
+    let count = try file.byteCount()
+    guard count <= Self.fileLimit else {
+      throw .jsonTooLarge(path: path, byteCount: count, limit: Self.fileLimit)
+    }
+    let bytes = try file.bytes(0..<count)
     do throws(JSONFailure) {
       self = try JSONDocument(parsing: bytes.span.bytes).value
     } catch {

@@ -16,7 +16,8 @@ public final class OutputDirectory: Sendable {
   /// Makes the hidden directory.
   ///
   /// Throws `.outputExists` if the target exists, is not an empty directory, and `replacing` is false;
-  /// `.outputOverlapsInput` if it is, contains or lies inside one of `inputs`; `.system`.
+  /// `.outputNotDirectory` if something else is there; `.outputOverlapsInput` if it is, contains or lies inside one of
+  /// `inputs`, links followed; `.system`.
   public init(target: String, replacing: Bool, inputs: [String]) throws(TensorFileError) {
     try Self.check(target: target, replacing: replacing, inputs: inputs)
     let kind = FileSystem.kind(target)
@@ -43,6 +44,8 @@ public final class OutputDirectory: Sendable {
     target: String, replacing: Bool, inputs: [String]
   ) throws(TensorFileError) {
     let future = FileSystem.canonicalPathOfFuture(target)
+    let name = FileSystem.lastComponent(target)
+    guard future != "/", !name.isEmpty, name != ".", name != ".." else { throw .outputNotDirectory(path: target) }
     for input in inputs {
       guard let input = FileSystem.canonicalPath(input) else { continue }
       if future == input || future.hasPrefix(input + "/") || input.hasPrefix(future + "/") {
@@ -54,8 +57,7 @@ public final class OutputDirectory: Sendable {
     case .directory?:
       let names = try FileSystem.names(in: target)
       if !replacing && !names.isEmpty { throw .outputExists(path: target) }
-    default:
-      if !replacing { throw .outputExists(path: target) }
+    default: throw .outputNotDirectory(path: target)
     }
   }
 

@@ -73,6 +73,12 @@ extension TensorFileError: CustomStringConvertible {
       "\(path): read \(found) of \(expected) bytes at \(offset): the file was cut while it was being read."
     case .outputExists(let path):
       "\(path): exists and is not empty. Choose another output or pass --force to replace it."
+    case .outputNotDirectory(let path):
+      "\(path.isEmpty ? "''" : path): not a place for a new directory: it is taken by something else. "
+        + "Choose another output."
+    case .notAFile(let path): "\(path): not a regular file."
+    case .jsonTooLarge(let path, let count, let limit):
+      "\(path): \(count) bytes; at most \(limit) are read as JSON. This is not a configuration or an index."
     case .outputOverlapsInput(let output, let input):
       "\(output): the output may not be, contain or lie inside the input \(input). Choose another output."
     case .noSpace(let path, let needed, let available):

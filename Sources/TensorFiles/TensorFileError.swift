@@ -63,12 +63,18 @@ public enum TensorFileError: Error, Sendable, Equatable {
 
   // The file system.
 
+  /// What should be a file is a directory, a pipe or a device.
+  case notAFile(path: String)
+  /// A JSON file is larger than any configuration or index.
+  case jsonTooLarge(path: String, byteCount: Int, limit: Int)
   /// A call failed.
   case system(path: String, operation: String, code: Int32)
   /// A file ended early while being read.
   case shortRead(path: String, byteOffset: Int, expectedBytes: Int, foundBytes: Int)
   /// The output exists and has something in it.
   case outputExists(path: String)
+  /// What stands at the output is no directory, or the output's name is none.
+  case outputNotDirectory(path: String)
   /// The output is an input, or inside one, or around one.
   case outputOverlapsInput(output: String, input: String)
   /// Not enough room.

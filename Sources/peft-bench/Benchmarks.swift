@@ -5,11 +5,24 @@ import TensorFiles
 
 /// The machine in one line: processor, cores, kernels.
 func printMachine() {
-  let information = (try? FileSystem.text("/proc/cpuinfo")) ?? ""
-  let model = information.split(separator: "\n").first { $0.hasPrefix("model name") }?.split(separator: ":").last
+  var model: Substring?
+  if let file = fopen("/proc/cpuinfo", "r") {
+    var line = [CChar](repeating: 0, count: 512)
+    while model == nil, fgets(&line, Int32(line.count), file) != nil {
+      let text = String(decoding: line.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+      if text.hasPrefix("model name") { model = text.split(separator: ":").last?.dropLast() }
+    }
+    fclose(file)
+  }
   print(
     "machine: \(model.map { $0.drop { $0 == " " } } ?? "unknown"), \(sysconf(Int32(_SC_NPROCESSORS_ONLN))) cores; "
       + "own kernels \(ComputeBackend.kernelLevel), OpenBLAS \(ComputeBackend.openBLASKernel)")
+}
+
+/// Makes base and adapters in a process of their own: a child's peak memory counts from that of its parent.
+func prepareApart(directory: String, layers: Int) {
+  let program = FileSystem.join(programDirectory, "peft-bench")
+  _ = measure([program, "prepare", "--directory", directory, "--layers", "\(layers)"])
 }
 
 func megabytes(_ bytes: Int) -> String { fixed(Double(bytes) / 1e6, 1) }
@@ -29,16 +42,14 @@ struct MergeBenchmark {
 
   func run() throws {
     let model = SyntheticModel(layers: layers, directory: directory)
-    try model.makeBase()
-    let adapters = [
-      ("merge q,v r=16", try model.makeAdapter("qv", targets: .names(["q_proj", "v_proj"]))),
-      ("merge all-linear r=16", try model.makeAdapter("all", targets: .pattern(ModuleRule.allLinear))),
-    ]
+    prepareApart(directory: directory, layers: layers)
+    let adapters = [("merge q,v r=16", model.adapter("qv")), ("merge all-linear r=16", model.adapter("all"))]
     let bytes = try Checkpoint(path: model.base).dataBytes
     let output = FileSystem.join(directory, "out")
     let tool = FileSystem.join(programDirectory, "peft-tool")
     printMachine()
-    print("base: \(layers) layers, \(fixed(Double(bytes) / 1e9, 2)) GB bf16, three shards, warm cache, \(rounds) rounds")
+    print(
+      "base: \(layers) layers, \(fixed(Double(bytes) / 1e9, 2)) GB bf16, three shards, warm cache, \(rounds) rounds")
     let commands =
       [("cp -r", ["cp", "-r", model.base, output])]
       + adapters.map { ($0.0, [tool, "merge", "--quiet", model.base, $0.1, output]) }
@@ -71,9 +82,8 @@ struct StartupBenchmark {
   let rounds: Int
 
   func run() throws {
-    let model = SyntheticModel(layers: layers, directory: directory)
-    try model.makeBase()
-    let adapter = try model.makeAdapter("all", targets: .pattern(ModuleRule.allLinear))
+    prepareApart(directory: directory, layers: layers)
+    let adapter = SyntheticModel(layers: layers, directory: directory).adapter("all")
     let tool = FileSystem.join(programDirectory, "peft-tool")
     printMachine()
     printRow(["", "median ms", "best ms", "", "peak MB"])

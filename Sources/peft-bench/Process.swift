@@ -14,7 +14,7 @@ func measure(_ words: [String]) -> Measurement {
   posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0)
   defer { posix_spawn_file_actions_destroy(&actions) }
   var arguments: [UnsafeMutablePointer<CChar>?] = words.map { strdup($0) } + [nil]
-  defer { arguments.forEach { free($0) } }
+  defer { for argument in arguments { free(argument) } }
   var child = pid_t()
   let start = now()
   let failure = posix_spawnp(&child, words[0], &actions, nil, &arguments, environ)

@@ -38,8 +38,18 @@ struct SyntheticModel {
     ]
   }
 
+  /// Where an adapter stands.
+  func adapter(_ name: String) -> String { FileSystem.join(directory, "adapter-\(layers)-\(name)") }
+
+  /// Makes base and adapters, unless they are there already.
+  func make() throws {
+    try makeBase()
+    try makeAdapter("qv", targets: .names(["q_proj", "v_proj"]))
+    try makeAdapter("all", targets: .pattern(ModuleRule.allLinear))
+  }
+
   /// Makes the base in three shards, unless it is there already.
-  func makeBase() throws {
+  private func makeBase() throws {
     guard FileSystem.kind(base) == nil else { return }
     let output = try OutputDirectory(target: base, replacing: false, inputs: [])
     let items = tensors
@@ -97,10 +107,10 @@ struct SyntheticModel {
     }
   }
 
-  /// Makes an adapter with random A and B, unless it is there already; returns its directory.
-  func makeAdapter(_ name: String, targets: ModuleRule, rank: Int = 16) throws -> String {
-    let path = FileSystem.join(directory, "adapter-\(layers)-\(name)")
-    guard FileSystem.kind(path) == nil else { return path }
+  /// Makes an adapter with random A and B.
+  private func makeAdapter(_ name: String, targets: ModuleRule, rank: Int = 16) throws {
+    let path = adapter(name)
+    guard FileSystem.kind(path) == nil else { return }
     var config = PeftConfig()
     config.rank = rank
     config.alpha = 32
@@ -109,7 +119,6 @@ struct SyntheticModel {
     config.initLoRAWeights = .bool(false)
     let base = try BaseModel(path: base, taskType: config.taskType)
     try AdapterInitializer(base: base, config: config, configPath: "peft-bench", seed: 1).write(to: path)
-    return path
   }
 }
 

@@ -18,6 +18,7 @@ let directory = option("--directory") ?? "/tmp/peft-bench"
 do {
   try FileSystem.makeDirectories(directory)
   switch words.first {
+  case "prepare"?: try SyntheticModel(layers: layers, directory: directory).make()
   case "merge"?: try MergeBenchmark(directory: directory, layers: layers, rounds: rounds).run()
   case "startup"?: try StartupBenchmark(directory: directory, layers: layers, rounds: rounds).run()
   case "kernels"?: KernelBenchmark(rounds: rounds).run()

@@ -64,7 +64,8 @@ import Testing
   private static func factors(_ rows: Int, _ columns: Int, _ rank: Int) -> (left: [Float], right: [Float]) {
     var generator = TorchGenerator(seed: 3)
     return (
-      generator.uniform(count: rows * rank, low: -1, high: 1), generator.uniform(count: rank * columns, low: -1, high: 1)
+      generator.uniform(count: rows * rank, low: -1, high: 1),
+      generator.uniform(count: rank * columns, low: -1, high: 1)
     )
   }
 

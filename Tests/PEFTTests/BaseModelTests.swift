@@ -18,7 +18,9 @@ import Testing
     #expect(
       ParameterCount(trainable: 1_572_864, all: 332_769_280).description
         == "trainable params: 1,572,864 || all params: 332,769,280 || trainable%: 0.4727")
-    #expect(ParameterCount(trainable: 0, all: 999).description == "trainable params: 0 || all params: 999 || trainable%: 0.0000")
+    #expect(
+      ParameterCount(trainable: 0, all: 999).description
+        == "trainable params: 0 || all params: 999 || trainable%: 0.0000")
     #expect(ParameterCount(trainable: 1000, all: 1000).description.hasSuffix("trainable%: 100.0000"))
   }
 
@@ -42,7 +44,9 @@ import Testing
   }
 
   @Test func aFreshAdapterHasPEFTsNamesAndChangesNothing() async throws {
-    for name in ["llama-bf16-all-linear", "gpt2-without-prefix", "opt-without-prefix", "t5", "gpt-neox", "llama-layers"] {
+    for name in [
+      "llama-bf16-all-linear", "gpt2-without-prefix", "opt-without-prefix", "t5", "gpt-neox", "llama-layers",
+    ] {
       let scratch = try ScratchDirectory()
       let root = Fixtures.path("merge/\(name)")
       let config = try PeftConfig.load(directory: "\(root)/adapter")
@@ -57,7 +61,9 @@ import Testing
         try FileSystem.text(scratch("adapter/adapter_config.json"))
           == FileSystem.text("\(root)/adapter/adapter_config.json"), "\(name)")
       #expect(
-        try FileSystem.names(in: scratch("adapter")) == ["README.md", "adapter_config.json", "adapter_model.safetensors"])
+        try FileSystem.names(in: scratch("adapter")) == [
+          "README.md", "adapter_config.json", "adapter_model.safetensors",
+        ])
       try await Merger(MergePlan(base: "\(root)/base", adapter: scratch("adapter"))).run(to: scratch("out"))
       let output = try Checkpoint(path: scratch("out"))
       #expect(

@@ -126,8 +126,9 @@ private func stripped(_ name: String) -> String {
     let (plan, output) = try await merged("llama-sharded", scratch)
     let names = plan.base.checkpoint.shards.map { FileSystem.lastComponent($0.path) }
     #expect(output.shards.map { FileSystem.lastComponent($0.path) } == names)
-    #expect(try JSONValue(contentsOf: scratch("out/model.safetensors.index.json"))
-      == JSONValue(contentsOf: Fixtures.path("merge/llama-sharded/base/model.safetensors.index.json")))
+    #expect(
+      try JSONValue(contentsOf: scratch("out/model.safetensors.index.json"))
+        == JSONValue(contentsOf: Fixtures.path("merge/llama-sharded/base/model.safetensors.index.json")))
   }
 
   @Test func shardsCanBeFilledAnew() async throws {

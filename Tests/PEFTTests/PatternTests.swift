@@ -48,7 +48,8 @@ import Testing
     let alphabet = Array(#"ab.*+?()[]{}\|^$,:=!<>P#-i123xuNdwZ é"#)
     var compiled = 0
     for _ in 0..<fuzzRounds {
-      let source = String((0..<Int.random(in: 1...12, using: &generator)).map { _ in alphabet.randomElement(using: &generator)! })
+      let source = String(
+        (0..<Int.random(in: 1...12, using: &generator)).map { _ in alphabet.randomElement(using: &generator)! })
       guard let pattern = try? Pattern(source) else { continue }
       compiled += 1
       _ = try? pattern.matchesWhole("model.layers.0.q_proj")

@@ -61,7 +61,8 @@ private struct Victim {
   }
 
   @Test(arguments: [
-    ".lora_magnitude_vector", ".lora_B.bias", ".lora_diag", ".lora_embedding_A", ".token_adapter.trainable_tokens_delta",
+    ".lora_magnitude_vector", ".lora_B.bias", ".lora_diag", ".lora_embedding_A",
+    ".token_adapter.trainable_tokens_delta",
   ])
   func aVariantsTensorIsRefusedWhateverTheConfigurationSays(suffix: String) throws {
     let victim = try Victim()

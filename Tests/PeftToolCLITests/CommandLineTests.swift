@@ -78,7 +78,8 @@ private func run(_ words: String...) async -> Answer {
     (["mrege"], "Did you mean 'merge'?"), (["merge", "--dryrun", "a", "b", "c"], "Did you mean '--dry-run'?"),
     (["merge", "a"], "expected 3 operands (BASE ADAPTER OUT), found 1"), (["merge", "--threads"], "needs a value"),
     (["merge", "--force=1", "a", "b", "c"], "takes no value"), ([], "no command given"),
-    (["merge", "--threads=x", "a", "b", "c"], "is not a whole number"), (["inspect", "-z", "a"], "unknown option '-z'"),
+    (["merge", "--threads=x", "a", "b", "c"], "is not a whole number"),
+    (["inspect", "-z", "a"], "unknown option '-z'"),
     (["merge", "--max-shard-size", "big", "a", "b", "c"], "expected a positive number of bytes"),
   ])
   func wrongUsageIsCodeTwoAndSaysWhatIsRight(words: [String], part: String) async {

@@ -130,22 +130,47 @@ import Testing
   @Test func anInputIsNeverOverwritten() throws {
     let scratch = try ScratchDirectory()
     try FileSystem.makeDirectory(scratch("base"))
-    for target in ["base", "base/out", "base/../base", "."] {
+    for target in ["base", "base/out", "base/../base"] {
       let error = #expect(throws: TensorFileError.self) {
         try OutputDirectory.check(target: scratch(target), replacing: true, inputs: [scratch("base")])
       }
       #expect(error.map(caseName) == "outputOverlapsInput", "\(target)")
     }
     try OutputDirectory.check(target: scratch("base2"), replacing: false, inputs: [scratch("base")])
+    // A shard that is a link into the output counts as well.
+    try FileSystem.makeDirectory(scratch("out"))
+    try overwrite(scratch("out/shard"), "x")
+    #expect(throws: TensorFileError.self) {
+      try OutputDirectory.check(target: scratch("out"), replacing: true, inputs: [scratch("out/shard")])
+    }
+  }
+
+  @Test func onlyADirectoryIsReplaced() throws {
+    let scratch = try ScratchDirectory()
+    try overwrite(scratch("file"), "x")
+    for target in [scratch("file"), "/dev/null", "/", scratch("."), scratch("a/.."), ""] {
+      let error = #expect(throws: TensorFileError.self) {
+        try OutputDirectory.check(target: target, replacing: true, inputs: [])
+      }
+      #expect(error.map(caseName) == "outputNotDirectory", "\(target)")
+    }
+  }
+
+  @Test func whatIsNoRegularFileIsNotRead() {
+    for path in ["/dev/null", "/tmp", "/dev/zero"] {
+      let error = #expect(throws: TensorFileError.self) { try File.open(reading: path) }
+      #expect(error.map(caseName) == "notAFile")
+    }
   }
 }
 
 @Suite struct JSONTests {
   @Test(arguments: [
     (0.0, "0.0"), (-0.0, "-0.0"), (16, "16.0"), (0.05, "0.05"), (1e-4, "0.0001"), (1e-5, "1e-05"), (1.5e-7, "1.5e-07"),
-    (1e15, "1000000000000000.0"), (1e16, "1e+16"), (1.2345e22, "1.2345e+22"), (11.313708498984761, "11.313708498984761"),
+    (1e15, "1000000000000000.0"), (1e16, "1e+16"), (1.2345e22, "1.2345e+22"),
+    (11.313708498984761, "11.313708498984761"),
     (123456789.125, "123456789.125"), (-2.5, "-2.5"), (1.7976931348623157e308, "1.7976931348623157e+308"),
-    (9999999999999998, "9999999999999998.0"), (0.1 + 0.2, "0.30000000000000004"),
+    (9_999_999_999_999_998, "9999999999999998.0"), (0.1 + 0.2, "0.30000000000000004"),
   ])
   func numbersAreWrittenAsPythonWritesThem(value: Double, text: String) {
     #expect(JSONValue.number(value).compactText == text)

@@ -73,8 +73,10 @@ private func expectations(_ kind: String) throws -> [JSONValue.Member] {
 
   @Test func mutatedHeadersNeverTrap() throws {
     let scratch = try ScratchDirectory()
-    let sources = try FileSystem.names(in: Fixtures.path("safetensors/accepted")).filter { $0.hasSuffix(".safetensors") }
-      .map { try contents(Fixtures.path("safetensors/accepted/\($0)")) }
+    let sources = try FileSystem.names(in: Fixtures.path("safetensors/accepted")).filter {
+      $0.hasSuffix(".safetensors")
+    }
+    .map { try contents(Fixtures.path("safetensors/accepted/\($0)")) }
     var generator = SeededGenerator(seed: 20)
     let rounds = fuzzRounds
     var refused = 0

@@ -1,0 +1,53 @@
+# Two commands do everything: `make demo` and `make test`. Both install what is missing first.
+SHELL := /bin/bash
+PACKAGES := libopenblas-dev zlib1g-dev libpcre2-dev libjansson-dev pkg-config
+RELEASE := swift build -c release --static-swift-stdlib
+STRICT := -Xswiftc -warnings-as-errors
+TOOL := .build/release/peft-tool
+DEMO := Fixtures/merge/llama-bf16-all-linear
+
+.PHONY: demo test build bootstrap lint bench fuzz install clean
+
+demo: build
+	rm -rf .build/demo
+	$(TOOL) --version
+	$(TOOL) inspect $(DEMO)/adapter
+	$(TOOL) count $(DEMO)/base $(DEMO)/adapter
+	$(TOOL) merge $(DEMO)/base $(DEMO)/adapter .build/demo
+	@echo "# against the result that PEFT itself computed:"
+	$(TOOL) diff .build/demo $(DEMO)/merged --tolerance 0.004
+
+build: bootstrap
+	$(RELEASE) --product peft-tool
+
+test: bootstrap lint
+	swift build --build-tests $(STRICT)
+	set -o pipefail; swift test --skip-build 2>&1 | tee .build/test.log
+	set -o pipefail; swift test -c release -Xswiftc -enable-testing --filter NumericsTests 2>&1 | tee .build/test-release.log
+	@Tools/require-tests .build/test.log .build/test-release.log
+
+bootstrap:
+	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+	  sudo=$$([ $$(id -u) = 0 ] || echo sudo); \
+	  $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing; \
+	fi
+
+lint:
+	swift format lint --strict --recursive Sources Tests Package.swift
+
+bench: bootstrap
+	$(RELEASE)
+	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE .build/release/peft-bench startup
+	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE .build/release/peft-bench kernels
+	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE .build/release/peft-bench merge
+
+fuzz: bootstrap
+	FUZZ_ROUNDS=1000000 swift test --filter "NeverTrap"
+
+install: build
+	install -D $(TOOL) $(DESTDIR)/usr/local/bin/peft-tool
+	$(TOOL) man | install -D -m 644 /dev/stdin $(DESTDIR)/usr/local/share/man/man1/peft-tool.1
+
+clean:
+	rm -rf .build
