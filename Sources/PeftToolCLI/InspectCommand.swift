@@ -16,7 +16,7 @@ internal import TensorFiles
   if config.peftType == .lora {
     let method = config.useRSLoRA ? "alpha/sqrt(r)" : "alpha/r"
     rows.append(["r, alpha", "\(config.rank), \(alphaText(config.alpha)) (scale = \(method))"])
-    rows.append(["targets", config.targetModules?.description ?? "the model's default"])
+    rows.append(["targets", targetsText(config.targetModules)])
     if let saved = config.modulesToSave { rows.append(["modules to save", saved.joined(separator: ", ")]) }
   }
   rows.append([
@@ -52,6 +52,14 @@ private func typeText(_ config: PeftConfig) -> String {
   if config.loraBias { parts.append("lora_bias") }
   if case .string(let name) = config.initLoRAWeights { parts.append("initialised with \(name)") }
   return parts.joined(separator: ", ")
+}
+
+/// Targets on one line: a long list of paths by its last names.
+private func targetsText(_ rule: ModuleRule?) -> String {
+  guard let rule else { return "the model's default" }
+  guard case .names(let names) = rule, names.count > 8 else { return rule.description }
+  let last = Set(names.map { $0.split(separator: ".").last.map(String.init) ?? $0 }).sorted()
+  return "\(names.count) paths ending in \(last.joined(separator: ", "))"
 }
 
 private func alphaText(_ alpha: PythonNumber?) -> String { alpha.map { numberText($0.doubleValue) } ?? "null" }
