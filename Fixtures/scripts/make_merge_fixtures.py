@@ -69,6 +69,11 @@ def t5():
     return transformers.T5Config(d_model=16, d_kv=4, d_ff=24, num_layers=2, num_heads=4, vocab_size=40)
 
 
+def resnet():
+    return transformers.ResNetConfig(num_channels=3, embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1],
+                                     layer_type="basic", num_labels=3)
+
+
 def randomise(module, scale):
     for name, parameter in module.named_parameters():
         parameter.data.copy_(torch.randn(parameter.shape) * scale)
@@ -100,7 +105,8 @@ def case(name, config, kind, lora, *, dtype=torch.float32, adapter_dtype=None, s
     (root / "count.txt").write_text(line.getvalue())
     for key, parameter in tuned.named_parameters():
         if parameter.requires_grad:
-            parameter.data.copy_(torch.randn(parameter.shape) * 0.3)
+            scale = torch.rand(parameter.shape) + 0.5 if "magnitude" in key else torch.randn(parameter.shape) * 0.3
+            parameter.data.copy_(scale)
     tuned.peft_config["default"].base_model_name_or_path = "fixtures/" + name
     tuned.save_pretrained(adapter)
     if adapter_dtype:
@@ -170,6 +176,25 @@ def main():
         r=4, target_modules=["query", "value"], modules_to_save=["classifier"], task_type="SEQ_CLS"))
     case("bert-token-classifier", bert(), tok, LoraConfig(r=4, target_modules=["query", "value"], task_type="TOKEN_CLS"),
          save_as="bert")
+    image = transformers.AutoModelForImageClassification
+    every = ["q_proj", "down_proj"]
+    case("llama-dora", llama(), lm, LoraConfig(r=4, target_modules=every, use_dora=True, **task))
+    case("llama-dora-bf16", llama(), lm, LoraConfig(
+        r=4, lora_alpha=6, target_modules="all-linear", use_dora=True, use_rslora=True, **task), dtype=bf16)
+    case("llama-dora-f64", llama(), lm, LoraConfig(r=4, target_modules=every, use_dora=True, **task), dtype=f64)
+    case("gpt2-dora", gpt2(), lm, LoraConfig(r=4, target_modules=["c_attn", "c_proj"], use_dora=True, **task))
+    case("llama-embedding", llama(), lm, LoraConfig(r=4, target_modules=["embed_tokens", "q_proj"], **task), dtype=bf16)
+    case("llama-embedding-dora", llama(), lm, LoraConfig(
+        r=4, target_modules=["embed_tokens", "q_proj"], use_dora=True, **task))
+    case("llama-lora-bias", llama(attention_bias=True), lm, LoraConfig(
+        r=4, target_modules=["q_proj", "v_proj"], lora_bias=True, **task), dtype=bf16)
+    case("llama-tokens", llama(), lm, LoraConfig(r=4, target_modules=["q_proj"], trainable_token_indices=[7, 1, 30],
+                                                 **task), dtype=f16)
+    case("llama-tokens-tied", llama(tie_word_embeddings=True), lm, LoraConfig(
+        r=4, target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [0, 39]}, **task))
+    case("resnet-convolution", resnet(), image, LoraConfig(r=4, target_modules=["convolution"]))
+    case("resnet-convolution-dora", resnet(), image, LoraConfig(r=2, target_modules=["convolution"], use_dora=True),
+         dtype=bf16)
     case("t5", t5(), s2s, LoraConfig(r=4, target_modules=["q", "v", "wo"], task_type="SEQ_2_SEQ_LM"))
 
 

@@ -2,17 +2,31 @@ public import TensorFiles
 
 /// An adapter on disk: its configuration and its tensors, sorted into their parts. Headers only.
 ///
-/// Invariant: every tensor of the file is in exactly one of `modules`, `replacements` and `baseCopies`, but for second names
+/// Invariant: every tensor of the file is in exactly one of `modules`, `replacements`, `tokenRows` and `baseCopies`, but for second names
 /// of saved modules' biases.
 public struct Adapter: Sendable {
-  /// A and B of one module.
+  /// The LoRA of one module.
   public struct Module: Sendable, Hashable {
     /// The path in the model, without `base_model.model.`.
     public let path: String
-    /// lora_A `[r, in]`.
+    /// lora_A `[r, in]`; of a convolution `[r, in, kernel…]`; of an embedding `[r, vocabulary]`.
     public let a: TensorEntry
-    /// lora_B `[out, r]`.
+    /// lora_B `[out, r]`; of a convolution `[out, r, 1…]`; of an embedding `[dimension, r]`.
     public let b: TensorEntry
+    /// True if the tensors are `lora_embedding_A` and `lora_embedding_B`.
+    public let isEmbedding: Bool
+    /// DoRA's magnitudes, one an output feature.
+    public let magnitude: TensorEntry?
+    /// The bias of lora_B, one an output feature.
+    public let bias: TensorEntry?
+  }
+
+  /// Rows of an embedding that the adapter replaces.
+  public struct TokenRows: Sendable, Hashable {
+    /// The embedding's path in the model.
+    public let path: String
+    /// One row a token, in the order of `trainable_token_indices`.
+    public let entry: TensorEntry
   }
 
   /// A tensor stored in full, which takes the place of the base's: from `modules_to_save`, or a bias.
@@ -33,6 +47,7 @@ public struct Adapter: Sendable {
   /// LoRA modules in the natural order of their paths.
   public let modules: [Module]
   public let replacements: [Replacement]
+  public let tokenRows: [TokenRows]
   /// Copies of base weights that PEFT stores beside the LoRA of an embedding or head, by the module's path.
   public let baseCopies: [String: TensorEntry]
 
@@ -58,6 +73,7 @@ public struct Adapter: Sendable {
     self.file = file
     modules = parts.modules
     replacements = parts.replacements
+    tokenRows = parts.tokenRows
     baseCopies = parts.baseCopies
   }
 
@@ -81,12 +97,31 @@ public struct Adapter: Sendable {
 private struct AdapterParts {
   var modules: [Adapter.Module] = []
   var replacements: [Adapter.Replacement] = []
+  var tokenRows: [Adapter.TokenRows] = []
   var baseCopies: [String: TensorEntry] = [:]
 
+  /// What a LoRA module's tensor is, by the end of its name.
+  private enum Role: Hashable, CaseIterable {
+    case a, b, embeddingA, embeddingB, magnitude, bias
+
+    var endings: [String] {
+      switch self {
+      case .a: [".lora_A.weight"]
+      case .b: [".lora_B.weight"]
+      case .embeddingA: [".lora_embedding_A"]
+      case .embeddingB: [".lora_embedding_B"]
+      case .magnitude: [".lora_magnitude_vector", ".lora_magnitude_vector.weight"]
+      case .bias: [".lora_B.bias"]
+      }
+    }
+  }
+
+  private var roles: [String: [Role: TensorEntry]] = [:]
+  private var replacementNames: [String: String] = [:]
+  private let file: SafetensorsFile
+
   init(_ file: SafetensorsFile, savedModules: [String]) throws(AdapterError) {
-    var a: [String: TensorEntry] = [:]
-    var b: [String: TensorEntry] = [:]
-    var replacementNames: [String: String] = [:]
+    self.file = file
     for entry in file.entries {
       guard entry.name.hasPrefix(Adapter.prefix) else {
         throw .tensorUnexpected(path: file.path, tensor: entry.name)
@@ -94,40 +129,58 @@ private struct AdapterParts {
       guard entry.dtype.isComputable else {
         throw .adapterDType(path: file.path, tensor: entry.name, dtype: entry.dtype)
       }
-      let name = String(entry.name.dropFirst(Adapter.prefix.count))
-      if let path = Self.stem(name, ".lora_A.weight") {
-        a[path] = entry
-      } else if let path = Self.stem(name, ".lora_B.weight") {
-        b[path] = entry
-      } else if name.contains(".lora_") {
-        throw .tensorUnexpected(path: file.path, tensor: entry.name)
-      } else if let path = Self.stem(name, ".base_layer.weight") {
-        baseCopies[path] = entry
-      } else {
-        let plain = Self.plainName(name)
-        // With bias "all", PEFT writes a saved module's bias a second time under its wrapper's name.
-        if name.contains(".original_module.") || (name != plain && file[Adapter.prefix + plain] != nil) { continue }
-        if let other = replacementNames.updateValue(entry.name, forKey: plain) {
-          throw .tensorRepeated(path: file.path, tensor: entry.name, other: other)
-        }
-        let module = plain.split(separator: ".").dropLast().joined(separator: ".")
-        // PEFT compares without a dot. Source: peft/utils/other.py `_set_trainable`.
-        let isSaved = Self.pathAndParents(module).contains { path in savedModules.contains { path.hasSuffix($0) } }
-        replacements.append(Adapter.Replacement(name: plain, entry: entry, isSavedModule: isSaved))
-      }
+      try sort(entry, String(entry.name.dropFirst(Adapter.prefix.count)), savedModules)
     }
-    for (path, tensor) in a {
-      guard let other = b[path] else { throw .unpaired(path: file.path, module: path, present: "lora_A") }
-      modules.append(Adapter.Module(path: path, a: tensor, b: other))
-    }
-    for path in b.keys where a[path] == nil {
-      throw .unpaired(path: file.path, module: path, present: "lora_B")
-    }
+    for (path, tensors) in roles { modules.append(try module(path, tensors)) }
     modules.sort { naturallyPrecedes($0.path, $1.path) }
     replacements.sort { naturallyPrecedes($0.name, $1.name) }
-    for path in baseCopies.keys where a[path] == nil {
+    for path in baseCopies.keys where roles[path] == nil {
       throw .tensorUnexpected(path: file.path, tensor: "\(Adapter.prefix)\(path).base_layer.weight")
     }
+  }
+
+  private mutating func sort(
+    _ entry: TensorEntry, _ name: String, _ savedModules: [String]
+  ) throws(AdapterError) {
+    for role in Role.allCases {
+      guard let path = role.endings.lazy.compactMap({ Self.stem(name, $0) }).first else { continue }
+      if let other = roles[path, default: [:]].updateValue(entry, forKey: role) {
+        throw .tensorRepeated(path: file.path, tensor: entry.name, other: other.name)
+      }
+      return
+    }
+    if let path = Self.stem(name, ".token_adapter.trainable_tokens_delta") {
+      tokenRows.append(Adapter.TokenRows(path: path, entry: entry))
+    } else if name.contains(".lora_") {
+      throw .tensorUnexpected(path: file.path, tensor: entry.name)
+    } else if let path = Self.stem(name, ".base_layer.weight") {
+      baseCopies[path] = entry
+    } else {
+      let plain = Self.plainName(name)
+      // With bias "all", PEFT writes a saved module's bias a second time under its wrapper's name.
+      if name.contains(".original_module.") || (name != plain && file[Adapter.prefix + plain] != nil) { return }
+      if let other = replacementNames.updateValue(entry.name, forKey: plain) {
+        throw .tensorRepeated(path: file.path, tensor: entry.name, other: other)
+      }
+      let module = plain.split(separator: ".").dropLast().joined(separator: ".")
+      // PEFT compares without a dot. Source: peft/utils/other.py `_set_trainable`.
+      let isSaved = Self.pathAndParents(module).contains { path in savedModules.contains { path.hasSuffix($0) } }
+      replacements.append(Adapter.Replacement(name: plain, entry: entry, isSavedModule: isSaved))
+    }
+  }
+
+  private func module(_ path: String, _ tensors: [Role: TensorEntry]) throws(AdapterError) -> Adapter.Module {
+    let isEmbedding = tensors[.embeddingA] != nil || tensors[.embeddingB] != nil
+    let (a, b) = isEmbedding ? (tensors[.embeddingA], tensors[.embeddingB]) : (tensors[.a], tensors[.b])
+    guard let a else {
+      throw .unpaired(path: file.path, module: path, present: b == nil ? "its other tensors" : "lora_B")
+    }
+    guard let b else { throw .unpaired(path: file.path, module: path, present: "lora_A") }
+    if isEmbedding, let plain = tensors[.a] ?? tensors[.b] {
+      throw .tensorRepeated(path: file.path, tensor: plain.name, other: a.name)
+    }
+    return Adapter.Module(
+      path: path, a: a, b: b, isEmbedding: isEmbedding, magnitude: tensors[.magnitude], bias: tensors[.bias])
   }
 
   private static func stem(_ name: String, _ suffix: String) -> String? {

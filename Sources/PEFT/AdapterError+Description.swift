@@ -31,7 +31,7 @@ extension AdapterError: CustomStringConvertible {
     case .tensorUnexpected(let path, let tensor):
       "\(path): tensor '\(tensor)' is no part of a LoRA adapter that is known here; merging without it may be wrong."
     case .unpaired(let path, let module, let present):
-      "\(path): module '\(module)' has \(present) only; both lora_A and lora_B are needed."
+      "\(path): module '\(module)' lacks a partner for \(present): both lora_A and lora_B are needed."
     case .tensorRepeated(let path, let tensor, let other):
       "\(path): tensors '\(tensor)' and '\(other)' name the same part of the adapter."
     case .rankMismatch(let path, let module, let rank, let shapeA, let shapeB):

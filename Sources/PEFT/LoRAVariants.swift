@@ -8,8 +8,6 @@ enum LoRAVariants {
       throw .unsupported(path: path, what: "peft_type \(config.peftType.rawValue)", reason: "only LORA is.")
     }
     let variants: [(present: Bool, what: String, reason: String)] = [
-      (config.useDoRA, "DoRA (use_dora)", "it rescales each row of the merged weight."),
-      (config.loraBias, "lora_bias", "it changes the base's biases."),
       (config.useQALoRA, "QA-LoRA (use_qalora)", "PEFT itself refuses to merge it."),
       (
         config.aloraInvocationTokens != .null, "aLoRA (alora_invocation_tokens)",
@@ -27,10 +25,6 @@ enum LoRAVariants {
       (
         !(config.targetParameters ?? []).isEmpty, "target_parameters",
         "it adapts bare parameters, such as fused experts."
-      ),
-      (
-        !config.trainableTokenIndices.isEmptyOrFalse, "trainable_token_indices",
-        "it replaces single rows of the embedding."
       ),
     ]
     for variant in variants where variant.present {
@@ -52,23 +46,14 @@ enum LoRAVariants {
   /// Throws `.unsupported` if a tensor's name shows a variant, whatever the configuration says.
   static func refuse(_ file: SafetensorsFile) throws(AdapterError) {
     let marks: [(part: String, what: String, reason: String)] = [
-      (".lora_magnitude_vector", "DoRA", "it rescales each row of the merged weight."),
-      (".lora_embedding_", "LoRA on an embedding", "its factors are stored transposed."),
-      (".lora_B.bias", "lora_bias", "it changes the base's biases."),
       (".lora_diag", "KaSA", "it removes components of the base weight."),
       (".lora_velora_embed", "VeLoRA", "its extra tensors are not known here."),
       (".lora_arrow", "Arrow", "it routes between adapters by the input."),
-      (".trainable_tokens_delta", "trainable tokens", "they replace single rows of the embedding."),
     ]
     for entry in file.entries {
       for mark in marks where entry.name.contains(mark.part) {
         throw .unsupported(
           path: file.path, what: "\(mark.what) (tensor '\(entry.name)')", reason: mark.reason)
-      }
-      if (entry.name.hasSuffix(".lora_A.weight") || entry.name.hasSuffix(".lora_B.weight")) && entry.shape.count != 2 {
-        throw .unsupported(
-          path: file.path, what: "LoRA on a convolution (tensor '\(entry.name)', shape \(entry.shape))",
-          reason: "only linear layers are.")
       }
     }
   }

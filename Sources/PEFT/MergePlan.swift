@@ -11,6 +11,10 @@ public struct MergePlan: Sendable {
     case copy(SafetensorsFile, TensorEntry)
     /// W + s·B·A, where W is a tensor of the base, or the adapter's own copy of it.
     case merge(SafetensorsFile, TensorEntry, LoRAUpdate)
+    /// A bias of the base, with lora_B's bias added.
+    case addBias(SafetensorsFile, TensorEntry, LoRABias)
+    /// An embedding of the base, some rows replaced.
+    case replaceRows(SafetensorsFile, TensorEntry, TokenReplacement)
     /// A tensor of the adapter, rounded to the output's dtype.
     case replace(SafetensorsFile, TensorEntry)
   }
@@ -39,7 +43,7 @@ public struct MergePlan: Sendable {
 
   /// LoRA modules that are merged; all of the adapter's.
   public let mergedCount: Int
-  /// Tensors of the base that the adapter replaces.
+  /// Tensors of the base that the adapter replaces or changes beside the merged weights: saved modules, biases, rows.
   public let replacedCount: Int
   /// Tensors that the base lacks and the adapter adds.
   public let addedCount: Int
@@ -80,13 +84,33 @@ public struct MergePlan: Sendable {
   }
 }
 
-/// ΔW = scale · B · A for one weight.
+/// ΔW = scale · B · A for one weight, seen as a matrix `[rows, columns]`.
 struct LoRAUpdate: Sendable {
-  /// The file that holds A and B.
+  /// The file that holds A, B and the magnitudes.
   let file: File
-  let module: Adapter.Module
-  let scale: Double
+  let a: TensorEntry
+  let b: TensorEntry
+  let rows: Int
+  let columns: Int
   let rank: Int
+  let scale: Double
   /// True if W is stored `[in, out]`, so that ΔWᵀ is added.
   let isTransposed: Bool
+  /// DoRA's magnitudes, one an output feature: W' = (m / ‖W + ΔW‖) · (W + ΔW), the norm over each output feature's inputs.
+  let magnitude: TensorEntry?
+}
+
+/// The bias of lora_B: b' = b + scale · bias.
+struct LoRABias: Sendable {
+  let file: File
+  let entry: TensorEntry
+  let scale: Double
+}
+
+/// Rows of an embedding that take the place of the base's.
+struct TokenReplacement: Sendable {
+  let file: File
+  /// One row for each index.
+  let entry: TensorEntry
+  let indices: [Int]
 }

@@ -20,6 +20,8 @@ enum MergeWork: Sendable {
   case copy(source: File, range: Range<Int>, target: Int)
   /// Rows of a weight, updated. `target` is where the first of the rows goes.
   case merge(source: File, entry: TensorEntry, update: LoRAUpdate, rows: Range<Int>, target: Int, dtype: DType)
+  /// A whole bias, lora_B's bias added.
+  case addBias(source: File, entry: TensorEntry, bias: LoRABias, target: Int)
   /// Elements of an adapter tensor, rounded to `dtype`.
   case convert(source: File, entry: TensorEntry, elements: Range<Int>, target: Int, dtype: DType)
 
@@ -32,8 +34,8 @@ enum MergeWork: Sendable {
   var byteCount: Int {
     switch self {
     case .copy(_, let range, _): range.count
-    case .merge(_, let entry, _, let rows, _, let dtype):
-      rows.count * (entry.elementCount / max(1, entry.shape[0])) * dtype.bitCount / 8
+    case .merge(_, _, let update, let rows, _, let dtype): rows.count * update.columns * dtype.bitCount / 8
+    case .addBias(_, let entry, _, _): entry.byteRange.count
     case .convert(_, _, let elements, _, let dtype): elements.count * dtype.bitCount / 8
     }
   }
@@ -66,6 +68,12 @@ enum MergeWork: Sendable {
       case .merge(let file, let entry, let update):
         flush()
         pieces += mergePieces(file.file, entry, update, target: target, dtype: output.item.dtype)
+      case .addBias(let file, let entry, let bias):
+        flush()
+        pieces.append(.addBias(source: file.file, entry: entry, bias: bias, target: target))
+      case .replaceRows(let file, let entry, let rows):
+        flush()
+        pieces += rowPieces(file.file, entry, rows, target: target)
       case .replace(let file, let entry):
         flush()
         let elementBytes = output.item.dtype.bitCount / 8
@@ -85,26 +93,58 @@ enum MergeWork: Sendable {
   private static func mergePieces(
     _ file: File, _ entry: TensorEntry, _ update: LoRAUpdate, target: Int, dtype: DType
   ) -> [MergeWork] {
-    let rowBytes = entry.shape[1] * dtype.bitCount / 8
-    let step = rowsPerStep(bytes: pieceBytes, rowBytes: rowBytes)
-    return stride(from: 0, to: entry.shape[0], by: step).map { first in
+    let rowBytes = update.columns * dtype.bitCount / 8
+    // Norms over columns need the whole matrix.
+    let isWhole = update.magnitude != nil && update.isTransposed
+    let step = isWhole ? max(1, update.rows) : rowsPerStep(bytes: pieceBytes, rowBytes: rowBytes)
+    return stride(from: 0, to: update.rows, by: step).map { first in
       .merge(
-        source: file, entry: entry, update: update, rows: first..<min(first + step, entry.shape[0]),
+        source: file, entry: entry, update: update, rows: first..<min(first + step, update.rows),
         target: target + first * rowBytes, dtype: dtype)
     }
   }
 
+  /// The rows that are replaced, and the stretches between them.
+  private static func rowPieces(
+    _ file: File, _ entry: TensorEntry, _ rows: TokenReplacement, target: Int
+  ) -> [MergeWork] {
+    let width = entry.shape[1]
+    let rowBytes = width * entry.dtype.bitCount / 8
+    var pieces: [MergeWork] = []
+    var next = 0
+    func copy(upTo row: Int) {
+      guard row > next else { return }
+      let start = entry.byteRange.lowerBound + next * rowBytes
+      pieces.append(
+        .copy(source: file, range: start..<start + (row - next) * rowBytes, target: target + next * rowBytes))
+    }
+    // The last of equal indices counts, as in an assignment.
+    let order = Dictionary(rows.indices.enumerated().map { ($1, $0) }, uniquingKeysWith: { $1 })
+    for (row, position) in order.sorted(by: { $0.key < $1.key }) {
+      copy(upTo: row)
+      pieces.append(
+        .convert(
+          source: rows.file, entry: rows.entry, elements: position * width..<(position + 1) * width,
+          target: target + row * rowBytes, dtype: entry.dtype))
+      next = row + 1
+    }
+    copy(upTo: entry.shape[0])
+    return pieces
+  }
+
   /// Rows of about `bytes`, in whole groups, as the kernels take them.
-  private static func rowsPerStep(bytes: Int, rowBytes: Int) -> Int {
+  static func rowsPerStep(bytes: Int, rowBytes: Int) -> Int {
     max(1, bytes / max(1, rowBytes) / LowRankUpdate.rowGroup) * LowRankUpdate.rowGroup
   }
 
   /// Bytes held while a piece of this weight is merged: both factors with their stored form, and the block.
   static func workingBytes(_ entry: TensorEntry, _ update: LoRAUpdate) -> Int {
-    let rows = min(entry.shape[0], rowsPerStep(bytes: pieceBytes, rowBytes: entry.shape[1] * entry.dtype.bitCount / 8))
-    let stored = update.module.a.byteRange.count + update.module.b.byteRange.count
-    let block = LowRankUpdate.rowGroup * entry.shape[1] * entry.dtype.bitCount / 8
-    return stored + 2 * 4 * update.rank * (rows + entry.shape[1]) + block
+    let rowBytes = update.columns * entry.dtype.bitCount / 8
+    let rows = min(update.rows, rowsPerStep(bytes: pieceBytes, rowBytes: rowBytes))
+    let stored = update.a.byteRange.count + update.b.byteRange.count
+    let block = LowRankUpdate.rowGroup * rowBytes
+    let norms = update.magnitude == nil ? 0 : 2 * blockBytes + 12 * max(update.rows, update.columns)
+    return stored + 2 * 4 * update.rank * (rows + update.columns) + block + norms
   }
 
   // MARK: Doing
@@ -115,23 +155,37 @@ enum MergeWork: Sendable {
     case .copy(let source, let range, let target):
       try file.copy(range, from: source, to: target)
     case .merge(let source, let entry, let update, let rows, let target, let dtype):
-      guard let stored = entry.dtype.format, let format = dtype.format, !rows.isEmpty, entry.shape[1] > 0 else {
+      guard let stored = entry.dtype.format, let format = dtype.format, !rows.isEmpty, update.columns > 0 else {
         return
       }
       let factors = try LoRAFactors(update, rows: rows, format: format)
-      let rowBytes = entry.shape[1] * stored.byteCount
-      let step = Self.rowsPerStep(bytes: Self.blockBytes, rowBytes: rowBytes)
+      if let magnitude = update.magnitude {
+        let piece = DecomposedMerge(
+          source: source, stored: stored, format: format, update: update, magnitude: magnitude, factors: factors)
+        try piece.perform(
+          rows, from: entry.byteRange.lowerBound + rows.lowerBound * update.columns * stored.byteCount, into: file,
+          at: target)
+        return
+      }
+      let step = Self.rowsPerStep(bytes: Self.blockBytes, rowBytes: update.columns * stored.byteCount)
       for first in stride(from: 0, to: rows.count, by: step) {
-        let count = min(step, rows.count - first)
-        let from = entry.byteRange.lowerBound + (rows.lowerBound + first) * rowBytes
-        let to = target + first * entry.shape[1] * format.byteCount
-        if stored != format { try Self.convert(source, from, count * entry.shape[1], stored, format, file, to) }
-        try Self.withBlock(&scratch, count * entry.shape[1] * format.byteCount) { block throws(TensorFileError) in
+        let count = min(step, rows.count - first) * update.columns
+        let from = entry.byteRange.lowerBound + (rows.lowerBound + first) * update.columns * stored.byteCount
+        let to = target + first * update.columns * format.byteCount
+        if stored != format { try Self.convert(source, from, count, stored, format, file, to) }
+        try Self.withBlock(&scratch, count * format.byteCount) { block throws(TensorFileError) in
           try stored == format ? source.read(into: &block, at: from) : file.read(into: &block, at: to)
           factors.apply(firstRow: first, block: &block, format: format)
           try file.write(block.bytes, at: to)
         }
       }
+    case .addBias(let source, let entry, let bias, let target):
+      guard let format = entry.dtype.format, let added = bias.entry.dtype.format else { return }
+      let base = Double.decoded(try source.bytes(entry.byteRange), format)
+      let change = Double.decoded(try bias.file.bytes(bias.entry.byteRange), added)
+      let sums = zip(base, change).map { $0 + bias.scale * $1 }
+      let bytes = format == .f64 ? sums.withUnsafeBytes { Array($0) } : Self.encoded(sums.map { Float($0) }, format)
+      try file.write(bytes.span.bytes, at: target)
     case .convert(let source, let entry, let elements, let target, let dtype):
       guard let stored = entry.dtype.format, let format = dtype.format else { return }
       let step = Self.blockBytes / format.byteCount
@@ -165,104 +219,15 @@ enum MergeWork: Sendable {
       try target.write(bytes.span.bytes, at: to)
       return
     }
-    var floats = [Float](repeating: 0, count: count)
-    var span = floats.mutableSpan
-    decode(bytes.span.bytes, from: stored, into: &span)
-    var encoded = [UInt8](repeating: 0, count: count * format.byteCount)
-    var encodedSpan = encoded.mutableSpan
-    var raw = encodedSpan.mutableBytes
-    encode(floats.span, to: format, into: &raw)
+    let encoded = encoded(Float.decoded(bytes, stored), format)
     try target.write(encoded.span.bytes, at: to)
   }
-}
 
-/// The precision that factors are held in: f64 for f64 weights, f32 for all others.
-private protocol FactorElement {
-  static func decoded(_ bytes: [UInt8], _ format: FloatFormat) -> [Self]
-}
-
-extension Float: FactorElement {
-  static func decoded(_ bytes: [UInt8], _ format: FloatFormat) -> [Float] {
-    var values = [Float](repeating: 0, count: bytes.count / format.byteCount)
-    var span = values.mutableSpan
-    decode(bytes.span.bytes, from: format, into: &span)
-    return values
-  }
-}
-
-extension Double: FactorElement {
-  static func decoded(_ bytes: [UInt8], _ format: FloatFormat) -> [Double] {
-    var values = [Double](repeating: 0, count: bytes.count / format.byteCount)
-    var span = values.mutableSpan
-    decode(bytes.span.bytes, from: format, into: &span)
-    return values
-  }
-}
-
-/// The factors of ΔW for a range of W's rows, read and laid out for the kernels.
-private struct LoRAFactors {
-  private let single: LowRankUpdate?
-  private let double: LowRankUpdate64?
-
-  /// left · right is s·B·A for a weight stored `[out, in]`, and s·Aᵀ·Bᵀ for one stored `[in, out]`.
-  init(
-    _ update: LoRAUpdate, rows: Range<Int>, format: FloatFormat
-  ) throws(TensorFileError) {
-    let file = update.file
-    let module = update.module
-    let rank = update.rank
-    let leftEntry = update.isTransposed ? module.a : module.b
-    let rightEntry = update.isTransposed ? module.b : module.a
-    let columns = update.isTransposed ? module.b.shape[0] : module.a.shape[1]
-    if format == .f64 {
-      let left: [Double] = try Self.left(file, leftEntry, rows, transposed: update.isTransposed)
-      var right: [Double] = try Self.values(file, rightEntry)
-      if update.isTransposed { right = Self.transposed(right, rightEntry.shape) }
-      double = LowRankUpdate64(
-        left: left, right: right, rows: rows.count, columns: columns, rank: rank, scale: update.scale)
-      single = nil
-    } else {
-      let left: [Float] = try Self.left(file, leftEntry, rows, transposed: update.isTransposed)
-      var right: [Float] = try Self.values(file, rightEntry)
-      if update.isTransposed { right = Self.transposed(right, rightEntry.shape) }
-      single = LowRankUpdate(
-        left: left, right: right, rows: rows.count, columns: columns, rank: rank, scale: Float(update.scale))
-      double = nil
-    }
-  }
-
-  func apply(firstRow: Int, block: inout MutableRawSpan, format: FloatFormat) {
-    single?.apply(toRowsFrom: firstRow, of: &block, format: format)
-    double?.apply(toRowsFrom: firstRow, of: &block)
-  }
-
-  /// Rows of the left factor: read alone where they lie together in the file.
-  private static func left<Value: FactorElement>(
-    _ file: File, _ entry: TensorEntry, _ rows: Range<Int>, transposed: Bool
-  ) throws(TensorFileError) -> [Value] {
-    if transposed { return Self.rows(rows, of: try values(file, entry), entry.shape, transposed: true) }
-    return try values(file, entry, elements: rows.lowerBound * entry.shape[1]..<rows.upperBound * entry.shape[1])
-  }
-
-  private static func values<Value: FactorElement>(
-    _ file: File, _ entry: TensorEntry, elements: Range<Int>? = nil
-  ) throws(TensorFileError) -> [Value] {
-    guard let format = entry.dtype.format else { return [] }
-    let elements = elements ?? 0..<entry.elementCount
-    let start = entry.byteRange.lowerBound + elements.lowerBound * format.byteCount
-    let bytes = try file.bytes(start..<start + elements.count * format.byteCount)
-    return Value.decoded(bytes, format)
-  }
-
-  /// Rows of a matrix, or of its transpose.
-  private static func rows<Value>(
-    _ rows: Range<Int>, of values: [Value], _ shape: [Int], transposed: Bool
-  ) -> [Value] {
-    guard transposed else { return Array(values[rows.lowerBound * shape[1]..<rows.upperBound * shape[1]]) }
-    return rows.flatMap { row in (0..<shape[0]).map { values[$0 * shape[1] + row] } }
-  }
-
-  private static func transposed<Value>(_ values: [Value], _ shape: [Int]) -> [Value] {
-    rows(0..<shape[1], of: values, shape, transposed: true)
+  private static func encoded(_ floats: [Float], _ format: FloatFormat) -> [UInt8] {
+    var bytes = [UInt8](repeating: 0, count: floats.count * format.byteCount)
+    var span = bytes.mutableSpan
+    var raw = span.mutableBytes
+    encode(floats.span, to: format, into: &raw)
+    return bytes
   }
 }

@@ -121,11 +121,15 @@ extension BaseModel {
   }
 
   private func tokenCount(_ config: PeftConfig) -> Int {
-    guard let embedding = family?.embedding, let module = modules.first(where: { $0.path == embedding }) else {
-      return 0
+    let setting = config.trainableTokenIndices
+    let embedding = family?.embedding
+    return modules.reduce(0) { sum, module in
+      guard !module.isTiedHead else { return sum }
+      let listed =
+        setting.members?.first { TargetMatcher.matches([Substring($0.key)], module.path) }?.value.elements
+        ?? (module.path == embedding ? setting.elements : nil)
+      return sum + (listed?.count ?? 0) * (module.shape.last ?? 0)
     }
-    let indices = config.trainableTokenIndices.elements?.count ?? 0
-    return indices * (module.shape.last ?? 0)
   }
 
   /// Parameters of the base: the checkpoint's tensors but buffers, second names of tied weights, and a head that the task

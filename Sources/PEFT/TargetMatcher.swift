@@ -59,7 +59,7 @@ public struct TargetMatcher {
   }
 
   /// True if a name equals the path or ends it after a dot.
-  private static func matches(_ names: Set<Substring>, _ module: String) -> Bool {
+  static func matches(_ names: Set<Substring>, _ module: String) -> Bool {
     guard !names.isEmpty else { return false }
     var rest = Substring(module)
     while !names.contains(rest) {

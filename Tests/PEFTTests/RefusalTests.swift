@@ -47,10 +47,10 @@ private struct Victim {
 
 @Suite struct RefusalTests {
   @Test(arguments: [
-    ("use_dora", "true"), ("lora_bias", "true"), ("use_qalora", "true"), ("alora_invocation_tokens", "[1]"),
+    ("use_qalora", "true"), ("alora_invocation_tokens", "[1]"),
     ("arrow_config", "{}"), ("use_bdlora", "{}"), ("kasa_config", "{}"), ("velora_config", "{}"),
     ("monteclora_config", "{}"), ("layer_replication", "[[0,1]]"), ("target_parameters", #"["a"]"#),
-    ("trainable_token_indices", "[1]"), ("init_lora_weights", #""pissa""#), ("init_lora_weights", #""pissa_niter_4""#),
+    ("init_lora_weights", #""pissa""#), ("init_lora_weights", #""pissa_niter_4""#),
     ("init_lora_weights", #""olora""#), ("init_lora_weights", #""corda""#), ("init_lora_weights", #""lora_ga""#),
     ("init_lora_weights", #""loftq""#), ("peft_type", #""IA3""#),
   ])
@@ -60,10 +60,7 @@ private struct Victim {
     #expect(caseName(try victim.failure()) == "unsupported")
   }
 
-  @Test(arguments: [
-    ".lora_magnitude_vector", ".lora_B.bias", ".lora_diag", ".lora_embedding_A",
-    ".token_adapter.trainable_tokens_delta",
-  ])
+  @Test(arguments: [".lora_diag", ".lora_arrow", ".lora_velora_embed"])
   func aVariantsTensorIsRefusedWhateverTheConfigurationSays(suffix: String) throws {
     let victim = try Victim()
     try victim.tensors(victim.weights) { item in
@@ -72,6 +69,37 @@ private struct Victim {
         name: item.name.dropLast(".lora_A.weight".count) + suffix, dtype: item.dtype, shape: item.shape)
     }
     #expect(caseName(try victim.failure()) == "unsupported")
+  }
+
+  @Test func magnitudesAndConfigurationMustAgree() throws {
+    let victim = try Victim()
+    try victim.config { $0["use_dora"] = .bool(true) }
+    #expect(caseName(try victim.failure()) == "configContradiction")
+  }
+
+  @Test(arguments: [[4], [4, 16, 1], [], [4, 0], [0, 16]])
+  func factorsOfAnyOtherShapeAreRefused(shape: [Int]) throws {
+    let victim = try Victim()
+    try victim.tensors(victim.weights) { item in
+      guard item.name.hasSuffix("layers.0.self_attn.q_proj.lora_A.weight") else { return item }
+      return SafetensorsLayout.Item(name: item.name, dtype: item.dtype, shape: shape)
+    }
+    #expect(["rankMismatch", "shapeMismatch"].contains(caseName(try victim.failure())))
+  }
+
+  @Test func tokenRowsOutsideTheEmbeddingAreRefused() throws {
+    let scratch = try ScratchDirectory()
+    let root = Fixtures.path("merge/llama-tokens")
+    try copyDirectory("\(root)/adapter", to: scratch("adapter"))
+    for indices in ["[7, 1, 40]", "[7, 1, -1]", "[7, 1]", "[1.5, 1, 2]", "null"] {
+      var config = try JSONValue(contentsOf: "\(root)/adapter/adapter_config.json")
+      config["trainable_token_indices"] = JSONValue(parsing: indices)
+      try overwrite(scratch("adapter/adapter_config.json"), config.compactText)
+      let error = #expect(throws: AdapterError.self) {
+        try MergePlan(base: "\(root)/base", adapter: scratch("adapter"))
+      }
+      #expect(["configValue", "shapeMismatch"].contains(error.map(caseName) ?? ""), "\(indices)")
+    }
   }
 
   @Test func aForeignPrefixMatchesNothingAndSaysSo() throws {

@@ -48,4 +48,12 @@ void kernels_update_f16_reference(uint16_t *w, size_t rows, size_t columns, cons
 void kernels_update_f32_reference(float *w, size_t rows, size_t columns, const float *packed_left, const float *right,
                                   size_t rank);
 
+// Square sums in f64 of w [rows, columns], row-major and dense: of each row, or added to `sums` for each column.
+void kernels_row_square_sums(const float *w, size_t rows, size_t columns, double *sums);
+void kernels_add_column_square_sums(const float *w, size_t rows, size_t columns, double *sums);
+
+// Multiplies each row, or each column, of w [rows, columns] by its factor.
+void kernels_scale_rows(float *w, size_t rows, size_t columns, const float *factors);
+void kernels_scale_columns(float *w, size_t rows, size_t columns, const float *factors);
+
 #endif

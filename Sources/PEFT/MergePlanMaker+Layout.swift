@@ -1,0 +1,111 @@
+internal import TensorFiles
+
+extension MergePlanMaker {
+  /// The output's files: the base's own, or filled anew up to the greatest size.
+  func shards() throws(AdapterError) -> [MergePlan.Shard] {
+    var shards: [MergePlan.Shard] = []
+    for file in base.checkpoint.shards {
+      let outputs = file.entries.map { output(file, $0) }
+      shards.append(
+        MergePlan.Shard(name: FileSystem.lastComponent(file.path), outputs: outputs, metadata: file.metadata))
+    }
+    if base.checkpoint.index == nil {
+      shards[0] = MergePlan.Shard(
+        name: Checkpoint.singleName, outputs: shards[0].outputs, metadata: shards[0].metadata)
+    }
+    let last = shards.removeLast()
+    shards.append(
+      MergePlan.Shard(name: last.name, outputs: last.outputs + added.compactMap(addition), metadata: last.metadata))
+    guard let limit = options.maxShardBytes else { return shards }
+    guard limit > 0 else { throw .shardSize(found: "\(limit)") }
+    return resharded(shards, limit: limit)
+  }
+
+  private func output(_ file: SafetensorsFile, _ entry: TensorEntry) -> MergePlan.Output {
+    let item = SafetensorsLayout.Item(name: entry.name, dtype: entry.dtype, shape: entry.shape)
+    if let update = updates[entry.name] {
+      return MergePlan.Output(item: item, source: mergeSource(file, entry, update))
+    }
+    if let bias = biases[entry.name] { return MergePlan.Output(item: item, source: .addBias(file, entry, bias)) }
+    if let rows = tokens[entry.name] { return MergePlan.Output(item: item, source: .replaceRows(file, entry, rows)) }
+    if let replacement = replacements[entry.name] {
+      return MergePlan.Output(item: item, source: .replace(adapter.file, replacement.entry))
+    }
+    return MergePlan.Output(item: item, source: .copy(file, entry))
+  }
+
+  private func mergeSource(
+    _ file: SafetensorsFile, _ entry: TensorEntry, _ update: LoRAUpdate
+  ) -> MergePlan.Source {
+    if let copy = baseCopies[update.a.name] { return .merge(adapter.file, copy, update) }
+    return .merge(file, entry, update)
+  }
+
+  private func addition(_ name: String) -> MergePlan.Output? {
+    if let replacement = replacements[name] {
+      let dtype = baseDType ?? replacement.entry.dtype
+      return MergePlan.Output(
+        item: SafetensorsLayout.Item(name: name, dtype: dtype, shape: replacement.entry.shape),
+        source: .replace(adapter.file, replacement.entry))
+    }
+    guard let entry = storedWeight(name) ?? keptHead.flatMap({ base.checkpoint[$0]?.entry }),
+      let location = base.checkpoint[entry.name]
+    else { return nil }
+    guard let update = updates[name] else {
+      return MergePlan.Output(
+        item: SafetensorsLayout.Item(name: name, dtype: entry.dtype, shape: entry.shape),
+        source: .copy(base.checkpoint.shards[location.shard], entry))
+    }
+    return MergePlan.Output(
+      item: SafetensorsLayout.Item(name: name, dtype: entry.dtype, shape: entry.shape),
+      source: mergeSource(base.checkpoint.shards[location.shard], entry, update))
+  }
+
+  /// The dtype of most of the base's bytes: PEFT creates a module that the checkpoint lacks in the model's dtype.
+  private var baseDType: DType? {
+    var bytes: [DType: Int] = [:]
+    for shard in base.checkpoint.shards {
+      for entry in shard.entries where entry.dtype.isComputable {
+        bytes[entry.dtype, default: 0] += entry.byteRange.count
+      }
+    }
+    return bytes.max { ($0.value, $0.key.rawValue) < ($1.value, $1.key.rawValue) }?.key
+  }
+
+  private func resharded(_ shards: [MergePlan.Shard], limit: Int) -> [MergePlan.Shard] {
+    var groups: [[MergePlan.Output]] = [[]]
+    var size = 0
+    for output in shards.flatMap(\.outputs) {
+      if size > 0 && size + output.item.byteCount > limit {
+        groups.append([])
+        size = 0
+      }
+      groups[groups.count - 1].append(output)
+      size += output.item.byteCount
+    }
+    let metadata = shards[0].metadata
+    if groups.count == 1 {
+      return [MergePlan.Shard(name: Checkpoint.singleName, outputs: groups[0], metadata: metadata)]
+    }
+    func padded(_ number: Int) -> String {
+      let digits = String(number)
+      return String(repeating: "0", count: max(0, 5 - digits.count)) + digits
+    }
+    return groups.enumerated().map { index, outputs in
+      MergePlan.Shard(
+        name: "model-\(padded(index + 1))-of-\(padded(groups.count)).safetensors", outputs: outputs,
+        metadata: metadata)
+    }
+  }
+
+  /// config.json with the head untied, if the head gets a weight of its own.
+  func editedConfig() -> JSONValue? {
+    guard unties, var config = base.config, config.members != nil else { return nil }
+    config["tie_word_embeddings"] = .bool(false)
+    if var text = config["text_config"], text["tie_word_embeddings"] != nil {
+      text["tie_word_embeddings"] = .bool(false)
+      config["text_config"] = text
+    }
+    return config
+  }
+}
