@@ -9,6 +9,7 @@ public struct AdapterInitializer: Sendable {
   public let modules: [(path: String, input: Int, output: Int, rank: Int)]
   /// Names in the adapter and tensors of the base of modules that are stored in full.
   private let saved: [(name: String, location: Checkpoint.Location)]
+  private let targets: [BaseModel.Module]
   private let base: BaseModel
   private let seed: UInt64
 
@@ -22,6 +23,15 @@ public struct AdapterInitializer: Sendable {
     base: BaseModel, config: PeftConfig, configPath: String, seed: UInt64
   ) throws(AdapterError) {
     try LoRAVariants.refuse(config, path: configPath)
+    guard config.trainableTokenIndices.isEmptyOrFalse else {
+      throw .unsupported(
+        path: configPath, what: "trainable_token_indices", reason: "rows to start from are not written.")
+    }
+    guard !config.useDoRA || config.initLoRAWeights != .bool(false) else {
+      throw .unsupported(
+        path: configPath, what: "use_dora with init_lora_weights false",
+        reason: "magnitudes are those of the base weight, which needs lora_B to be zero.")
+    }
     guard config.initLoRAWeights.boolValue != nil || config.initLoRAWeights == .null else {
       throw .unsupported(
         path: configPath, what: "init_lora_weights \(config.initLoRAWeights.compactText)",
@@ -49,6 +59,7 @@ public struct AdapterInitializer: Sendable {
     expanded.peftVersion = config.peftVersion ?? PeftConfig.mirroredVersion
     self.config = expanded
     self.modules = modules
+    self.targets = targets
     self.base = base
     self.seed = seed
   }
@@ -108,6 +119,17 @@ public struct AdapterInitializer: Sendable {
       items.append(SafetensorsLayout.Item(name: a, dtype: .f32, shape: [module.rank, module.input]))
       items.append(SafetensorsLayout.Item(name: b, dtype: .f32, shape: [module.output, module.rank]))
     }
+    for target in targets {
+      let name = Adapter.prefix + target.path
+      if config.useDoRA {
+        let magnitude = "\(name).lora_magnitude_vector"
+        values[magnitude] = try base.outputNorms(target)
+        items.append(SafetensorsLayout.Item(name: magnitude, dtype: .f32, shape: [target.outFeatures]))
+      }
+      if config.loraBias {
+        items.append(SafetensorsLayout.Item(name: "\(name).lora_B.bias", dtype: .f32, shape: [target.outFeatures]))
+      }
+    }
     for tensor in saved {
       let entry = tensor.location.entry
       items.append(SafetensorsLayout.Item(name: tensor.name, dtype: entry.dtype, shape: entry.shape))
@@ -123,5 +145,32 @@ public struct AdapterInitializer: Sendable {
       let floats = values[entry.name] ?? [Float](repeating: 0, count: entry.elementCount)
       try file.write(floats.span.bytes, at: entry.byteRange.lowerBound)
     }
+  }
+}
+
+extension BaseModel {
+  /// The norm of each output feature's inputs in a linear module's weight: where DoRA's magnitudes start.
+  ///
+  /// Precision: f64 sums, rounded to f32. Source: peft/tuners/lora/dora.py `DoraLinearLayer.get_weight_norm`.
+  fileprivate func outputNorms(_ module: Module) throws(TensorFileError) -> [Float] {
+    guard let location = checkpoint[module.weightName], let format = location.entry.dtype.format else { return [] }
+    let file = checkpoint.shards[location.shard].file
+    let (rows, columns) = (module.shape[0], module.shape[1])
+    let isTransposed = module.kind == .transposedLinear
+    var squares = [Double](repeating: 0, count: isTransposed ? columns : 0)
+    let step = max(1, MergeWork.blockBytes / 4 / max(1, columns))
+    for first in stride(from: 0, to: rows, by: step) {
+      let count = min(step, rows - first)
+      let start = location.entry.byteRange.lowerBound + first * columns * format.byteCount
+      let values = Float.decoded(try file.bytes(start..<start + count * columns * format.byteCount), format)
+      if isTransposed {
+        addSquareSums(values.span, columns: columns, along: .columns, to: &squares)
+      } else {
+        var sums = [Double](repeating: 0, count: count)
+        addSquareSums(values.span, columns: columns, along: .rows, to: &sums)
+        squares += sums
+      }
+    }
+    return squares.map { Float($0.squareRoot()) }
   }
 }

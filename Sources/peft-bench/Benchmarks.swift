@@ -43,7 +43,10 @@ struct MergeBenchmark {
   func run() throws {
     let model = SyntheticModel(layers: layers, directory: directory)
     prepareApart(directory: directory, layers: layers)
-    let adapters = [("merge q,v r=16", model.adapter("qv")), ("merge all-linear r=16", model.adapter("all"))]
+    let adapters = [
+      ("merge q,v r=16", model.adapter("qv")), ("merge all-linear r=16", model.adapter("all")),
+      ("merge all-linear DoRA r=16", model.adapter("dora")),
+    ]
     let bytes = try Checkpoint(path: model.base).dataBytes
     let output = FileSystem.join(directory, "out")
     let tool = FileSystem.join(programDirectory, "peft-tool")

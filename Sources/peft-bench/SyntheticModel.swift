@@ -46,6 +46,7 @@ struct SyntheticModel {
     try makeBase()
     try makeAdapter("qv", targets: .names(["q_proj", "v_proj"]))
     try makeAdapter("all", targets: .pattern(ModuleRule.allLinear))
+    try makeAdapter("dora", targets: .pattern(ModuleRule.allLinear), dora: true)
   }
 
   /// Makes the base in three shards, unless it is there already.
@@ -108,15 +109,17 @@ struct SyntheticModel {
   }
 
   /// Makes an adapter with random A and B.
-  private func makeAdapter(_ name: String, targets: ModuleRule, rank: Int = 16) throws {
+  private func makeAdapter(_ name: String, targets: ModuleRule, dora: Bool = false) throws {
     let path = adapter(name)
     guard FileSystem.kind(path) == nil else { return }
     var config = PeftConfig()
-    config.rank = rank
+    config.rank = 16
     config.alpha = 32
     config.taskType = "CAUSAL_LM"
     config.targetModules = targets
-    config.initLoRAWeights = .bool(false)
+    // With a random B the merge changes every element; magnitudes need a B of zero.
+    config.useDoRA = dora
+    config.initLoRAWeights = .bool(dora)
     let base = try BaseModel(path: base, taskType: config.taskType)
     try AdapterInitializer(base: base, config: config, configPath: "peft-bench", seed: 1).write(to: path)
   }

@@ -46,6 +46,7 @@ import Testing
   @Test func aFreshAdapterHasPEFTsNamesAndChangesNothing() async throws {
     for name in [
       "llama-bf16-all-linear", "gpt2-without-prefix", "opt-without-prefix", "t5", "gpt-neox", "llama-layers",
+      "llama-lora-bias",
     ] {
       let scratch = try ScratchDirectory()
       let root = Fixtures.path("merge/\(name)")
@@ -71,6 +72,21 @@ import Testing
       let a = try doubles(made.file, try #require(made.entries.first { $0.name.hasSuffix("lora_A.weight") }))
       #expect(Set(a).count > a.count / 2)
     }
+  }
+
+  @Test(arguments: ["llama-dora", "gpt2-dora"])
+  func aFreshDoRAChangesNothingButRounding(name: String) async throws {
+    let scratch = try ScratchDirectory()
+    let root = Fixtures.path("merge/\(name)")
+    let config = try PeftConfig.load(directory: "\(root)/adapter")
+    let base = try BaseModel(path: "\(root)/base", taskType: config.taskType)
+    try AdapterInitializer(base: base, config: config, configPath: "x", seed: 5).write(to: scratch("adapter"))
+    let made = try SafetensorsFile(path: scratch("adapter/adapter_model.safetensors"))
+    let trained = try SafetensorsFile(path: "\(root)/adapter/adapter_model.safetensors")
+    #expect(made.entries.map(\.name) == trained.entries.map(\.name))
+    try await Merger(MergePlan(base: "\(root)/base", adapter: scratch("adapter"))).run(to: scratch("out"))
+    let difference = try CheckpointDifference(base.checkpoint, Checkpoint(path: scratch("out")))
+    #expect(difference.tensors.allSatisfy { $0.relative < 1e-6 })
   }
 
   @Test func theSeedDecidesTheValues() throws {
