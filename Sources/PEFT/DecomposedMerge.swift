@@ -18,7 +18,7 @@ struct DecomposedMerge {
   /// Writes the rows of a piece. A weight stored `[in, out]` is read twice: once for the norms.
   func perform(_ rows: Range<Int>, from: Int, into file: File, at target: Int) throws(TensorFileError) {
     guard let magnitudeFormat = magnitude.dtype.format else { return }
-    let magnitudes = Double.decoded(try update.file.bytes(magnitude.byteRange), magnitudeFormat)
+    let magnitudes = Double.decoded(try update.terms[0].file.bytes(magnitude.byteRange), magnitudeFormat)
     let step = MergeWork.rowsPerStep(bytes: MergeWork.blockBytes, rowBytes: update.columns * 4)
     let blocks = stride(from: 0, to: rows.count, by: step).map { $0..<min($0 + step, rows.count) }
     if update.isTransposed {

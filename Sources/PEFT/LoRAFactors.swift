@@ -2,7 +2,7 @@ internal import Numerics
 internal import TensorFiles
 
 /// The precision that factors are held in: f64 for f64 weights, f32 for all others.
-protocol FactorElement {
+protocol FactorElement: BinaryFloatingPoint {
   static func decoded(_ bytes: [UInt8], _ format: FloatFormat) -> [Self]
 }
 
@@ -29,32 +29,45 @@ struct LoRAFactors {
   private let single: LowRankUpdate?
   private let double: LowRankUpdate64?
 
-  /// left · right is s·B·A for a weight stored `[out, in]`, and s·Aᵀ·Bᵀ for one stored `[in, out]`.
+  /// left · right is Σ s·B·A for a weight stored `[out, in]`, and Σ s·Aᵀ·Bᵀ for one stored `[in, out]`.
   init(
     _ update: LoRAUpdate, rows: Range<Int>, format: FloatFormat
   ) throws(TensorFileError) {
-    let file = update.file
-    let rank = update.rank
-    let leftEntry = update.isTransposed ? update.a : update.b
-    let rightEntry = update.isTransposed ? update.b : update.a
-    // A is [rank, in], B is [out, rank], whatever extents of one or kernels they are stored with.
-    let leftShape = update.isTransposed ? [rank, update.rows] : [update.rows, rank]
-    let columns = update.columns
     if format == .f64 {
-      let left: [Double] = try Self.left(file, leftEntry, leftShape, rows, transposed: update.isTransposed)
-      var right: [Double] = try Self.values(file, rightEntry)
-      if update.isTransposed { right = Self.transposed(right, [columns, rank]) }
+      let (left, right): ([Double], [Double]) = try Self.sideBySide(update, rows)
       double = LowRankUpdate64(
-        left: left, right: right, rows: rows.count, columns: columns, rank: rank, scale: update.scale)
+        left: left, right: right, rows: rows.count, columns: update.columns, rank: update.rank, scale: 1)
       single = nil
     } else {
-      let left: [Float] = try Self.left(file, leftEntry, leftShape, rows, transposed: update.isTransposed)
-      var right: [Float] = try Self.values(file, rightEntry)
-      if update.isTransposed { right = Self.transposed(right, [columns, rank]) }
+      let (left, right): ([Float], [Float]) = try Self.sideBySide(update, rows)
       single = LowRankUpdate(
-        left: left, right: right, rows: rows.count, columns: columns, rank: rank, scale: Float(update.scale))
+        left: left, right: right, rows: rows.count, columns: update.columns, rank: update.rank, scale: 1)
       double = nil
     }
+  }
+
+  /// The factors of all terms as one product: left `[rows, Σ rank]`, scaled, and right `[Σ rank, columns]`.
+  private static func sideBySide<Value: FactorElement>(
+    _ update: LoRAUpdate, _ rows: Range<Int>
+  ) throws(TensorFileError) -> ([Value], [Value]) {
+    var right: [Value] = []
+    var lefts: [[Value]] = []
+    for term in update.terms {
+      let (leftEntry, rightEntry) = update.isTransposed ? (term.a, term.b) : (term.b, term.a)
+      // A is [rank, in], B is [out, rank], whatever extents of one or kernels they are stored with.
+      let leftShape = update.isTransposed ? [term.rank, update.rows] : [update.rows, term.rank]
+      let part: [Value] = try Self.left(term.file, leftEntry, leftShape, rows, transposed: update.isTransposed)
+      let factor = Value(term.scale)
+      lefts.append(part.map { $0 * factor })
+      let values: [Value] = try Self.values(term.file, rightEntry)
+      right += update.isTransposed ? transposed(values, [update.columns, term.rank]) : values
+    }
+    if lefts.count == 1 { return (lefts[0], right) }
+    var left: [Value] = []
+    for row in 0..<rows.count {
+      for (part, term) in zip(lefts, update.terms) { left += part[row * term.rank..<(row + 1) * term.rank] }
+    }
+    return (left, right)
   }
 
   /// ΔW's rows from `firstRow` of the range on, added to a block. See `LowRankUpdate.apply`.

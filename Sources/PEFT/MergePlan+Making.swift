@@ -1,26 +1,48 @@
 internal import TensorFiles
 
 extension MergePlan {
+  /// An adapter to be merged, and what its ΔW is multiplied by.
+  public struct Input: Sendable {
+    public let directory: String
+    public let weight: Double
+
+    /// - Parameter weight: any finite number; 1 is the adapter as trained, -1 takes it away.
+    public init(_ directory: String, weight: Double = 1) {
+      self.directory = directory
+      self.weight = weight
+    }
+  }
+
+  /// A plan for one adapter. See `init(base:adapters:options:)`.
+  public init(base: String, adapter: String, options: MergeOptions = MergeOptions()) throws(AdapterError) {
+    try self.init(base: base, adapters: [Input(adapter)], options: options)
+  }
+
   /// Resolves every adapter tensor against the base and lays the output out. Reads headers only; writes nothing.
   ///
+  /// With several adapters each weight becomes W + Σ weight·ΔW, rounded once. A tensor that is replaced in full may belong
+  /// to one adapter only, and DoRA is merged alone and with weight 1. Traps if there is no adapter.
   /// Throws: what `Adapter.init` and `BaseModel.init` throw; `.unmatched`, `.ambiguous`, `.collision`, `.shapeMismatch`,
   /// `.rankMismatch`, `.baseDType`, `.missingFromAdapter`, `.moduleNotTargeted`, `.replacementShape`, `.shardSize`.
-  public init(base basePath: String, adapter adapterPath: String, options: MergeOptions = MergeOptions())
-    throws(AdapterError)
-  {
-    let adapter = try Adapter(directory: adapterPath, ignoredConfigKeys: options.ignoredConfigKeys)
-    let base = try BaseModel(path: basePath, taskType: adapter.config.taskType)
-    var maker = MergePlanMaker(base: base, adapter: adapter, options: options)
+  public init(
+    base basePath: String, adapters inputs: [Input], options: MergeOptions = MergeOptions()
+  ) throws(AdapterError) {
+    precondition(!inputs.isEmpty, "a merge needs an adapter")
+    var adapters: [Adapter] = []
+    for input in inputs {
+      adapters.append(try Adapter(directory: input.directory, ignoredConfigKeys: options.ignoredConfigKeys))
+    }
+    let base = try BaseModel(path: basePath, taskType: adapters[0].config.taskType)
+    var maker = MergePlanMaker(base: base, adapters: adapters, weights: inputs.map(\.weight), options: options)
     try maker.match()
-    try maker.checkAgainstConfig()
     let shards = try maker.shards()
-    let editedConfig = maker.editedConfig()
+    let sideFiles = try asAdapterError { () throws(TensorFileError) in
+      try SideFiles(base: base.directory, adapters: adapters.map(\.directory))
+    }
     self.init(
-      base: base, adapter: adapter, options: options, shards: shards, editedConfig: editedConfig,
-      sideFiles: try asAdapterError { () throws(TensorFileError) in
-        try SideFiles(base: base.directory, adapter: adapter.directory)
-      },
-      mergedCount: adapter.modules.count,
+      base: base, adapters: adapters, weights: inputs.map(\.weight), options: options, shards: shards,
+      editedConfig: maker.editedConfig(), sideFiles: sideFiles,
+      mergedCount: adapters.reduce(0) { $0 + $1.modules.count },
       replacedCount: maker.replacements.keys.filter { base.checkpoint[$0] != nil }.count + maker.biases.count
         + maker.tokens.count,
       addedCount: maker.added.count, notes: maker.notes)

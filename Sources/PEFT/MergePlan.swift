@@ -33,7 +33,10 @@ public struct MergePlan: Sendable {
   }
 
   public let base: BaseModel
-  public let adapter: Adapter
+  /// The adapters in the order in which they are merged.
+  public let adapters: [Adapter]
+  /// What each adapter's ΔW is multiplied by.
+  public let weights: [Double]
   public let options: MergeOptions
   let shards: [Shard]
   /// config.json of the output where it must differ from the base's.
@@ -41,7 +44,13 @@ public struct MergePlan: Sendable {
   /// Files that are copied beside the tensors.
   let sideFiles: SideFiles
 
-  /// LoRA modules that are merged; all of the adapter's.
+  /// The first adapter; the only one of most merges.
+  public var adapter: Adapter { adapters[0] }
+
+  /// LoRA modules in all adapters.
+  public var moduleCount: Int { adapters.reduce(0) { $0 + $1.modules.count } }
+
+  /// LoRA modules that are merged; all of the adapters'.
   public let mergedCount: Int
   /// Tensors of the base that the adapter replaces or changes beside the merged weights: saved modules, biases, rows.
   public let replacedCount: Int
@@ -84,20 +93,29 @@ public struct MergePlan: Sendable {
   }
 }
 
-/// ΔW = scale · B · A for one weight, seen as a matrix `[rows, columns]`.
+/// ΔW = Σ scale · B · A for one weight, seen as a matrix `[rows, columns]`.
 struct LoRAUpdate: Sendable {
-  /// The file that holds A, B and the magnitudes.
-  let file: File
-  let a: TensorEntry
-  let b: TensorEntry
+  /// One of the products that ΔW is the sum of: one an adapter.
+  struct Term: Sendable {
+    /// The file that holds A and B.
+    let file: File
+    let a: TensorEntry
+    let b: TensorEntry
+    let rank: Int
+    let scale: Double
+  }
+
+  var terms: [Term]
   let rows: Int
   let columns: Int
-  let rank: Int
-  let scale: Double
   /// True if W is stored `[in, out]`, so that ΔWᵀ is added.
   let isTransposed: Bool
   /// DoRA's magnitudes, one an output feature: W' = (m / ‖W + ΔW‖) · (W + ΔW), the norm over each output feature's inputs.
+  /// Only for a single term; in the term's file.
   let magnitude: TensorEntry?
+
+  /// The inner dimension of all terms side by side.
+  var rank: Int { terms.reduce(0) { $0 + $1.rank } }
 }
 
 /// The bias of lora_B: b' = b + scale · bias.

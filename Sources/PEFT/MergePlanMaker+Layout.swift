@@ -24,29 +24,30 @@ extension MergePlanMaker {
   private func output(_ file: SafetensorsFile, _ entry: TensorEntry) -> MergePlan.Output {
     let item = SafetensorsLayout.Item(name: entry.name, dtype: entry.dtype, shape: entry.shape)
     if let update = updates[entry.name] {
-      return MergePlan.Output(item: item, source: mergeSource(file, entry, update))
+      return MergePlan.Output(item: item, source: mergeSource(entry.name, file, entry, update))
     }
     if let bias = biases[entry.name] { return MergePlan.Output(item: item, source: .addBias(file, entry, bias)) }
     if let rows = tokens[entry.name] { return MergePlan.Output(item: item, source: .replaceRows(file, entry, rows)) }
     if let replacement = replacements[entry.name] {
-      return MergePlan.Output(item: item, source: .replace(adapter.file, replacement.entry))
+      return MergePlan.Output(item: item, source: .replace(replacement.file, replacement.replacement.entry))
     }
     return MergePlan.Output(item: item, source: .copy(file, entry))
   }
 
   private func mergeSource(
-    _ file: SafetensorsFile, _ entry: TensorEntry, _ update: LoRAUpdate
+    _ name: String, _ file: SafetensorsFile, _ entry: TensorEntry, _ update: LoRAUpdate
   ) -> MergePlan.Source {
-    if let copy = baseCopies[update.a.name] { return .merge(adapter.file, copy, update) }
+    if let copy = baseCopies[name] { return .merge(copy.file, copy.entry, update) }
     return .merge(file, entry, update)
   }
 
   private func addition(_ name: String) -> MergePlan.Output? {
     if let replacement = replacements[name] {
-      let dtype = baseDType ?? replacement.entry.dtype
+      let stored = replacement.replacement.entry
+      let dtype = baseDType ?? stored.dtype
       return MergePlan.Output(
-        item: SafetensorsLayout.Item(name: name, dtype: dtype, shape: replacement.entry.shape),
-        source: .replace(adapter.file, replacement.entry))
+        item: SafetensorsLayout.Item(name: name, dtype: dtype, shape: stored.shape),
+        source: .replace(replacement.file, replacement.replacement.entry))
     }
     guard let entry = storedWeight(name) ?? keptHead.flatMap({ base.checkpoint[$0]?.entry }),
       let location = base.checkpoint[entry.name]
@@ -58,7 +59,7 @@ extension MergePlanMaker {
     }
     return MergePlan.Output(
       item: SafetensorsLayout.Item(name: name, dtype: entry.dtype, shape: entry.shape),
-      source: mergeSource(base.checkpoint.shards[location.shard], entry, update))
+      source: mergeSource(name, base.checkpoint.shards[location.shard], entry, update))
   }
 
   /// The dtype of most of the base's bytes: PEFT creates a module that the checkpoint lacks in the model's dtype.

@@ -2,7 +2,7 @@ internal import TensorFiles
 
 extension MergePlanMaker {
   /// Checks the shapes of a LoRA against its weight, and says how to add it.
-  func update(
+  mutating func update(
     _ module: Adapter.Module, weight name: String, _ scaling: LoRAScaling
   ) throws(AdapterError) -> LoRAUpdate {
     let entry = try weight(name, of: module)
@@ -39,10 +39,17 @@ extension MergePlanMaker {
         reason: "use_dora is \(adapter.config.useDoRA), but module '\(module.path)' has "
           + (module.magnitude == nil ? "no lora_magnitude_vector." : "a lora_magnitude_vector."))
     }
+    guard module.magnitude == nil || adapterWeight == 1 else {
+      throw .unsupported(
+        path: adapter.file.path, what: "DoRA with weight \(adapterWeight)",
+        reason: "its magnitudes fit the whole change only.")
+    }
+    if let copy = adapter.baseCopies[module.path], baseCopies[name] == nil { baseCopies[name] = (adapter.file, copy) }
+    let term = LoRAUpdate.Term(
+      file: adapter.file.file, a: module.a, b: module.b, rank: values.rank, scale: values.scale * adapterWeight)
     return LoRAUpdate(
-      file: adapter.file.file, a: module.a, b: module.b, rows: isTransposed ? input : output,
-      columns: isTransposed ? output : input, rank: values.rank, scale: values.scale, isTransposed: isTransposed,
-      magnitude: module.magnitude)
+      terms: [term], rows: isTransposed ? input : output, columns: isTransposed ? output : input,
+      isTransposed: isTransposed, magnitude: module.magnitude)
   }
 
   private func convolutionMismatch(_ entry: TensorEntry, _ a: [Int], _ b: [Int]) -> AdapterError {
@@ -56,8 +63,7 @@ extension MergePlanMaker {
 
   /// Resolves the bias that lora_B's bias is added to.
   mutating func addBias(
-    _ bias: TensorEntry, of module: Adapter.Module, weight name: String, _ scaling: LoRAScaling,
-    _ owners: inout [String: String]
+    _ bias: TensorEntry, of module: Adapter.Module, weight name: String, _ scaling: LoRAScaling
   ) throws(AdapterError) {
     let target = name.dropLast("weight".count) + "bias"
     guard let entry = base.checkpoint[String(target)]?.entry else {
@@ -69,11 +75,9 @@ extension MergePlanMaker {
     guard entry.shape == bias.shape, entry.shape == [module.b.shape[0]] else {
       throw .shapeMismatch(base: base.path, tensor: entry.name, found: entry.shape, expected: bias.shape)
     }
-    if let other = owners.updateValue(module.path, forKey: entry.name) {
-      throw .collision(base: base.path, tensor: entry.name, modules: [other, module.path])
-    }
+    try own(entry.name, module.path)
     biases[entry.name] = LoRABias(
-      file: adapter.file.file, entry: bias, scale: try scaling.values(for: module.path).scale)
+      file: adapter.file.file, entry: bias, scale: try scaling.values(for: module.path).scale * adapterWeight)
   }
 
   /// Finds the rows of an embedding that a tensor replaces.
@@ -82,6 +86,11 @@ extension MergePlanMaker {
   ) throws(AdapterError) -> TokenReplacement {
     guard let entry = base.checkpoint[name]?.entry, entry.dtype.isComputable, entry.shape.count == 2 else {
       throw .unmatched(base: base.path, modules: [rows.path], matched: 0, total: 1, nearest: [])
+    }
+    guard adapterWeight == 1 else {
+      throw .unsupported(
+        path: adapter.file.path, what: "trainable tokens with weight \(adapterWeight)",
+        reason: "rows that are stored in full replace the base's and have no weight.")
     }
     let setting = adapter.config.trainableTokenIndices
     let listed =

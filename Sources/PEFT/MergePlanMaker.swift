@@ -3,7 +3,11 @@ internal import TensorFiles
 /// The steps of making a plan.
 struct MergePlanMaker {
   let base: BaseModel
-  let adapter: Adapter
+  let adapters: [Adapter]
+  let weights: [Double]
+  /// The adapter that is being matched, and its weight.
+  var adapter: Adapter
+  var adapterWeight = 1.0
   let options: MergeOptions
 
   /// Updates by the name of the output tensor.
@@ -13,7 +17,7 @@ struct MergePlanMaker {
   /// Replaced rows by the name of the output tensor.
   var tokens: [String: TokenReplacement] = [:]
   /// Replacing adapter tensors by the name of the output tensor.
-  var replacements: [String: Adapter.Replacement] = [:]
+  var replacements: [String: (file: SafetensorsFile, replacement: Adapter.Replacement)] = [:]
   /// Output tensors that the base does not have, in order.
   var added: [String] = []
   /// True if config.json must say that the head is not tied.
@@ -24,29 +28,41 @@ struct MergePlanMaker {
 
   /// The base's modules by the name of their weight; a tied head has none of its own.
   let kinds: [String: BaseModel.Module.Kind]
-  /// The adapter's own copies of base weights, by the name of lora_A.
-  let baseCopies: [String: TensorEntry]
+  /// Adapters' own copies of base weights, by the name of the weight.
+  var baseCopies: [String: (file: SafetensorsFile, entry: TensorEntry)] = [:]
+  /// The adapter and module that an output tensor belongs to.
+  var owners: [String: (adapter: String, module: String)] = [:]
   /// The head that the checkpoint does not hold because it is tied.
   let tiedHead: BaseModel.Module?
 
-  init(base: BaseModel, adapter: Adapter, options: MergeOptions) {
+  init(base: BaseModel, adapters: [Adapter], weights: [Double], options: MergeOptions) {
     kinds = Dictionary(
       base.modules.filter { !$0.isTiedHead }.map { ($0.weightName, $0.kind) }, uniquingKeysWith: { first, _ in first })
     tiedHead = base.modules.first(where: \.isTiedHead)
-    baseCopies = Dictionary(
-      adapter.modules.compactMap { module in adapter.baseCopies[module.path].map { (module.a.name, $0) } },
-      uniquingKeysWith: { first, _ in first })
     self.base = base
-    self.adapter = adapter
+    self.adapters = adapters
+    self.weights = weights
+    adapter = adapters[0]
     self.options = options
   }
 
   /// Resolves every module and replacement to one name each, and checks shapes, ranks and dtypes.
   mutating func match() throws(AdapterError) {
     let resolver = NameResolver(base)
+    for (adapter, weight) in zip(adapters, weights) {
+      self.adapter = adapter
+      adapterWeight = weight
+      let matched = try matchAdapter(resolver)
+      try checkAgainstConfig(matched)
+    }
+    try untie(resolver)
+  }
+
+  /// Returns the names of the weights that the adapter updates.
+  private mutating func matchAdapter(_ resolver: NameResolver) throws(AdapterError) -> Set<String> {
     let scaling = try LoRAScaling(adapter.config, path: adapter.configPath)
     var unmatched: [String] = []
-    var owners: [String: String] = [:]
+    var matched: Set<String> = []
     for module in adapter.modules {
       // A head that is tied on purpose carries the embedding's factors a second time.
       if adapter.config.ensureWeightTying, module.path == tiedHead?.path { continue }
@@ -54,27 +70,31 @@ struct MergePlanMaker {
         unmatched.append(module.path)
         continue
       }
-      if let other = owners.updateValue(module.path, forKey: name) {
-        throw .collision(base: base.path, tensor: name, modules: [other, module.path])
+      guard matched.insert(name).inserted else {
+        throw .collision(base: base.path, tensor: name, modules: [owners[name]?.module ?? "", module.path])
       }
-      updates[name] = try update(module, weight: name, scaling)
-      if let bias = module.bias { try addBias(bias, of: module, weight: name, scaling, &owners) }
+      let update = try update(module, weight: name, scaling)
+      if let earlier = updates[name] {
+        updates[name] = try sum(earlier, update, of: module)
+      } else {
+        try own(name, module.path)
+        updates[name] = update
+      }
+      if let bias = module.bias { try addBias(bias, of: module, weight: name, scaling) }
     }
     for rows in adapter.tokenRows {
       guard let name = try resolver.resolve("\(rows.path).weight") else {
         unmatched.append(rows.path)
         continue
       }
-      if let other = owners.updateValue(rows.path, forKey: name) {
-        throw .collision(base: base.path, tensor: name, modules: [other, rows.path])
-      }
+      try own(name, rows.path)
       tokens[name] = try tokenReplacement(rows, weight: name)
     }
     for replacement in adapter.replacements {
       if let name = try resolver.resolve(replacement.name) {
-        try claim(name, for: replacement, &owners)
+        try claim(name, for: replacement)
       } else if replacement.isSavedModule {
-        try claim(replacement.name, for: replacement, &owners)
+        try claim(replacement.name, for: replacement)
         added.append(replacement.name)
       } else {
         unmatched.append(replacement.name)
@@ -86,7 +106,30 @@ struct MergePlanMaker {
         base: base.path, modules: unmatched, matched: total - unmatched.count, total: total,
         nearest: resolver.nearest(unmatched[0]))
     }
-    try untie(resolver)
+    return matched
+  }
+
+  /// Notes who changes a tensor; nobody else may, but for the LoRAs of several adapters.
+  mutating func own(_ name: String, _ module: String) throws(AdapterError) {
+    if let other = owners.updateValue((adapter.directory, module), forKey: name) {
+      throw .collision(
+        base: base.path, tensor: name,
+        modules: other.adapter == adapter.directory
+          ? [other.module, module] : ["\(other.adapter): \(other.module)", "\(adapter.directory): \(module)"])
+    }
+  }
+
+  private func sum(
+    _ earlier: LoRAUpdate, _ update: LoRAUpdate, of module: Adapter.Module
+  ) throws(AdapterError) -> LoRAUpdate {
+    guard earlier.magnitude == nil, update.magnitude == nil else {
+      throw .unsupported(
+        path: adapter.file.path, what: "DoRA together with another adapter on '\(module.path)'",
+        reason: "its norm would be taken of another weight than it was trained with. Merge it alone.")
+    }
+    var sum = earlier
+    sum.terms += update.terms
+    return sum
   }
 
   /// Gives a tied head a weight of its own where only one side of the tie changes.
@@ -100,7 +143,7 @@ struct MergePlanMaker {
     let changesHead = updates[headName] != nil || replacements[headName] != nil
     let changesEmbedding =
       replacements[embeddingName] != nil
-      || (updates[embeddingName] != nil && !adapter.config.ensureWeightTying)
+      || (updates[embeddingName] != nil && !adapters.contains { $0.config.ensureWeightTying })
     guard changesHead || changesEmbedding else { return }
     if !changesHead && base.checkpoint[headName] == nil {
       added.append(headName)
@@ -119,18 +162,21 @@ struct MergePlanMaker {
   ) throws(AdapterError) -> String? {
     if let tied = tiedHead, tied.path == module.path {
       let name = "\(tied.path).weight"
-      added.append(name)
+      if !added.contains(name) { added.append(name) }
       return name
     }
     return try resolver.resolve("\(module.path).weight")
   }
 
   mutating func claim(
-    _ name: String, for replacement: Adapter.Replacement, _ owners: inout [String: String]
+    _ name: String, for replacement: Adapter.Replacement
   ) throws(AdapterError) {
-    if let other = owners.updateValue(replacement.name, forKey: name) {
-      throw .collision(base: base.path, tensor: name, modules: [other, replacement.name])
+    guard adapterWeight == 1 else {
+      throw .unsupported(
+        path: adapter.file.path, what: "'\(replacement.name)' with weight \(adapterWeight)",
+        reason: "a tensor that is stored in full replaces the base's and has no weight.")
     }
+    try own(name, replacement.name)
     if let entry = base.checkpoint[name]?.entry {
       guard entry.dtype.isComputable else { throw .baseDType(base: base.path, tensor: name, dtype: entry.dtype) }
       guard entry.shape == replacement.entry.shape else {
@@ -138,13 +184,13 @@ struct MergePlanMaker {
           base: base.path, tensor: name, found: entry.shape, replacement: replacement.entry.shape)
       }
     }
-    replacements[name] = replacement
+    replacements[name] = (adapter.file, replacement)
   }
 
   // MARK: Agreement with the configuration
 
   /// Checks both ways that the file holds what the configuration targets.
-  func checkAgainstConfig() throws(AdapterError) {
+  func checkAgainstConfig(_ matched: Set<String>) throws(AdapterError) {
     guard !adapter.modules.isEmpty || !(adapter.config.targetModules == nil) else { return }
     var config = adapter.config
     if config.targetModules == nil {
@@ -164,7 +210,7 @@ struct MergePlanMaker {
     guard !options.allowMissing else { return }
     var missing: [String] = []
     for module in base.modules where module.kind != .other && !present.contains(module.path) {
-      if try matcher.verdict(module.path) == .targeted, updates[module.weightName] == nil {
+      if try matcher.verdict(module.path) == .targeted, !matched.contains(module.weightName) {
         missing.append(module.path)
       }
     }

@@ -141,7 +141,7 @@ enum MergeWork: Sendable {
   static func workingBytes(_ entry: TensorEntry, _ update: LoRAUpdate) -> Int {
     let rowBytes = update.columns * entry.dtype.bitCount / 8
     let rows = min(update.rows, rowsPerStep(bytes: pieceBytes, rowBytes: rowBytes))
-    let stored = update.a.byteRange.count + update.b.byteRange.count
+    let stored = update.terms.reduce(0) { $0 + $1.a.byteRange.count + $1.b.byteRange.count }
     let block = LowRankUpdate.rowGroup * rowBytes
     let norms = update.magnitude == nil ? 0 : 2 * blockBytes + 12 * max(update.rows, update.columns)
     return stored + 2 * 4 * update.rank * (rows + update.columns) + block + norms

@@ -66,7 +66,7 @@ public struct Merger: Sendable {
 
   /// The directories that are read, and the files themselves, which may be links to elsewhere.
   private var inputs: [String] {
-    [plan.base.directory ?? plan.base.path, plan.adapter.directory, plan.adapter.file.path]
+    [plan.base.directory ?? plan.base.path] + plan.adapters.flatMap { [$0.directory, $0.file.path] }
       + plan.base.checkpoint.shards.map(\.path) + plan.sideFiles.items.map(\.source)
   }
 

@@ -11,12 +11,25 @@ struct SideFiles: Sendable {
   let items: [Item]
   let byteCount: Int
 
-  /// Everything of the base but weights and hidden files; tokenizer files of the adapter win over the base's.
+  /// Everything of the base but weights and hidden files; tokenizer files of the adapters win over the base's, the last first.
   ///
   /// Throws `.system`.
-  init(base: String?, adapter: String) throws(TensorFileError) {
+  init(base: String?, adapters: [String]) throws(TensorFileError) {
     var files: [String: String] = [:]
     if let base { try Self.collect(base, "", &files) }
+    for adapter in adapters { try Self.takeTokenizer(of: adapter, &files) }
+    items = files.map { Item(source: $0.value, name: $0.key) }.sorted { $0.name < $1.name }
+    var bytes = 0
+    for item in items {
+      let file = try File.open(reading: item.source)
+      bytes += try file.byteCount()
+    }
+    byteCount = bytes
+  }
+
+  private static func takeTokenizer(
+    of adapter: String, _ files: inout [String: String]
+  ) throws(TensorFileError) {
     let adapterNames = try FileSystem.names(in: adapter)
     let tokenizerFiles = adapterNames.filter { Self.tokenizerNames.contains($0) }
     // A whole tokenizer takes the place of the base's whole tokenizer: parts of two would contradict each other.
@@ -29,13 +42,6 @@ struct SideFiles: Sendable {
     if FileSystem.kind(FileSystem.join(adapter, Self.templateDirectory)) == .directory {
       try Self.collect(FileSystem.join(adapter, Self.templateDirectory), "\(Self.templateDirectory)/", &files)
     }
-    items = files.map { Item(source: $0.value, name: $0.key) }.sorted { $0.name < $1.name }
-    var bytes = 0
-    for item in items {
-      let file = try File.open(reading: item.source)
-      bytes += try file.byteCount()
-    }
-    byteCount = bytes
   }
 
   private static let templateDirectory = "additional_chat_templates"

@@ -15,48 +15,70 @@ enum CommandTable {
     detail: "An unknown key with a value that is neither null, false nor empty stops the merge, because it may change "
       + "the result. This option names a key that does not.", repeats: true)
 
+  private static let mergeFlags: [Flag] = [
+    Flag(
+      "dry-run", letter: "n", "show the plan and write nothing",
+      detail: "Resolves every tensor, checks shapes, space and places, and prints what would be done."),
+    Flag(
+      "force", letter: "f", "replace OUT if it exists and is not empty",
+      detail: "The old directory is exchanged for the new one in one step, and removed afterwards."),
+    Flag(
+      "max-shard-size", value: "SIZE", "write shards of at most SIZE, such as 5GB",
+      detail: "Units are KB, MB, GB (powers of ten) and KiB, MiB, GiB. A tensor is never split.",
+      default: "the base's own shards"),
+    configKeyFlag,
+    Flag(
+      "allow-missing", "merge although the adapter lacks modules that it targets",
+      detail: "PEFT leaves such modules as they are."),
+    Flag(
+      "allow-untargeted", "merge modules that adapter_config.json does not target",
+      detail: "PEFT ignores such modules."),
+    Flag(
+      "fsync", "wait until the output is on the disk before it gets its name",
+      detail:
+        "Without it the output survives a killed process, as files written by cp do; with it also a power cut."),
+    Flag("threads", value: "N", "tasks at work at once", default: "2"),
+    jsonFlag,
+  ]
+
   static let commands: [Command] = [
     Command(
-      name: "merge", summary: "fold an adapter into its base model",
+      name: "merge", summary: "fold adapters into their base model",
       operands: [
         Operand(name: "BASE", summary: "directory, index or safetensors file of the base model"),
-        Operand(name: "ADAPTER", summary: "directory of the adapter"),
+        Operand(
+          name: "ADAPTER", summary: "directory of an adapter, with :WEIGHT if its change is to be multiplied",
+          repeats: true),
         Operand(name: "OUT", summary: "directory to be made"),
       ],
-      flags: [
-        Flag(
-          "dry-run", letter: "n", "show the plan and write nothing",
-          detail: "Resolves every tensor, checks shapes, space and places, and prints what would be done."),
-        Flag(
-          "force", letter: "f", "replace OUT if it exists and is not empty",
-          detail: "The old directory is exchanged for the new one in one step, and removed afterwards."),
-        Flag(
-          "max-shard-size", value: "SIZE", "write shards of at most SIZE, such as 5GB",
-          detail: "Units are KB, MB, GB (powers of ten) and KiB, MiB, GiB. A tensor is never split.",
-          default: "the base's own shards"),
-        configKeyFlag,
-        Flag(
-          "allow-missing", "merge although the adapter lacks modules that it targets",
-          detail: "PEFT leaves such modules as they are."),
-        Flag(
-          "allow-untargeted", "merge modules that adapter_config.json does not target",
-          detail: "PEFT ignores such modules."),
-        Flag(
-          "fsync", "wait until the output is on the disk before it gets its name",
-          detail:
-            "Without it the output survives a killed process, as files written by cp do; with it also a power cut."),
-        Flag("threads", value: "N", "tasks at work at once", default: "2"),
-        jsonFlag,
-      ],
+      flags: mergeFlags,
       detail: """
         Writes OUT = BASE with W + scale·B·A in the place of each weight W that the adapter targets, rounded once to the \
         weight's own dtype. Tensors that are not targeted are copied byte for byte; configuration and tokenizer files are \
         copied, and a tokenizer saved with the adapter wins.
 
-        Every tensor of the adapter must resolve to exactly one tensor of the base, or nothing is written. OUT appears \
+        With several adapters, as in 'merge base one two:0.5 out', their changes are added up in one pass and rounded once.
+
+        Every tensor of an adapter must resolve to exactly one tensor of the base, or nothing is written. OUT appears \
         whole or not at all.
         """,
       run: mergeCommand),
+    Command(
+      name: "unmerge", summary: "take merged adapters out of a model again",
+      operands: [
+        Operand(name: "MERGED", summary: "directory, index or safetensors file of the merged model"),
+        Operand(
+          name: "ADAPTER", summary: "directory of an adapter, with :WEIGHT if it was merged with one", repeats: true),
+        Operand(name: "OUT", summary: "directory to be made"),
+      ],
+      flags: mergeFlags,
+      detail: """
+        Writes OUT = MERGED with W - scale·B·A in the place of each weight that the adapter targets. Both roundings remain: \
+        each element is within one unit in the last place, of the larger of merged and restored weight, of what it was.
+
+        Adapters that replace tensors in full, and DoRA, cannot be taken out: the base is needed for that.
+        """,
+      run: unmergeCommand),
     Command(
       name: "inspect", summary: "show what an adapter holds",
       operands: [Operand(name: "ADAPTER", summary: "directory of the adapter")],

@@ -30,6 +30,11 @@ struct Flag: Sendable {
 struct Operand: Sendable {
   let name: String
   let summary: String
+  /// True if several may stand in this place; at most one operand of a command repeats.
+  var repeats = false
+
+  /// The name in help: "ADAPTER..." if it repeats.
+  var spelling: String { repeats ? "\(name)..." : name }
 }
 
 /// A command of the tool.
@@ -125,11 +130,15 @@ extension Command {
       }
       position += 1
     }
-    if values["help"] == nil && values["version"] == nil && operands.count != self.operands.count {
+    if values["help"] == nil && values["version"] == nil && !fits(operands.count) {
       throw .operandCount(
-        command: name, expected: self.operands.map(\.name), found: operands.count)
+        command: name, expected: self.operands.map(\.spelling), found: operands.count)
     }
     return Invocation(operands: operands, values: values)
+  }
+
+  private func fits(_ count: Int) -> Bool {
+    operands.contains(where: \.repeats) ? count >= operands.count : count == operands.count
   }
 
   /// The command's own flags and the common ones.

@@ -20,7 +20,7 @@ enum Help {
   }
 
   static func usage(_ command: Command) -> String {
-    (["Usage: peft-tool \(command.name) [OPTION]..."] + command.operands.map(\.name)).joined(separator: " ")
+    (["Usage: peft-tool \(command.name) [OPTION]..."] + command.operands.map(\.spelling)).joined(separator: " ")
   }
 
   static func spelling(_ flag: Flag) -> String {

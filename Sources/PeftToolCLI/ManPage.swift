@@ -8,7 +8,7 @@ enum ManPage {
       ".SH COMMANDS",
     ]
     for command in CommandTable.commands {
-      lines += [".SS \(escaped(command.name)) \(command.operands.map(\.name).joined(separator: " "))"]
+      lines += [".SS \(escaped(command.name)) \(command.operands.map(\.spelling).joined(separator: " "))"]
       lines += [escaped(command.summary) + ".", ".PP"]
       lines += command.detail.split(separator: "\n\n").flatMap { [escaped(String($0)), ".PP"] }
       for operand in command.operands { lines += [".TP", ".I \(operand.name)", escaped(operand.summary)] }

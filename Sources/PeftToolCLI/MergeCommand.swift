@@ -1,8 +1,27 @@
 internal import PEFT
 internal import TensorFiles
 
-/// `peft-tool merge BASE ADAPTER OUT`
+/// `peft-tool merge BASE ADAPTER... OUT`
 @Sendable func mergeCommand(_ invocation: Invocation, _ console: Console) async throws -> Int32 {
+  try await merge(invocation, console, sign: 1)
+}
+
+/// `peft-tool unmerge MERGED ADAPTER... OUT`
+@Sendable func unmergeCommand(_ invocation: Invocation, _ console: Console) async throws -> Int32 {
+  try await merge(invocation, console, sign: -1)
+}
+
+/// An adapter's directory, and the weight after its last colon, if the whole is no directory.
+private func adapterInput(_ word: String, sign: Double) -> MergePlan.Input {
+  if FileSystem.kind(word) == nil, let colon = word.lastIndex(of: ":"),
+    let weight = Double(word[word.index(after: colon)...]), weight.isFinite
+  {
+    return MergePlan.Input(String(word[..<colon]), weight: sign * weight)
+  }
+  return MergePlan.Input(word, weight: sign)
+}
+
+private func merge(_ invocation: Invocation, _ console: Console, sign: Double) async throws -> Int32 {
   let started = Clock.seconds
   var options = MergeOptions()
   options.ignoredConfigKeys = Set(invocation.all("ignore-config-key"))
@@ -18,8 +37,9 @@ internal import TensorFiles
   guard (1...256).contains(workers) else {
     throw UsageError.badValue(flag: "threads", found: "\(workers)", expected: "a number from 1 to 256")
   }
-  let output = invocation.operands[2]
-  let plan = try MergePlan(base: invocation.operands[0], adapter: invocation.operands[1], options: options)
+  let output = invocation.operands[invocation.operands.count - 1]
+  let inputs = invocation.operands.dropFirst().dropLast().map { adapterInput($0, sign: sign) }
+  let plan = try MergePlan(base: invocation.operands[0], adapters: inputs, options: options)
   let merger = Merger(plan, workers: workers)
   if invocation.has("dry-run") {
     try merger.check(output: output)
@@ -42,6 +62,7 @@ internal import TensorFiles
   }
   console.line(accounting(plan))
   for note in plan.notes { console.note("note: \(note)") }
+  if sign < 0 { console.line("each element is within one unit in the last place of what it was before the merge") }
   let rate = Double(plan.dataBytes) / 1e9 / max(seconds, 1e-9)
   console.line(
     "wrote \(output): \(countText(plan.tensorCount, "tensor")), \(bytesText(plan.dataBytes)) in "
@@ -50,7 +71,7 @@ internal import TensorFiles
 }
 
 private func accounting(_ plan: MergePlan) -> String {
-  var parts = ["\(plan.mergedCount) of \(plan.adapter.modules.count) adapter modules matched"]
+  var parts = ["\(plan.mergedCount) of \(plan.moduleCount) adapter modules matched"]
   if plan.replacedCount > 0 { parts.append("\(countText(plan.replacedCount, "tensor")) replaced") }
   if plan.addedCount > 0 { parts.append("\(countText(plan.addedCount, "tensor")) added") }
   return parts.joined(separator: ", ")
@@ -69,7 +90,7 @@ private func planLines(_ plan: MergePlan, _ workers: Int, _ output: String) -> [
 
 private func planJSON(_ plan: MergePlan, _ workers: Int) -> JSONValue {
   .object([
-    .init("adapter_modules", .integer(plan.adapter.modules.count)),
+    .init("adapter_modules", .integer(plan.moduleCount)),
     .init("matched", .integer(plan.mergedCount)),
     .init("replaced", .integer(plan.replacedCount)),
     .init("added", .integer(plan.addedCount)),

@@ -23,7 +23,7 @@ extension UsageError: CustomStringConvertible {
     case .valueNotTaken(let flag, let found): "option '--\(flag)' takes no value, but '\(found)' was given."
     case .badValue(let flag, let found, let expected): "option '--\(flag)': '\(found)' is not \(expected)."
     case .operandCount(let command, let expected, let found):
-      "\(command): expected \(expected.count) operand\(expected.count == 1 ? "" : "s") "
+      "\(command): expected \(expected.contains { $0.hasSuffix("...") } ? "at least " : "")\(expected.count) operand\(expected.count == 1 ? "" : "s") "
         + "(\(expected.joined(separator: " "))), found \(found)."
     }
   }

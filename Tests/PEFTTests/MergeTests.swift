@@ -219,4 +219,73 @@ private func stripped(_ name: String) -> String {
     #expect(try doubles(output, "lm_head.weight") != doubles(output, "model.embed_tokens.weight"))
     #expect(try JSONValue(contentsOf: scratch("out/config.json"))["tie_word_embeddings"] == .bool(false))
   }
+
+  /// A second adapter for the plainest fixture, with a random B.
+  private func second(_ scratch: ScratchDirectory) throws -> String {
+    let root = Fixtures.path("merge/llama-f32-qv")
+    var config = try PeftConfig.load(directory: "\(root)/adapter")
+    config.rank = 7
+    config.initLoRAWeights = .bool(false)
+    let base = try BaseModel(path: "\(root)/base", taskType: config.taskType)
+    try AdapterInitializer(base: base, config: config, configPath: "x", seed: 9).write(to: scratch("second"))
+    return scratch("second")
+  }
+
+  @Test func severalAdaptersAddUpWithTheirWeights() async throws {
+    let scratch = try ScratchDirectory()
+    let root = Fixtures.path("merge/llama-f32-qv")
+    let other = try second(scratch)
+    let inputs = [MergePlan.Input("\(root)/adapter", weight: 0.5), MergePlan.Input(other, weight: -2)]
+    let plan = try MergePlan(base: "\(root)/base", adapters: inputs)
+    try await Merger(plan).run(to: scratch("both"))
+    for (name, adapter) in [("one", "\(root)/adapter"), ("two", other)] {
+      try await Merger(MergePlan(base: "\(root)/base", adapter: adapter)).run(to: scratch(name))
+    }
+    let (both, one, two) = (
+      try Checkpoint(path: scratch("both")), try Checkpoint(path: scratch("one")), try Checkpoint(path: scratch("two"))
+    )
+    for name in both.names {
+      let base = try doubles(plan.base.checkpoint, name)
+      let (x, y, sum) = (try doubles(one, name), try doubles(two, name), try doubles(both, name))
+      for index in base.indices {
+        let expected = base[index] + 0.5 * (x[index] - base[index]) - 2 * (y[index] - base[index])
+        #expect(abs(sum[index] - expected) < 2e-6, "\(name)")
+      }
+    }
+    #expect(plan.mergedCount == 8)
+  }
+
+  @Test(arguments: ["llama-f32-qv", "llama-bf16-all-linear", "llama-f16-rslora", "gpt2-conv1d", "resnet-convolution"])
+  func takingAnAdapterOutGivesTheBaseBackWithinOneUnit(name: String) async throws {
+    let scratch = try ScratchDirectory()
+    let (plan, output) = try await merged(name, scratch)
+    let inverse = MergePlan.Input(Fixtures.path("merge/\(name)/adapter"), weight: -1)
+    try await Merger(MergePlan(base: scratch("out"), adapters: [inverse])).run(to: scratch("back"))
+    let back = try Checkpoint(path: scratch("back"))
+    for tensor in back.names {
+      let (was, found, between) = (
+        try doubles(plan.base.checkpoint, tensor), try doubles(back, tensor), try doubles(output, tensor)
+      )
+      let dtype = try #require(back[tensor]?.entry.dtype)
+      for index in was.indices {
+        let size = max(abs(between[index]), abs(found[index]), abs(was[index]))
+        let unit = dtype == .f32 ? 4 * size * 0x1p-23 : spacing(size, dtype)
+        #expect(abs(was[index] - found[index]) <= unit + 1e-6, "\(tensor)")
+      }
+    }
+  }
+
+  @Test func whatHasNoWeightIsRefusedWithOne() throws {
+    for name in ["llama-dora", "llama-saved-head", "llama-tokens"] {
+      let root = Fixtures.path("merge/\(name)")
+      let error = #expect(throws: AdapterError.self) {
+        try MergePlan(base: "\(root)/base", adapters: [MergePlan.Input("\(root)/adapter", weight: 0.5)])
+      }
+      #expect(error.map(caseName) == "unsupported")
+    }
+    let root = Fixtures.path("merge/llama-dora")
+    let twice = MergePlan.Input("\(root)/adapter")
+    let error = #expect(throws: AdapterError.self) { try MergePlan(base: "\(root)/base", adapters: [twice, twice]) }
+    #expect(error.map(caseName) == "unsupported")
+  }
 }

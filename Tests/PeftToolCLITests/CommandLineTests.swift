@@ -55,6 +55,16 @@ private func run(_ words: String...) async -> Answer {
     #expect(JSONValue(parsing: json.output)?["matched"] == .integer(4))
   }
 
+  @Test func adaptersTakeWeightsAndComeOutAgain() async throws {
+    let scratch = try ScratchDirectory()
+    let merged = await run("merge", base, "\(adapter):0.25", adapter, scratch("out"))
+    #expect(merged.code == 0 && merged.output.hasPrefix("8 of 8"), "\(merged.error)")
+    let back = await run("unmerge", scratch("out"), "\(adapter):1.25", scratch("back"))
+    #expect(back.code == 0 && back.output.contains("within one unit in the last place"))
+    #expect(await run("diff", "--tolerance", "1e-6", base, scratch("back")).code == 0)
+    #expect(await run("merge", base, "\(adapter):x", scratch("no")).code == 2)
+  }
+
   @Test func countPrintsPEFTsLine() async throws {
     let answer = await run("count", base, adapter)
     #expect(try answer.output == FileSystem.text(Fixtures.path("merge/llama-f32-qv/count.txt")))
@@ -76,7 +86,8 @@ private func run(_ words: String...) async -> Answer {
 
   @Test(arguments: [
     (["mrege"], "Did you mean 'merge'?"), (["merge", "--dryrun", "a", "b", "c"], "Did you mean '--dry-run'?"),
-    (["merge", "a"], "expected 3 operands (BASE ADAPTER OUT), found 1"), (["merge", "--threads"], "needs a value"),
+    (["merge", "a"], "expected at least 3 operands (BASE ADAPTER... OUT), found 1"),
+    (["merge", "--threads"], "needs a value"),
     (["merge", "--force=1", "a", "b", "c"], "takes no value"), ([], "no command given"),
     (["merge", "--threads=x", "a", "b", "c"], "is not a whole number"),
     (["inspect", "-z", "a"], "unknown option '-z'"),
