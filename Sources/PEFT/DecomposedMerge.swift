@@ -16,7 +16,7 @@ struct DecomposedMerge {
   let factors: LoRAFactors
 
   /// Writes the rows of a piece. A weight stored `[in, out]` is read twice: once for the norms.
-  func perform(_ rows: Range<Int>, from: Int, into file: File, at target: Int) throws(TensorFileError) {
+  func perform(_ rows: Range<Int>, from: Int, into file: some TensorSink, at target: Int) throws(TensorFileError) {
     guard let magnitudeFormat = magnitude.dtype.format else { return }
     let magnitudes = Double.decoded(try update.terms[0].file.bytes(magnitude.byteRange), magnitudeFormat)
     let step = MergeWork.rowsPerStep(bytes: MergeWork.blockBytes, rowBytes: update.columns * 4)
@@ -82,7 +82,8 @@ struct DecomposedMerge {
   }
 
   private func write(
-    _ values: Values, _ scales: [Double], _ axis: MatrixAxis, _ file: File, _ target: Int, _ block: Range<Int>
+    _ values: Values, _ scales: [Double], _ axis: MatrixAxis, _ file: some TensorSink, _ target: Int,
+    _ block: Range<Int>
   ) throws(TensorFileError) {
     let to = target + block.lowerBound * update.columns * format.byteCount
     switch values {

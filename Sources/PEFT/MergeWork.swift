@@ -14,6 +14,14 @@ extension DType {
   }
 }
 
+/// Where the bytes of a merge go: a file, or a comparison with one.
+protocol TensorSink {
+  func copy(_ range: Range<Int>, from source: File, to byteOffset: Int) throws(TensorFileError)
+  func write(_ source: RawSpan, at byteOffset: Int) throws(TensorFileError)
+}
+
+extension File: TensorSink {}
+
 /// The pieces of work of one output file. Each writes its own bytes, so any task may do any piece.
 enum MergeWork: Sendable {
   /// Bytes taken over as they are.
@@ -149,8 +157,8 @@ enum MergeWork: Sendable {
 
   // MARK: Doing
 
-  /// Does the piece, writing into `file`. Throws `.system`, `.shortRead`.
-  func perform(into file: File, scratch: inout [UInt8]) throws(TensorFileError) {
+  /// Does the piece, writing into `file`. Throws `.system`, `.shortRead`, and what the sink throws.
+  func perform(into file: some TensorSink, scratch: inout [UInt8]) throws(TensorFileError) {
     switch self {
     case .copy(let source, let range, let target):
       try file.copy(range, from: source, to: target)
@@ -172,9 +180,13 @@ enum MergeWork: Sendable {
         let count = min(step, rows.count - first) * update.columns
         let from = entry.byteRange.lowerBound + (rows.lowerBound + first) * update.columns * stored.byteCount
         let to = target + first * update.columns * format.byteCount
-        if stored != format { try Self.convert(source, from, count, stored, format, file, to) }
         try Self.withBlock(&scratch, count * format.byteCount) { block throws(TensorFileError) in
-          try stored == format ? source.read(into: &block, at: from) : file.read(into: &block, at: to)
+          if stored == format {
+            try source.read(into: &block, at: from)
+          } else {
+            let bytes = try source.bytes(from..<from + count * stored.byteCount)
+            encode(Float.decoded(bytes, stored).span, to: format, into: &block)
+          }
           factors.apply(firstRow: first, block: &block, format: format)
           try file.write(block.bytes, at: to)
         }
@@ -212,7 +224,8 @@ enum MergeWork: Sendable {
   ///
   /// Precision: f64 goes through f32 to the half formats, as torch's copy does; otherwise one rounding.
   private static func convert(
-    _ source: File, _ from: Int, _ count: Int, _ stored: FloatFormat, _ format: FloatFormat, _ target: File, _ to: Int
+    _ source: File, _ from: Int, _ count: Int, _ stored: FloatFormat, _ format: FloatFormat, _ target: some TensorSink,
+    _ to: Int
   ) throws(TensorFileError) {
     let bytes = try source.bytes(from..<from + count * stored.byteCount)
     if stored == format {

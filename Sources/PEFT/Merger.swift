@@ -1,5 +1,4 @@
 internal import Numerics
-internal import Synchronization
 internal import TensorFiles
 
 /// Carries a plan out.
@@ -72,55 +71,16 @@ public struct Merger: Sendable {
 
   // MARK: Tensors
 
-  /// A file being written, and the pieces that are still to be done.
-  private final class Job: Sendable {
-    let file: File
-    let pieces: [MergeWork]
-    private let next = Atomic<Int>(0)
-    private let isTaken = Atomic<Bool>(false)
-
-    init(file: File, pieces: [MergeWork]) {
-      self.file = file
-      self.pieces = pieces
-    }
-
-    /// True for the first caller only.
-    func take() -> Bool { !isTaken.exchange(true, ordering: .relaxed) }
-
-    var hasPieces: Bool { next.load(ordering: .relaxed) < pieces.count }
-
-    /// The next piece nobody does yet.
-    func takePiece() -> MergeWork? {
-      let index = next.wrappingAdd(1, ordering: .relaxed).oldValue
-      return index < pieces.count ? pieces[index] : nil
-    }
-  }
-
-  /// All files, the largest first, and the bytes written so far.
-  private final class Queue: Sendable {
-    private let jobs: [Job]
-    private let written = Atomic<Int>(0)
-
-    init(_ jobs: [Job]) { self.jobs = jobs.sorted { $0.pieces.count > $1.pieces.count } }
-
-    /// A file of the caller's own while there is one, because writers to one file wait for each other; then any file
-    /// with pieces left.
-    func nextJob() -> Job? { jobs.first { $0.take() } ?? jobs.first(where: \.hasPieces) }
-
-    /// Counts bytes; returns the sum.
-    func add(_ byteCount: Int) -> Int { written.wrappingAdd(byteCount, ordering: .relaxed).newValue }
-  }
-
   private func writeShards(
     _ directory: OutputDirectory, _ progress: (@Sendable (Progress) -> Void)?
   ) async throws {
-    var jobs: [Job] = []
+    var jobs: [WorkQueue<File>.Job] = []
     for shard in plan.shards {
       let path = directory.path(shard.name)
       let layout = try SafetensorsLayout(path: path, items: shard.outputs.map(\.item), metadata: shard.metadata)
-      jobs.append(Job(file: try layout.create(at: path), pieces: MergeWork.pieces(shard, layout: layout)))
+      jobs.append(WorkQueue.Job(target: try layout.create(at: path), pieces: MergeWork.pieces(shard, layout: layout)))
     }
-    let queue = Queue(jobs)
+    let queue = WorkQueue(jobs)
     let total = plan.dataBytes
     ComputeBackend.useOneThreadInsideBLAS()
     try await withThrowingTaskGroup(of: Void.self) { group in
@@ -130,7 +90,7 @@ public struct Merger: Sendable {
           while let job = queue.nextJob() {
             while let piece = job.takePiece() {
               try Task.checkCancellation()
-              try piece.perform(into: job.file, scratch: &scratch)
+              try piece.perform(into: job.target, scratch: &scratch)
               progress?(Progress(writtenBytes: queue.add(piece.byteCount), totalBytes: total))
             }
           }

@@ -15,6 +15,14 @@ enum CommandTable {
     detail: "An unknown key with a value that is neither null, false nor empty stops the merge, because it may change "
       + "the result. This option names a key that does not.", repeats: true)
 
+  private static let allowMissingFlag = Flag(
+    "allow-missing", "merge although the adapter lacks modules that it targets",
+    detail: "PEFT leaves such modules as they are.")
+
+  private static let allowUntargetedFlag = Flag(
+    "allow-untargeted", "merge modules that adapter_config.json does not target",
+    detail: "PEFT ignores such modules.")
+
   private static let mergeFlags: [Flag] = [
     Flag(
       "dry-run", letter: "n", "show the plan and write nothing",
@@ -27,12 +35,8 @@ enum CommandTable {
       detail: "Units are KB, MB, GB (powers of ten) and KiB, MiB, GiB. A tensor is never split.",
       default: "the base's own shards"),
     configKeyFlag,
-    Flag(
-      "allow-missing", "merge although the adapter lacks modules that it targets",
-      detail: "PEFT leaves such modules as they are."),
-    Flag(
-      "allow-untargeted", "merge modules that adapter_config.json does not target",
-      detail: "PEFT ignores such modules."),
+    allowMissingFlag,
+    allowUntargetedFlag,
     Flag(
       "fsync", "wait until the output is on the disk before it gets its name",
       detail:
@@ -79,6 +83,24 @@ enum CommandTable {
         Adapters that replace tensors in full, and DoRA, cannot be taken out: the base is needed for that.
         """,
       run: unmergeCommand),
+    Command(
+      name: "verify", summary: "check that a model is the merge that it claims to be",
+      operands: [
+        Operand(name: "BASE", summary: "directory, index or safetensors file of the base model"),
+        Operand(
+          name: "ADAPTER", summary: "directory of an adapter, with :WEIGHT if it was merged with one", repeats: true),
+        Operand(name: "MERGED", summary: "directory, index or safetensors file of the merged model"),
+      ],
+      flags: [
+        configKeyFlag, allowMissingFlag, allowUntargetedFlag,
+        Flag("threads", value: "N", "tasks at work at once", default: "2"), jsonFlag,
+      ],
+      detail: """
+        Computes the merge again, in bounded memory and without writing it, and compares tensor by tensor. Merged tensors may \
+        differ by what another order of sums explains: the neighbouring value of a half format, or 1e-6 of the largest \
+        magnitude. All others must have the base's bytes. Exit code 0 if all agree, 1 if not.
+        """,
+      run: verifyCommand),
     Command(
       name: "inspect", summary: "show what an adapter holds",
       operands: [Operand(name: "ADAPTER", summary: "directory of the adapter")],

@@ -21,8 +21,8 @@ private func adapterInput(_ word: String, sign: Double) -> MergePlan.Input {
   return MergePlan.Input(word, weight: sign)
 }
 
-private func merge(_ invocation: Invocation, _ console: Console, sign: Double) async throws -> Int32 {
-  let started = Clock.seconds
+/// The plan that the operands and options of merge, unmerge and verify describe.
+func makePlan(_ invocation: Invocation, sign: Double) throws -> MergePlan {
   var options = MergeOptions()
   options.ignoredConfigKeys = Set(invocation.all("ignore-config-key"))
   options.allowMissing = invocation.has("allow-missing")
@@ -33,13 +33,24 @@ private func merge(_ invocation: Invocation, _ console: Console, sign: Double) a
     guard let bytes = parseBytes(size) else { throw AdapterError.shardSize(found: size) }
     options.maxShardBytes = bytes
   }
+  let inputs = invocation.operands.dropFirst().dropLast().map { adapterInput($0, sign: sign) }
+  return try MergePlan(base: invocation.operands[0], adapters: inputs, options: options)
+}
+
+/// `--threads`, or two.
+func workerCount(_ invocation: Invocation) throws(UsageError) -> Int {
   let workers = try invocation.integer("threads") ?? 2
   guard (1...256).contains(workers) else {
-    throw UsageError.badValue(flag: "threads", found: "\(workers)", expected: "a number from 1 to 256")
+    throw .badValue(flag: "threads", found: "\(workers)", expected: "a number from 1 to 256")
   }
+  return workers
+}
+
+private func merge(_ invocation: Invocation, _ console: Console, sign: Double) async throws -> Int32 {
+  let started = Clock.seconds
+  let workers = try workerCount(invocation)
   let output = invocation.operands[invocation.operands.count - 1]
-  let inputs = invocation.operands.dropFirst().dropLast().map { adapterInput($0, sign: sign) }
-  let plan = try MergePlan(base: invocation.operands[0], adapters: inputs, options: options)
+  let plan = try makePlan(invocation, sign: sign)
   let merger = Merger(plan, workers: workers)
   if invocation.has("dry-run") {
     try merger.check(output: output)

@@ -108,7 +108,7 @@ private func diffJSON(_ difference: CheckpointDifference, _ tolerance: Double) -
 }
 
 /// Three significant digits: "1.23e-07".
-private func scientific(_ value: Double) -> String {
+func scientific(_ value: Double) -> String {
   guard value.isFinite, value != 0 else { return "\(value)" }
   var exponent = 0
   var mantissa = abs(value)

@@ -55,6 +55,17 @@ private func run(_ words: String...) async -> Answer {
     #expect(JSONValue(parsing: json.output)?["matched"] == .integer(4))
   }
 
+  @Test func verifyAnswersWithItsExitCode() async {
+    let merged = Fixtures.path("merge/llama-f32-qv/merged")
+    let yes = await run("verify", base, adapter, merged)
+    #expect(
+      yes.code == 0 && yes.output.hasPrefix("4 of 4 merged tensors are what the merge makes them\n17 of 17 other"))
+    let no = await run("verify", base, "\(adapter):0.5", merged)
+    #expect(no.code == 1 && no.output.contains("different   model.layers.0.self_attn.q_proj.weight"))
+    let json = await run("verify", "--json", base, adapter, base)
+    #expect(json.code == 1 && JSONValue(parsing: json.output)?["agree"] == .bool(false))
+  }
+
   @Test func adaptersTakeWeightsAndComeOutAgain() async throws {
     let scratch = try ScratchDirectory()
     let merged = await run("merge", base, "\(adapter):0.25", adapter, scratch("out"))
