@@ -15,14 +15,16 @@ public struct LowRankUpdate: Sendable {
   public let rank: Int
 
   private var packedLeft: [Float]
-  private let left: [Float]
   private let right: [Float]
+  /// The factors in f64, for ranks from `blasRank` on.
+  private let wideLeft: [Double]
+  private let wideRight: [Double]
 
   /// Blocks passed to `apply` must begin at a multiple of this many rows.
   public static let rowGroup = Int(kernels_row_group)
 
-  /// From this rank on, the product is one BLAS call on a widened block: packing and panels no longer fit the
-  /// first-level cache, and OpenBLAS blocks for it.
+  /// From this rank on, the product is one `dgemm` on a widened block: panels no longer fit the first-level cache, and
+  /// the error of so long a sum in f32 would be seen in the half formats.
   static let blasRank = 96
 
   /// Traps if the arrays do not have the stated shapes.
@@ -32,13 +34,16 @@ public struct LowRankUpdate: Sendable {
     self.rows = rows
     self.columns = columns
     self.rank = rank
-    self.right = right
     if rank >= Self.blasRank {
-      self.left = left.map { $0 * scale }
+      wideLeft = left.map { Double($0) * Double(scale) }
+      wideRight = right.map { Double($0) }
+      self.right = []
       packedLeft = []
       return
     }
-    self.left = []
+    self.right = right
+    wideLeft = []
+    wideRight = []
     let groups = (rows + Self.rowGroup - 1) / Self.rowGroup
     packedLeft = [Float](repeating: 0, count: groups * Self.rowGroup * rank)
     // Soundness: `packedLeft` holds whole groups, as kernels_pack_left requires; the arrays outlive the call.
@@ -52,7 +57,8 @@ public struct LowRankUpdate: Sendable {
 
   /// W[firstRow...] += ΔW[firstRow...] in place, for as many whole rows as `block` holds.
   ///
-  /// Precision: the product is summed in f32, added to W in f32, and rounded once to `format`.
+  /// Precision: the product is summed in f32, added to W in f32, and rounded once to `format`; from rank 96 on summed and
+  /// added in f64, and rounded by way of f32.
   /// Edge: rank zero leaves the block as it is, but for NaNs, which become quiet.
   /// Traps on f64 (see `LowRankUpdate64`), on a block that is no whole number of rows or reaches past the last row, and
   /// on a `firstRow` that is no multiple of `rowGroup`.
@@ -92,23 +98,22 @@ public struct LowRankUpdate: Sendable {
   private func applyWithBLAS(
     firstRow: Int, rowCount: Int, block: inout MutableRawSpan, format: FloatFormat
   ) {
-    var delta = [Float](repeating: 0, count: rowCount * columns)
-    // Soundness: `delta` and the two factors have the extents passed; cblas only reads within them.
-    delta.withUnsafeMutableBufferPointer { d in
-      left.withUnsafeBufferPointer { l in
-        right.withUnsafeBufferPointer { r in
-          guard let d = d.baseAddress, let l = l.baseAddress, let r = r.baseAddress else { return }
-          cblas_sgemm(
+    var sums = [Double](repeating: 0, count: rowCount * columns)
+    var widened = sums.mutableSpan
+    decode(block.bytes, from: format, into: &widened)
+    // Soundness: `sums` and the two factors have the extents passed; cblas only reads and writes within them.
+    sums.withUnsafeMutableBufferPointer { sums in
+      wideLeft.withUnsafeBufferPointer { left in
+        wideRight.withUnsafeBufferPointer { right in
+          guard let w = sums.baseAddress, let l = left.baseAddress, let r = right.baseAddress else { return }
+          cblas_dgemm(
             CblasRowMajor, CblasNoTrans, CblasNoTrans, blasint(rowCount), blasint(columns), blasint(rank), 1,
-            l + firstRow * rank, blasint(rank), r, blasint(columns), 0, d, blasint(columns))
+            l + firstRow * rank, blasint(rank), r, blasint(columns), 1, w, blasint(columns))
         }
       }
     }
-    var widened = [Float](repeating: 0, count: delta.count)
-    var span = widened.mutableSpan
-    decode(block.bytes, from: format, into: &span)
-    for index in delta.indices { widened[index] += delta[index] }
-    encode(widened.span, to: format, into: &block)
+    let rounded = sums.map { Float($0) }
+    encode(rounded.span, to: format, into: &block)
   }
 }
 

@@ -67,7 +67,7 @@ public struct Adapter: Sendable {
     try LoRAVariants.refuse(config, path: configPath)
     let file = try Self.openWeights(directory)
     try LoRAVariants.refuse(file)
-    let parts = try AdapterParts(file, savedModules: config.modulesToSave ?? [])
+    let parts = try AdapterParts(file, config)
     self.directory = directory
     self.config = config
     self.file = file
@@ -119,9 +119,11 @@ private struct AdapterParts {
   private var roles: [String: [Role: TensorEntry]] = [:]
   private var replacementNames: [String: String] = [:]
   private let file: SafetensorsFile
+  private let config: PeftConfig
 
-  init(_ file: SafetensorsFile, savedModules: [String]) throws(AdapterError) {
+  init(_ file: SafetensorsFile, _ config: PeftConfig) throws(AdapterError) {
     self.file = file
+    self.config = config
     for entry in file.entries {
       guard entry.name.hasPrefix(Adapter.prefix) else {
         throw .tensorUnexpected(path: file.path, tensor: entry.name)
@@ -129,7 +131,7 @@ private struct AdapterParts {
       guard entry.dtype.isComputable else {
         throw .adapterDType(path: file.path, tensor: entry.name, dtype: entry.dtype)
       }
-      try sort(entry, String(entry.name.dropFirst(Adapter.prefix.count)), savedModules)
+      try sort(entry, String(entry.name.dropFirst(Adapter.prefix.count)))
     }
     for (path, tensors) in roles { modules.append(try module(path, tensors)) }
     modules.sort { naturallyPrecedes($0.path, $1.path) }
@@ -140,7 +142,7 @@ private struct AdapterParts {
   }
 
   private mutating func sort(
-    _ entry: TensorEntry, _ name: String, _ savedModules: [String]
+    _ entry: TensorEntry, _ name: String
   ) throws(AdapterError) {
     for role in Role.allCases {
       guard let path = role.endings.lazy.compactMap({ Self.stem(name, $0) }).first else { continue }
@@ -163,9 +165,8 @@ private struct AdapterParts {
         throw .tensorRepeated(path: file.path, tensor: entry.name, other: other)
       }
       let module = plain.split(separator: ".").dropLast().joined(separator: ".")
-      // PEFT compares without a dot. Source: peft/utils/other.py `_set_trainable`.
-      let isSaved = Self.pathAndParents(module).contains { path in savedModules.contains { path.hasSuffix($0) } }
-      replacements.append(Adapter.Replacement(name: plain, entry: entry, isSavedModule: isSaved))
+      replacements.append(
+        Adapter.Replacement(name: plain, entry: entry, isSavedModule: config.savesModule(module)))
     }
   }
 
@@ -196,10 +197,5 @@ private struct AdapterParts {
     }
     parts.removeAll { $0 == "base_layer" }
     return parts.joined(separator: ".")
-  }
-
-  private static func pathAndParents(_ path: String) -> [String] {
-    let parts = path.split(separator: ".")
-    return (1...max(1, parts.count)).map { parts.prefix($0).joined(separator: ".") }
   }
 }

@@ -47,7 +47,7 @@ public struct AdapterInitializer: Sendable {
     }
     if !config.savedModuleNames.isEmpty {
       expanded.modulesToSave = config.savedModuleNames
-      saved = try Self.savedTensors(base, config.savedModuleNames, configPath: configPath)
+      saved = try Self.savedTensors(base, config, configPath: configPath)
     } else {
       saved = []
     }
@@ -66,10 +66,10 @@ public struct AdapterInitializer: Sendable {
 
   /// The parameters of the modules to save, as the base has them.
   private static func savedTensors(
-    _ base: BaseModel, _ names: [String], configPath: String
+    _ base: BaseModel, _ config: PeftConfig, configPath: String
   ) throws(AdapterError) -> [(name: String, location: Checkpoint.Location)] {
     var tensors: [(String, Checkpoint.Location)] = []
-    for module in base.modules where names.contains(where: { module.path.hasSuffix($0) }) {
+    for module in base.modules where config.savesModule(module.path) {
       let stem = module.weightName.dropLast("weight".count)
       for parameter in ["weight", "bias"] where !(module.isTiedHead && parameter == "bias") {
         guard let location = base.checkpoint[stem + parameter] else { continue }
@@ -78,7 +78,7 @@ public struct AdapterInitializer: Sendable {
     }
     guard !tensors.isEmpty else {
       throw .unsupported(
-        path: configPath, what: "modules_to_save \(names.joined(separator: ", "))",
+        path: configPath, what: "modules_to_save \(config.savedModuleNames.joined(separator: ", "))",
         reason: "the base has no such module to start from. Save the base with its head first.")
     }
     return tensors

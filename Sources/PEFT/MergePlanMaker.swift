@@ -93,7 +93,7 @@ struct MergePlanMaker {
     for replacement in adapter.replacements {
       if let name = try resolver.resolve(replacement.name) {
         try claim(name, for: replacement)
-      } else if replacement.isSavedModule {
+      } else if isHead(replacement) {
         try claim(replacement.name, for: replacement)
         added.append(replacement.name)
       } else {
@@ -107,6 +107,13 @@ struct MergePlanMaker {
         nearest: resolver.nearest(unmatched[0]))
     }
     return matched
+  }
+
+  /// True for a tensor that may be added to the base: a head, which the base can lack, or the second name of a tied bias.
+  /// A module inside a layer is not: the base has it under a name that is not known here.
+  private func isHead(_ replacement: Adapter.Replacement) -> Bool {
+    guard !replacement.name.split(separator: ".").contains(where: { Int($0) != nil }) else { return false }
+    return replacement.isSavedModule || (adapter.config.bias != "none" && replacement.name.hasSuffix(".bias"))
   }
 
   /// Notes who changes a tensor; nobody else may, but for the LoRAs of several adapters.
@@ -136,7 +143,9 @@ struct MergePlanMaker {
   ///
   /// PEFT does the same for saved modules; for a LoRA on one side it changes both, although its model ran with one.
   mutating func untie(_ resolver: NameResolver) throws(AdapterError) {
-    guard base.isTied, let family = base.family, let head = family.head, let embedding = family.embedding,
+    let taskType = adapters[0].config.taskType
+    guard base.isTied, BaseModel.hasLanguageHead(taskType: taskType, config: base.config), let family = base.family,
+      let head = family.head, let embedding = family.embedding,
       let embeddingName = try resolver.resolve("\(embedding).weight")
     else { return }
     let headName = try resolver.resolve("\(head).weight") ?? "\(head).weight"

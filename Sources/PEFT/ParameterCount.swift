@@ -102,11 +102,9 @@ extension BaseModel {
   private func savedCounts(
     _ config: PeftConfig, _ sizes: Adapter.SavedSizes
   ) -> (copies: Int, missing: Int) {
-    let names = config.savedModuleNames
-    guard !names.isEmpty else { return (0, 0) }
     var copies = 0
     var found: Set<String> = []
-    for module in modules where names.contains(where: { module.path.hasSuffix($0) }) {
+    for module in modules where config.savesModule(module.path) {
       let bias = String(module.weightName.dropLast("weight".count) + "bias")
       copies += module.shape.reduce(1, *)
       if !module.isTiedHead { copies += checkpoint[bias]?.entry.elementCount ?? 0 }
@@ -193,7 +191,7 @@ extension Adapter {
       && !entry.name.contains(".modules_to_save.")
     {
       let path = entry.name.dropFirst(prefix.count).split(separator: ".").dropLast().joined(separator: ".")
-      if config.savedModuleNames.contains(where: { path.hasSuffix($0) }) {
+      if config.savesModule(path) {
         counts[path, default: 0] += entry.elementCount
       }
     }

@@ -119,4 +119,18 @@ public struct PeftConfig: Sendable, Equatable {
       }
     return (modulesToSave ?? []) + heads.filter { !(modulesToSave ?? []).contains($0) }
   }
+
+  /// True if `modules_to_save` picks a module or one that it lies in. PEFT compares the ends of names, without a dot.
+  ///
+  /// Source: peft/utils/other.py `_set_trainable`.
+  public func savesModule(_ path: String) -> Bool {
+    let names = savedModuleNames
+    guard !names.isEmpty else { return false }
+    var path = Substring(path)
+    while true {
+      if names.contains(where: { path.hasSuffix($0) }) { return true }
+      guard let dot = path.lastIndex(of: ".") else { return false }
+      path = path[..<dot]
+    }
+  }
 }
