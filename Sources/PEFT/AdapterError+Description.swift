@@ -22,6 +22,7 @@ extension AdapterError: CustomStringConvertible {
       "pattern '\(pattern)': \(construct) is Python syntax that has no translation here. Write the pattern without it."
     case .patternRunaway(let pattern, let subject):
       "pattern '\(pattern)': gave up on '\(subject)' after too many steps. Write the pattern with less nesting."
+    case .configPattern(let path, let error): "\(path): \(error.description)"
     case .weightsMissing(let directory, let found):
       "\(directory): no adapter_model.safetensors"
         + (found.isEmpty

@@ -30,6 +30,9 @@ public enum AdapterError: Error, Sendable, Equatable {
   /// A match took more steps than allowed.
   case patternRunaway(pattern: String, subject: String)
 
+  /// A pattern of a configuration's file failed in one of the ways above.
+  indirect case configPattern(path: String, AdapterError)
+
   // The adapter's tensors.
 
   /// No adapter_model.safetensors.
@@ -75,6 +78,20 @@ public enum AdapterError: Error, Sendable, Equatable {
   case replacementShape(base: String, tensor: String, found: [Int], replacement: [Int])
   /// A shard size that cannot hold even one tensor's header, or is not a size.
   case shardSize(found: String)
+}
+
+/// Runs `body`, naming the configuration in the errors of its patterns.
+func locatingPatterns<Value>(
+  in path: String, _ body: () throws(AdapterError) -> Value
+) throws(AdapterError) -> Value {
+  do throws(AdapterError) {
+    return try body()
+  } catch {
+    switch error {
+    case .patternInvalid, .patternUnsupported, .patternRunaway: throw .configPattern(path: path, error)
+    default: throw error
+    }
+  }
 }
 
 /// Runs `body`, turning file errors into adapter errors.

@@ -52,8 +52,10 @@ struct MergePlanMaker {
     for (adapter, weight) in zip(adapters, weights) {
       self.adapter = adapter
       adapterWeight = weight
-      let matched = try matchAdapter(resolver)
-      try checkAgainstConfig(matched)
+      let matched = try locatingPatterns(in: adapter.configPath) { () throws(AdapterError) in
+        try matchAdapter(resolver)
+      }
+      try locatingPatterns(in: adapter.configPath) { () throws(AdapterError) in try checkAgainstConfig(matched) }
     }
     try untie(resolver)
   }

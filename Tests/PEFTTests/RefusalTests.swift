@@ -230,6 +230,14 @@ private struct Victim {
     }
   }
 
+  @Test(arguments: [("target_modules", #""(""#), ("rank_pattern", #"{"[": 4}"#), ("exclude_modules", #""\\h""#)])
+  func aBadPatternIsNamedWithItsFile(key: String, value: String) throws {
+    let victim = try Victim()
+    try victim.config { $0[key] = JSONValue(parsing: value) }
+    let error = try victim.failure()
+    #expect(caseName(error) == "configPattern" && error.description.hasPrefix(victim.adapter), "\(error)")
+  }
+
   @Test func mutatedConfigurationsNeverTrap() throws {
     let victim = try Victim()
     let original = try contents("\(victim.adapter)/adapter_config.json")
