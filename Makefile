@@ -6,7 +6,7 @@ STRICT := -Xswiftc -warnings-as-errors
 TOOL := .build/release/peft-tool
 DEMO := Fixtures/merge/llama-bf16-all-linear
 
-.PHONY: demo test build bootstrap lint bench fuzz install clean
+.PHONY: demo test build bootstrap lint bench fuzz docs install clean
 
 demo: build
 	rm -rf .build/demo
@@ -44,6 +44,14 @@ bench: bootstrap
 
 fuzz: bootstrap
 	FUZZ_ROUNDS=1000000 swift test --filter "NeverTrap"
+
+docs: bootstrap
+	rm -rf .build/symbols && mkdir -p .build/symbols
+	swift build --scratch-path .build/docs-build --target PEFT -Xswiftc -emit-symbol-graph \
+	  -Xswiftc -emit-symbol-graph-dir -Xswiftc $(CURDIR)/.build/symbols
+	rm -f .build/symbols/C*.symbols.json
+	docc convert Sources/PEFT/PEFT.docc --additional-symbol-graph-dir .build/symbols \
+	  --fallback-display-name PEFT --fallback-bundle-identifier peft --output-dir .build/docs
 
 install: build
 	install -D $(TOOL) $(DESTDIR)/usr/local/bin/peft-tool
