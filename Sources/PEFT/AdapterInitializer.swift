@@ -45,23 +45,47 @@ public struct AdapterInitializer: Sendable {
       let rank = try scaling.values(for: target.path).rank
       modules.append((target.path, target.inFeatures, target.outFeatures, rank))
     }
+    var saved: [(name: String, location: Checkpoint.Location)] = []
     if !config.savedModuleNames.isEmpty {
       expanded.modulesToSave = config.savedModuleNames
       saved = try Self.savedTensors(base, config, configPath: configPath)
-    } else {
-      saved = []
     }
+    saved += Self.baseCopies(base, expanded, targets)
     if config.taskType == nil && config.autoMapping == .null { expanded.autoMapping = base.autoMapping }
     expanded.baseModelNameOrPath = config.baseModelNameOrPath ?? base.path
     expanded.inferenceMode = true
     // PEFT corrects the flag to the last layer that it wraps.
     expanded.fanInFanOut = targets.last?.kind == .transposedLinear
     expanded.peftVersion = config.peftVersion ?? PeftConfig.mirroredVersion
+    self.saved = saved
     self.config = expanded
     self.modules = modules
     self.targets = targets
     self.base = base
     self.seed = seed
+  }
+
+  /// What PEFT stores of the base beside the LoRA: a targeted head's weight, and biases that are trained.
+  ///
+  /// Source: peft/utils/save_and_load.py `get_peft_model_state_dict`.
+  private static func baseCopies(
+    _ base: BaseModel, _ config: PeftConfig, _ targets: [BaseModel.Module]
+  ) -> [(name: String, location: Checkpoint.Location)] {
+    let targeted = Set(targets.map(\.path))
+    var tensors: [(String, Checkpoint.Location)] = []
+    for module in base.modules where !config.savesModule(module.path) {
+      let isTarget = targeted.contains(module.path)
+      let path = Adapter.prefix + module.path + (isTarget ? ".base_layer" : "")
+      if isTarget, module.path == "lm_head", config.targetModules?.namesHead == true,
+        let weight = base.checkpoint[module.weightName]
+      {
+        tensors.append(("\(path).weight", weight))
+      }
+      guard !module.isTiedHead, config.bias == "all" || (config.bias == "lora_only" && isTarget) else { continue }
+      let bias = module.weightName.dropLast("weight".count) + "bias"
+      if let location = base.checkpoint[String(bias)] { tensors.append(("\(path).bias", location)) }
+    }
+    return tensors
   }
 
   /// The parameters of the modules to save, as the base has them.
@@ -172,5 +196,15 @@ extension BaseModel {
       }
     }
     return squares.map { Float($0.squareRoot()) }
+  }
+}
+
+extension ModuleRule {
+  /// PEFT's test for a targeted head: the name among the names, or inside the pattern.
+  fileprivate var namesHead: Bool {
+    switch self {
+    case .names(let names): names.contains("lm_head")
+    case .pattern(let pattern): pattern.contains("lm_head")
+    }
   }
 }

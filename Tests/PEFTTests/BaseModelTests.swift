@@ -46,7 +46,8 @@ import Testing
   @Test func aFreshAdapterHasPEFTsNamesAndChangesNothing() async throws {
     for name in [
       "llama-bf16-all-linear", "gpt2-without-prefix", "opt-without-prefix", "t5", "gpt-neox", "llama-layers",
-      "llama-lora-bias",
+      "llama-lora-bias", "llama-bias-all", "llama-lm-head-untied", "llama-saved-head",
+      "bert-sequence-classifier",
     ] {
       let scratch = try ScratchDirectory()
       let root = Fixtures.path("merge/\(name)")
