@@ -16,7 +16,7 @@ public struct LowRankUpdate: Sendable {
 
   private var packedLeft: [Float]
   private let right: [Float]
-  /// The factors in f64, for ranks from `blasRank` on.
+  /// The factors in f64, for ranks from `wideRank` on.
   private let wideLeft: [Double]
   private let wideRight: [Double]
 
@@ -25,7 +25,7 @@ public struct LowRankUpdate: Sendable {
 
   /// From this rank on, the product is one `dgemm` on a widened block: panels no longer fit the first-level cache, and
   /// the error of so long a sum in f32 would be seen in the half formats.
-  static let blasRank = 96
+  public static let wideRank = 96
 
   /// Traps if the arrays do not have the stated shapes.
   public init(left: [Float], right: [Float], rows: Int, columns: Int, rank: Int, scale: Float) {
@@ -34,7 +34,7 @@ public struct LowRankUpdate: Sendable {
     self.rows = rows
     self.columns = columns
     self.rank = rank
-    if rank >= Self.blasRank {
+    if rank >= Self.wideRank {
       wideLeft = left.map { Double($0) * Double(scale) }
       wideRight = right.map { Double($0) }
       self.right = []
@@ -69,7 +69,7 @@ public struct LowRankUpdate: Sendable {
     precondition(block.byteCount == count * columns * format.byteCount, "block is not whole rows")
     precondition(firstRow % Self.rowGroup == 0, "block does not begin at a row group")
     precondition(firstRow >= 0 && firstRow + count <= rows, "block reaches past the last row")
-    if rank >= Self.blasRank {
+    if rank >= Self.wideRank {
       applyWithBLAS(firstRow: firstRow, rowCount: count, block: &block, format: format)
       return
     }

@@ -152,7 +152,10 @@ enum MergeWork: Sendable {
     let stored = update.terms.reduce(0) { $0 + $1.a.byteRange.count + $1.b.byteRange.count }
     let block = LowRankUpdate.rowGroup * rowBytes
     let norms = update.magnitude == nil ? 0 : 2 * blockBytes + 12 * max(update.rows, update.columns)
-    return stored + 2 * 4 * update.rank * (rows + update.columns) + block + norms
+    // Each factor is held as read and as laid out; long sums take both in f64 too, and the block twice more.
+    let isWide = update.rank >= LowRankUpdate.wideRank
+    let wide = isWide ? 12 * max(blockBytes, block) / (entry.dtype.bitCount / 8) : 0
+    return stored + (isWide ? 16 : 8) * update.rank * (rows + update.columns) + block + norms + wide
   }
 
   // MARK: Doing
