@@ -149,7 +149,9 @@ enum MergeWork: Sendable {
   static func workingBytes(_ entry: TensorEntry, _ update: LoRAUpdate) -> Int {
     let rowBytes = update.columns * entry.dtype.bitCount / 8
     let rows = min(update.rows, rowsPerStep(bytes: pieceBytes, rowBytes: rowBytes))
-    let stored = update.terms.reduce(0) { $0 + $1.a.byteRange.count + $1.b.byteRange.count }
+    let stored = update.terms.reduce(0) { sum, term in
+      sum + term.rank * (update.columns + (update.isTransposed ? update.rows : rows)) * term.a.dtype.bitCount / 8
+    }
     let block = LowRankUpdate.rowGroup * rowBytes
     let norms = update.magnitude == nil ? 0 : 2 * blockBytes + 12 * max(update.rows, update.columns)
     // Each factor is held as read and as laid out; long sums take both in f64 too, and the block twice more.
