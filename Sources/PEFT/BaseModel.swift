@@ -147,7 +147,9 @@ struct ModelNames {
   init(family: ModelFamily?, hasHead: Bool, stems: [String]) {
     self.family = family
     let prefix = (family?.prefix).map { "\($0)." } ?? ""
-    let filePrefixed = !prefix.isEmpty && stems.contains { $0.hasPrefix(prefix) }
+    // Question answering heads of the Llama kind hold their base as `transformer`, whatever the family's prefix.
+    let filePrefixed =
+      !prefix.isEmpty && stems.contains { $0.hasPrefix(prefix) || $0.hasPrefix("transformer.layers.") }
     added = hasHead && !filePrefixed ? prefix : ""
     removed = !hasHead && filePrefixed ? prefix : ""
   }

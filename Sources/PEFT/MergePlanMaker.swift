@@ -114,7 +114,13 @@ struct MergePlanMaker {
   /// True for a tensor that may be added to the base: a head, which the base can lack, or the second name of a tied bias.
   /// A module inside a layer is not: the base has it under a name that is not known here.
   private func isHead(_ replacement: Adapter.Replacement) -> Bool {
-    guard !replacement.name.split(separator: ".").contains(where: { Int($0) != nil }) else { return false }
+    let parts = replacement.name.split(separator: ".")
+    guard !parts.contains(where: { Int($0) != nil }) else { return false }
+    // An input embedding is no head, nor is anything that the base holds under a shorter name.
+    if parts.dropLast().last.map({ ModelFamily.embeddingNames.contains(String($0)) }) ?? true { return false }
+    for start in parts.indices.dropFirst() where base.checkpoint[parts[start...].joined(separator: ".")] != nil {
+      return false
+    }
     return replacement.isSavedModule || (adapter.config.bias != "none" && replacement.name.hasSuffix(".bias"))
   }
 
