@@ -1,6 +1,6 @@
 /// Rewrites a regular expression of Python's `re` for PCRE2, so that it means the same.
 ///
-/// The two agree on most syntax. What differs is translated (`\Z`, `{,n}`, `\uXXXX`, a `[` inside a class, …); what only
+/// The two agree on most syntax. What differs is translated (`\Z`, `{,n}`, `\u00e9`, a `[` inside a class, …); what only
 /// one of them has is refused by name, rather than matched differently.
 /// Source: the Python Language Reference's `re` module, checked against Python 3.11 in the tests.
 struct PythonPattern {
