@@ -75,6 +75,7 @@ struct ModelFamily: Sendable {
       "gpt_neox",
       ModelFamily("gpt_neox", tied: false, embedding: "gpt_neox.embed_in", fileNames: ["lm_head": "embed_out"])
     ),
+    ("biogpt", ModelFamily("biogpt", tied: true, head: "output_projection", embedding: "biogpt.embed_tokens")),
     ("mamba", ModelFamily("backbone", tied: true, embedding: "backbone.embeddings")),
     ("mamba2", ModelFamily("backbone", tied: false, embedding: "backbone.embeddings")),
     ("t5 mt5 umt5", ModelFamily(nil, tied: true, tiesMore: true, embedding: "shared")),
