@@ -19,6 +19,8 @@ public struct Adapter: Sendable {
     public let magnitude: TensorEntry?
     /// The bias of lora_B, one an output feature.
     public let bias: TensorEntry?
+    /// KaSA's singular values, one a rank.
+    public let diagonal: TensorEntry?
   }
 
   /// Rows of an embedding that the adapter replaces.
@@ -50,6 +52,8 @@ public struct Adapter: Sendable {
   public let tokenRows: [TokenRows]
   /// Copies of base weights that PEFT stores beside the LoRA of an embedding or head, by the module's path.
   public let baseCopies: [String: TensorEntry]
+  /// What wrappers of a model had put before the names of tensors, such as `_orig_mod.`; left out of all paths here.
+  public let foreignPrefixes: [String]
 
   public static let weightsName = "adapter_model.safetensors"
   static let prefix = "base_model.model."
@@ -75,6 +79,7 @@ public struct Adapter: Sendable {
     replacements = parts.replacements
     tokenRows = parts.tokenRows
     baseCopies = parts.baseCopies
+    foreignPrefixes = parts.foreignPrefixes.sorted()
   }
 
   /// Opens the file of weights in an adapter's directory.
@@ -99,10 +104,11 @@ private struct AdapterParts {
   var replacements: [Adapter.Replacement] = []
   var tokenRows: [Adapter.TokenRows] = []
   var baseCopies: [String: TensorEntry] = [:]
+  var foreignPrefixes: Set<String> = []
 
   /// What a LoRA module's tensor is, by the end of its name.
   private enum Role: Hashable, CaseIterable {
-    case a, b, embeddingA, embeddingB, magnitude, bias
+    case a, b, embeddingA, embeddingB, magnitude, bias, diagonal
 
     var endings: [String] {
       switch self {
@@ -112,6 +118,7 @@ private struct AdapterParts {
       case .embeddingB: [".lora_embedding_B"]
       case .magnitude: [".lora_magnitude_vector", ".lora_magnitude_vector.weight"]
       case .bias: [".lora_B.bias"]
+      case .diagonal: [".lora_diag"]
       }
     }
   }
@@ -125,18 +132,21 @@ private struct AdapterParts {
     self.file = file
     self.config = config
     for entry in file.entries {
-      guard entry.name.hasPrefix(Adapter.prefix) else {
+      let (name, foreign) = AdapterName.withoutForeignParts(entry.name)
+      foreignPrefixes.formUnion(foreign)
+      guard name.hasPrefix(Adapter.prefix) else {
         throw .tensorUnexpected(path: file.path, tensor: entry.name)
       }
       guard entry.dtype.isComputable else {
         throw .adapterDType(path: file.path, tensor: entry.name, dtype: entry.dtype)
       }
-      try sort(entry, String(entry.name.dropFirst(Adapter.prefix.count)))
+      if LoRAVariants.isUnusedAtMerge(name, config) { continue }
+      try sort(entry, String(name.dropFirst(Adapter.prefix.count)))
     }
     for (path, tensors) in roles { modules.append(try module(path, tensors)) }
     modules.sort { naturallyPrecedes($0.path, $1.path) }
     replacements.sort { naturallyPrecedes($0.name, $1.name) }
-    for path in baseCopies.keys where roles[path] == nil {
+    for path in baseCopies.keys where roles[path] == nil && !config.savesModule(path) {
       throw .tensorUnexpected(path: file.path, tensor: "\(Adapter.prefix)\(path).base_layer.weight")
     }
   }
@@ -181,7 +191,8 @@ private struct AdapterParts {
       throw .tensorRepeated(path: file.path, tensor: plain.name, other: a.name)
     }
     return Adapter.Module(
-      path: path, a: a, b: b, isEmbedding: isEmbedding, magnitude: tensors[.magnitude], bias: tensors[.bias])
+      path: path, a: a, b: b, isEmbedding: isEmbedding, magnitude: tensors[.magnitude], bias: tensors[.bias],
+      diagonal: tensors[.diagonal])
   }
 
   private static func stem(_ name: String, _ suffix: String) -> String? {

@@ -47,6 +47,8 @@ public struct BaseModel: Sendable {
   /// All modules with a weight, in the natural order of their paths.
   public let modules: [Module]
   let family: ModelFamily?
+  /// The file's names of tensors by the model's.
+  let fileNames: [String: String]
 
   /// Opens a directory, an index or a single safetensors file.
   ///
@@ -60,12 +62,23 @@ public struct BaseModel: Sendable {
     if FileSystem.exists(configPath) {
       config = try asAdapterError { () throws(TensorFileError) in try JSONValue(contentsOf: configPath) }
     }
+    self.init(
+      path: path, directory: isFile && checkpoint.index == nil ? nil : checkpoint.directory, checkpoint: checkpoint,
+      config: config, taskType: taskType)
+  }
+
+  init(path: String, directory: String?, checkpoint: Checkpoint, config: JSONValue?, taskType: String?) {
     self.path = path
-    directory = isFile && checkpoint.index == nil ? nil : checkpoint.directory
+    self.directory = directory
     self.checkpoint = checkpoint
     self.config = config
-    family = (config?["model_type"]?.stringValue).flatMap(ModelFamily.named)
-    modules = Self.modules(checkpoint, config: config, family: family, taskType: taskType)
+    let family = (config?["model_type"]?.stringValue).flatMap(ModelFamily.named)
+    self.family = family
+    let stems = checkpoint.names.map { family?.renaming.modelName($0) ?? $0 }
+    let names = ModelNames(family: family, hasHead: Self.hasHead(taskType: taskType, config: config), stems: stems)
+    fileNames = Dictionary(
+      checkpoint.names.map { (names.modelName($0), $0) }, uniquingKeysWith: { first, second in min(first, second) })
+    modules = Self.modules(checkpoint, names: fileNames, config: config, family: family, taskType: taskType)
   }
 
   /// `model_type` of config.json.
@@ -99,16 +112,13 @@ public struct BaseModel: Sendable {
   }
 
   private static func modules(
-    _ checkpoint: Checkpoint, config: JSONValue?, family: ModelFamily?, taskType: String?
+    _ checkpoint: Checkpoint, names: [String: String], config: JSONValue?, family: ModelFamily?, taskType: String?
   ) -> [Module] {
     let suffix = ".weight"
-    let stems = checkpoint.names.filter { $0.hasSuffix(suffix) }.map { String($0.dropLast(suffix.count)) }
-    let names = ModelNames(
-      family: family, hasHead: hasHead(taskType: taskType, config: config), stems: stems)
     var modules: [Module] = []
-    for stem in stems {
-      guard let entry = checkpoint[stem + suffix]?.entry else { continue }
-      let path = names.modelName(stem)
+    for (name, fileName) in names where name.hasSuffix(suffix) {
+      guard let entry = checkpoint[fileName]?.entry else { continue }
+      let path = String(name.dropLast(suffix.count))
       modules.append(
         Module(
           path: path, kind: kind(path, shape: entry.shape, family: family), weightName: entry.name,
@@ -154,11 +164,15 @@ struct ModelNames {
     removed = !hasHead && filePrefixed ? prefix : ""
   }
 
-  /// The name in the model of a module in the file.
+  /// The name in the model of a tensor in the file.
   func modelName(_ fileName: String) -> String {
-    if let renamed = family?.fileNames.first(where: { $0.value == fileName }) { return renamed.key }
+    let fileName = family?.renaming.modelName(fileName) ?? fileName
+    for (model, file) in family?.fileNames ?? [:] where fileName.hasPrefix("\(file).") {
+      return model + fileName.dropFirst(file.count)
+    }
     if !removed.isEmpty, fileName.hasPrefix(removed) { return String(fileName.dropFirst(removed.count)) }
-    if added.isEmpty || fileName == family?.head { return fileName }
+    if added.isEmpty { return fileName }
+    if let head = family?.head, fileName.hasPrefix("\(head).") { return fileName }
     // Heads stand beside the base model, not in it.
     let first = fileName.split(separator: ".").first.map(String.init) ?? fileName
     return ["lm_head", "score", "classifier", "qa_outputs", "cls"].contains(first) ? fileName : added + fileName

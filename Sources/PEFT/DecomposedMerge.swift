@@ -12,13 +12,14 @@ struct DecomposedMerge {
   let stored: FloatFormat
   let format: FloatFormat
   let update: LoRAUpdate
-  let magnitude: TensorEntry
+  let magnitude: FactorView
   let factors: LoRAFactors
 
   /// Writes the rows of a piece. A weight stored `[in, out]` is read twice: once for the norms.
-  func perform(_ rows: Range<Int>, from: Int, into file: some TensorSink, at target: Int) throws(TensorFileError) {
-    guard let magnitudeFormat = magnitude.dtype.format else { return }
-    let magnitudes = Double.decoded(try update.terms[0].file.bytes(magnitude.byteRange), magnitudeFormat)
+  func perform(
+    _ rows: Range<Int>, from: Int, into file: some TensorSink, at target: Int, cache: inout FactorCache
+  ) throws(TensorFileError) {
+    let magnitudes: [Double] = try magnitude.values(&cache)
     let step = MergeWork.rowsPerStep(bytes: MergeWork.blockBytes, rowBytes: update.columns * 4)
     let blocks = stride(from: 0, to: rows.count, by: step).map { $0..<min($0 + step, rows.count) }
     if update.isTransposed {

@@ -32,7 +32,8 @@ extension MergePlan {
     for input in inputs {
       adapters.append(try Adapter(directory: input.directory, ignoredConfigKeys: options.ignoredConfigKeys))
     }
-    let base = try BaseModel(path: basePath, taskType: adapters[0].config.taskType)
+    let original = try BaseModel(path: basePath, taskType: adapters[0].config.taskType)
+    let base = try Self.base(original, for: adapters)
     var maker = MergePlanMaker(base: base, adapters: adapters, weights: inputs.map(\.weight), options: options)
     try maker.match()
     let shards = try maker.shards()
@@ -41,10 +42,23 @@ extension MergePlan {
     }
     self.init(
       base: base, adapters: adapters, weights: inputs.map(\.weight), options: options, shards: shards,
-      editedConfig: maker.editedConfig(), sideFiles: sideFiles,
+      editedConfig: maker.editedConfig(original: original.config), sideFiles: sideFiles,
       mergedCount: adapters.reduce(0) { $0 + $1.modules.count },
       replacedCount: maker.replacements.keys.filter { base.checkpoint[$0] != nil }.count + maker.biases.count
         + maker.tokens.count,
       addedCount: maker.added.count, notes: maker.notes)
+  }
+
+  /// The base with its layers stacked as the adapters have them.
+  private static func base(_ base: BaseModel, for adapters: [Adapter]) throws(AdapterError) -> BaseModel {
+    let setting = adapters[0].config.layerReplication
+    for adapter in adapters where adapter.config.layerReplication != setting {
+      throw .unsupported(
+        path: adapter.configPath, what: "layer_replication together with other adapters",
+        reason: "all adapters must have the same setting.")
+    }
+    guard !setting.isEmptyOrFalse else { return base }
+    return try base.replicatingLayers(
+      setting, configPath: adapters[0].configPath, taskType: adapters[0].config.taskType)
   }
 }

@@ -9,8 +9,9 @@ public struct MergePlan: Sendable {
   enum Source: Sendable {
     /// A tensor of the base, byte for byte.
     case copy(SafetensorsFile, TensorEntry)
-    /// W + s·B·A, where W is a tensor of the base, or the adapter's own copy of it.
-    case merge(SafetensorsFile, TensorEntry, LoRAUpdate)
+    /// W + s·B·A, where W is a tensor of the base, or the adapter's own copy of it. Each update has rows of its own;
+    /// rows of none are copied.
+    case merge(SafetensorsFile, TensorEntry, [LoRAUpdate])
     /// A bias of the base, with lora_B's bias added.
     case addBias(SafetensorsFile, TensorEntry, LoRABias)
     /// An embedding of the base, some rows replaced.
@@ -86,49 +87,9 @@ public struct MergePlan: Sendable {
   /// block of the weight and the factors of the largest piece.
   public func predictedPeakBytes(workers: Int) -> Int {
     var largest = 0
-    for case .merge(_, let entry, let update) in shards.flatMap({ $0.outputs.map(\.source) }) {
-      largest = max(largest, MergeWork.workingBytes(entry, update))
+    for case .merge(_, let entry, let updates) in shards.flatMap({ $0.outputs.map(\.source) }) {
+      for update in updates { largest = max(largest, MergeWork.workingBytes(entry, update)) }
     }
     return workers * (largest + MergeWork.blockBytes) + headerBytes
   }
-}
-
-/// ΔW = Σ scale · B · A for one weight, seen as a matrix `[rows, columns]`.
-struct LoRAUpdate: Sendable {
-  /// One of the products that ΔW is the sum of: one an adapter.
-  struct Term: Sendable {
-    /// The file that holds A and B.
-    let file: File
-    let a: TensorEntry
-    let b: TensorEntry
-    let rank: Int
-    let scale: Double
-  }
-
-  var terms: [Term]
-  let rows: Int
-  let columns: Int
-  /// True if W is stored `[in, out]`, so that ΔWᵀ is added.
-  let isTransposed: Bool
-  /// DoRA's magnitudes, one an output feature: W' = (m / ‖W + ΔW‖) · (W + ΔW), the norm over each output feature's inputs.
-  /// Only for a single term; in the term's file.
-  let magnitude: TensorEntry?
-
-  /// The inner dimension of all terms side by side.
-  var rank: Int { terms.reduce(0) { $0 + $1.rank } }
-}
-
-/// The bias of lora_B: b' = b + scale · bias.
-struct LoRABias: Sendable {
-  let file: File
-  let entry: TensorEntry
-  let scale: Double
-}
-
-/// Rows of an embedding that take the place of the base's.
-struct TokenReplacement: Sendable {
-  let file: File
-  /// One row for each index.
-  let entry: TensorEntry
-  let indices: [Int]
 }

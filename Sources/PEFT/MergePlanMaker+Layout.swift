@@ -22,7 +22,9 @@ extension MergePlanMaker {
   }
 
   private func output(_ file: SafetensorsFile, _ entry: TensorEntry) -> MergePlan.Output {
-    let item = SafetensorsLayout.Item(name: entry.name, dtype: entry.dtype, shape: entry.shape)
+    var shape = entry.shape
+    if let rows = grownRows[entry.name] { shape[0] = rows }
+    let item = SafetensorsLayout.Item(name: entry.name, dtype: entry.dtype, shape: shape)
     if let update = updates[entry.name] {
       return MergePlan.Output(item: item, source: mergeSource(entry.name, file, entry, update))
     }
@@ -35,7 +37,7 @@ extension MergePlanMaker {
   }
 
   private func mergeSource(
-    _ name: String, _ file: SafetensorsFile, _ entry: TensorEntry, _ update: LoRAUpdate
+    _ name: String, _ file: SafetensorsFile, _ entry: TensorEntry, _ update: [LoRAUpdate]
   ) -> MergePlan.Source {
     if let copy = baseCopies[name] { return .merge(copy.file, copy.entry, update) }
     return .merge(file, entry, update)
@@ -57,8 +59,10 @@ extension MergePlanMaker {
         item: SafetensorsLayout.Item(name: name, dtype: entry.dtype, shape: entry.shape),
         source: .copy(base.checkpoint.shards[location.shard], entry))
     }
+    var shape = entry.shape
+    if let rows = grownRows[name] { shape[0] = rows }
     return MergePlan.Output(
-      item: SafetensorsLayout.Item(name: name, dtype: entry.dtype, shape: entry.shape),
+      item: SafetensorsLayout.Item(name: name, dtype: entry.dtype, shape: shape),
       source: mergeSource(name, base.checkpoint.shards[location.shard], entry, update))
   }
 
@@ -99,14 +103,22 @@ extension MergePlanMaker {
     }
   }
 
-  /// config.json with the head untied, if the head gets a weight of its own.
-  func editedConfig() -> JSONValue? {
-    guard unties, var config = base.config, config.members != nil else { return nil }
-    config["tie_word_embeddings"] = .bool(false)
-    if var text = config["text_config"], text["tie_word_embeddings"] != nil {
-      text["tie_word_embeddings"] = .bool(false)
+  /// config.json as the output needs it: the head untied, the vocabulary's new size, other layers. Nil if the base's own
+  /// serves.
+  func editedConfig(original: JSONValue?) -> JSONValue? {
+    guard var config = base.config, config.members != nil else { return nil }
+    if unties { Self.set("tie_word_embeddings", .bool(false), in: &config) }
+    if let rows = grownRows.values.max() { Self.set("vocab_size", .integer(rows), in: &config) }
+    return config == original ? nil : config
+  }
+
+  /// Sets a key at the top level, and in `text_config` where it stands there.
+  private static func set(_ key: String, _ value: JSONValue, in config: inout JSONValue) {
+    if var text = config["text_config"], text[key] != nil {
+      text[key] = value
       config["text_config"] = text
+      if config[key] == nil && key != "tie_word_embeddings" { return }
     }
-    return config
+    config[key] = value
   }
 }

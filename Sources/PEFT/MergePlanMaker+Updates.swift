@@ -7,27 +7,23 @@ extension MergePlanMaker {
   ) throws(AdapterError) -> LoRAUpdate {
     let entry = try weight(name, of: module)
     guard entry.dtype.isComputable else { throw .baseDType(base: base.path, tensor: name, dtype: entry.dtype) }
-    let values = try scaling.values(for: module.path)
-    let (a, b) = (module.a.shape, module.b.shape)
-    let isConvolution = entry.shape.count > 2
-    guard a.count == (isConvolution ? entry.shape.count : 2), b.count == a.count, a[0] == values.rank,
-      b[1] == values.rank, b.dropFirst(2).allSatisfy({ $0 == 1 })
-    else {
-      throw .rankMismatch(
-        path: adapter.file.path, module: module.path, expectedRank: values.rank, shapeA: a, shapeB: b)
-    }
-    let (input, output) = (a.dropFirst().reduce(1, *), b[0])
+    let values = try scaling.values(for: scalingPath(of: module))
+    let shape = try weightShape(entry, of: module)
+    let (factorA, factorB) = try factors(module, weightShape: shape, rank: values.rank)
+    let (input, output) = (factorA.columns, factorB.rows)
     let isTransposed: Bool
-    if isConvolution {
-      guard entry.shape == [output] + a.dropFirst() else { throw convolutionMismatch(entry, a, b) }
+    if shape.count > 2 {
+      guard shape == [output] + module.a.shape.dropFirst() else {
+        throw convolutionMismatch(entry, module.a.shape, module.b.shape)
+      }
       isTransposed = false
     } else if module.isEmbedding {
-      guard entry.shape == [input, output] else {
+      guard shape == [input, output] else {
         throw .shapeMismatch(base: base.path, tensor: name, found: entry.shape, expected: [input, output])
       }
       isTransposed = true
     } else {
-      isTransposed = try orientation(entry, known: kinds[name], input: input, output: output)
+      isTransposed = try orientation(entry, shape, known: kinds[name], input: input, output: output)
     }
     if let magnitude = module.magnitude, magnitude.elementCount != output {
       throw .shapeMismatch(
@@ -44,12 +40,108 @@ extension MergePlanMaker {
         path: adapter.file.path, what: "DoRA with weight \(adapterWeight)",
         reason: "its magnitudes fit the whole change only.")
     }
-    if let copy = adapter.baseCopies[module.path], baseCopies[name] == nil { baseCopies[name] = (adapter.file, copy) }
-    let term = LoRAUpdate.Term(
-      file: adapter.file.file, a: module.a, b: module.b, rank: values.rank, scale: values.scale * adapterWeight)
+    if let copy = adapter.baseCopies[module.path], copy.shape == shape, baseCopies[name] == nil {
+      baseCopies[name] = (adapter.file, copy)
+    }
+    let file = adapter.file.file
+    var term = LoRAUpdate.Term(
+      left: isTransposed ? factorA.transposed : factorB, right: isTransposed ? factorB.transposed : factorA,
+      scale: values.scale * adapterWeight)
+    if let diagonal = try self.diagonal(module, rank: values.rank) {
+      term.diagonal = FactorView(file, diagonal, rows: values.rank, columns: 1)
+    }
     return LoRAUpdate(
       terms: [term], rows: isTransposed ? input : output, columns: isTransposed ? output : input,
-      isTransposed: isTransposed, magnitude: module.magnitude)
+      isTransposed: isTransposed,
+      magnitude: module.magnitude.map { FactorView(file, $0, rows: output, columns: 1) },
+      removal: try removal(module, values, shape: shape, isTransposed: isTransposed))
+  }
+
+  /// What rank and alpha patterns are matched with: the module's path, or that of its targeted parameter.
+  private func scalingPath(of module: Adapter.Module) -> String {
+    adapter.config.targetedParameters(in: module.path).contains("weight") ? "\(module.path).weight" : module.path
+  }
+
+  /// The shape of W as the adapter has it: an embedding or a head may have other rows than the base's.
+  private func weightShape(_ entry: TensorEntry, of module: Adapter.Module) throws(AdapterError) -> [Int] {
+    guard let copy = adapter.baseCopies[module.path], copy.shape != entry.shape else { return entry.shape }
+    guard copy.shape.count == 2, entry.shape.count == 2, copy.shape[1] == entry.shape[1] else {
+      throw .replacementShape(base: base.path, tensor: entry.name, found: entry.shape, replacement: copy.shape)
+    }
+    return copy.shape
+  }
+
+  /// A `[r, in]` and B `[out, r]` of a module, kernels counted as inputs.
+  private func factors(
+    _ module: Adapter.Module, weightShape shape: [Int], rank: Int
+  ) throws(AdapterError) -> (a: FactorView, b: FactorView) {
+    let (a, b) = (module.a.shape, module.b.shape)
+    let mismatch = AdapterError.rankMismatch(
+      path: adapter.file.path, module: module.path, expectedRank: rank, shapeA: a, shapeB: b)
+    guard a.count == (shape.count > 2 ? shape.count : 2), b.count == a.count, a[0] == rank,
+      b.dropFirst(2).allSatisfy({ $0 == 1 })
+    else { throw mismatch }
+    let file = adapter.file.file
+    var viewA = FactorView(file, module.a, rows: rank, columns: a.dropFirst().reduce(1, *))
+    var viewB = FactorView(file, module.b, rows: b[0], columns: rank)
+    let blocks = adapter.config.useBDLoRA["nblocks"]?.integerValue ?? 1
+    // Which side is packed shows in the shapes: the configuration's names may be patterns.
+    if blocks > 1, shape.count == 2, rank % blocks == 0 {
+      if a[1] != shape[1], a[1].multipliedReportingOverflow(by: blocks) == (shape[1], false) {
+        viewA = FactorView(file, module.a, rows: rank, columns: shape[1], blockCount: blocks)
+      }
+      if b[1] != rank, b[1] * blocks == rank, b[0] % blocks == 0 {
+        viewB = FactorView(file, module.b, rows: b[0], columns: rank, blockCount: blocks)
+      }
+    }
+    guard viewB.blockCount > 1 || b[1] == rank else { throw mismatch }
+    return (viewA, viewB)
+  }
+
+  private func diagonal(_ module: Adapter.Module, rank: Int) throws(AdapterError) -> TensorEntry? {
+    guard (module.diagonal != nil) == (adapter.config.kasaConfig != .null) else {
+      throw .configContradiction(
+        path: adapter.configPath,
+        reason: "kasa_config and the tensor lora_diag of module '\(module.path)' need each other; one is missing.")
+    }
+    if let diagonal = module.diagonal, diagonal.shape != [rank] {
+      throw .shapeMismatch(base: adapter.file.path, tensor: diagonal.name, found: diagonal.shape, expected: [rank])
+    }
+    return module.diagonal
+  }
+
+  /// What the initialisation took out of this weight.
+  private func removal(
+    _ module: Adapter.Module, _ values: LoRAScaling.Values, shape: [Int], isTransposed: Bool
+  ) throws(AdapterError) -> BaseRemoval? {
+    let name = adapter.config.initLoRAWeights.stringValue?.lowercased()
+    let removal: BaseRemoval
+    if adapter.config.kasaConfig != .null {
+      removal = .minor(rank: values.rank)
+    } else if name == "pissa" {
+      removal = .principal(rank: values.rank)
+    } else if name == "olora" {
+      removal = .firstColumns(rank: values.rank, scale: values.scale)
+    } else {
+      return nil
+    }
+    var reason: String?
+    if shape.count != 2 || module.isEmbedding {
+      reason = "it is defined for linear layers only."
+    } else if values.rank >= shape.min() ?? 0 {
+      reason = "the rank \(values.rank) leaves nothing of a weight \(shape)."
+    } else if adapterWeight != 1 {
+      reason = "its change of the base weight has no weight \(adapterWeight)."
+    } else if isTransposed, case .principal = removal {
+      reason = nil
+    } else if isTransposed {
+      reason = "PEFT computes it for weights stored [out, in] only."
+    }
+    guard let reason else { return removal }
+    throw .unsupported(
+      path: adapter.file.path,
+      what: "\(name == "pissa" ? "PiSSA" : name == "olora" ? "OLoRA" : "KaSA") on '\(module.path)'",
+      reason: reason)
   }
 
   private func convolutionMismatch(_ entry: TensorEntry, _ a: [Int], _ b: [Int]) -> AdapterError {
@@ -65,7 +157,7 @@ extension MergePlanMaker {
   mutating func addBias(
     _ bias: TensorEntry, of module: Adapter.Module, weight name: String, _ scaling: LoRAScaling
   ) throws(AdapterError) {
-    let target = name.dropLast("weight".count) + "bias"
+    let target = name.hasSuffix("in_proj_weight") ? name.dropLast(6) + "bias" : name.dropLast("weight".count) + "bias"
     guard let entry = base.checkpoint[String(target)]?.entry else {
       throw .unsupported(
         path: adapter.file.path, what: "the bias of lora_B of '\(module.path)'",
@@ -113,15 +205,15 @@ extension MergePlanMaker {
   /// Whether W is stored `[in, out]`. The shape decides; where it is square, the model type, and where that is unknown
   /// the configuration's fan_in_fan_out.
   private func orientation(
-    _ entry: TensorEntry, known: BaseModel.Module.Kind?, input: Int, output: Int
+    _ entry: TensorEntry, _ shape: [Int], known: BaseModel.Module.Kind?, input: Int, output: Int
   ) throws(AdapterError) -> Bool {
     if input != output {
-      if entry.shape == [output, input] { return false }
-      if entry.shape == [input, output], known == .transposedLinear || base.family == nil { return true }
-    } else if entry.shape == [output, input] {
+      if shape == [output, input] { return false }
+      if shape == [input, output], known == .transposedLinear || base.family == nil { return true }
+    } else if shape == [output, input] {
       return base.family == nil ? adapter.config.fanInFanOut : known == .transposedLinear
     }
-    if known == .embedding && entry.shape == [input, output] {
+    if known == .embedding && shape == [input, output] {
       throw .unsupported(
         path: adapter.file.path, what: "a linear LoRA on the embedding '\(entry.name)'",
         reason: "an embedding takes lora_embedding_A and lora_embedding_B.")
@@ -131,14 +223,10 @@ extension MergePlanMaker {
       expected: known == .transposedLinear ? [input, output] : [output, input])
   }
 
-  /// W of a module: the adapter's own copy where it has one of the base's dtype and shape, as PEFT loads it.
+  /// W of a module in the base.
   private func weight(_ name: String, of module: Adapter.Module) throws(AdapterError) -> TensorEntry {
     guard let stored = storedWeight(name) else {
       throw .unmatched(base: base.path, modules: [module.path], matched: 0, total: 1, nearest: [])
-    }
-    guard let copy = adapter.baseCopies[module.path] else { return stored }
-    guard copy.shape == stored.shape else {
-      throw .replacementShape(base: base.path, tensor: name, found: stored.shape, replacement: copy.shape)
     }
     return stored
   }

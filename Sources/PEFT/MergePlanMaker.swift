@@ -11,7 +11,7 @@ struct MergePlanMaker {
   let options: MergeOptions
 
   /// Updates by the name of the output tensor.
-  var updates: [String: LoRAUpdate] = [:]
+  var updates: [String: [LoRAUpdate]] = [:]
   /// Biases to be added, by the name of the output tensor.
   var biases: [String: LoRABias] = [:]
   /// Replaced rows by the name of the output tensor.
@@ -20,6 +20,8 @@ struct MergePlanMaker {
   var replacements: [String: (file: SafetensorsFile, replacement: Adapter.Replacement)] = [:]
   /// Output tensors that the base does not have, in order.
   var added: [String] = []
+  /// Rows of output tensors that have more than the base's: embeddings and heads of a larger vocabulary.
+  var grownRows: [String: Int] = [:]
   /// True if config.json must say that the head is not tied.
   var unties = false
   /// The embedding that a tied head keeps the weight of, while the embedding itself is replaced.
@@ -30,6 +32,8 @@ struct MergePlanMaker {
   let kinds: [String: BaseModel.Module.Kind]
   /// Adapters' own copies of base weights, by the name of the weight.
   var baseCopies: [String: (file: SafetensorsFile, entry: TensorEntry)] = [:]
+  /// Rows of output tensors that the adapter in work updates.
+  var updatedRows: [String: [Range<Int>]] = [:]
   /// The adapter and module that an output tensor belongs to.
   var owners: [String: (adapter: String, module: String)] = [:]
   /// The head that the checkpoint does not hold because it is tied.
@@ -58,30 +62,24 @@ struct MergePlanMaker {
       try locatingPatterns(in: adapter.configPath) { () throws(AdapterError) in try checkAgainstConfig(matched) }
     }
     try untie(resolver)
+    try checkGrowth(resolver)
   }
 
   /// Returns the names of the weights that the adapter updates.
   private mutating func matchAdapter(_ resolver: NameResolver) throws(AdapterError) -> Set<String> {
     let scaling = try LoRAScaling(adapter.config, path: adapter.configPath)
     var unmatched: [String] = []
-    var matched: Set<String> = []
+    updatedRows = [:]
     for module in adapter.modules {
       // A head that is tied on purpose carries the embedding's factors a second time.
       if adapter.config.ensureWeightTying, module.path == tiedHead?.path { continue }
+      if try addExperts(module, resolver, scaling) { continue }
       guard let name = try weightName(of: module, resolver) else {
+        if try addExpertOfFusedTensor(module, resolver, scaling) { continue }
         unmatched.append(module.path)
         continue
       }
-      guard matched.insert(name).inserted else {
-        throw .collision(base: base.path, tensor: name, modules: [owners[name]?.module ?? "", module.path])
-      }
-      let update = try update(module, weight: name, scaling)
-      if let earlier = updates[name] {
-        updates[name] = try sum(earlier, update, of: module)
-      } else {
-        try own(name, module.path)
-        updates[name] = update
-      }
+      try add(try update(module, weight: name, scaling), to: name, of: module)
       if let bias = module.bias { try addBias(bias, of: module, weight: name, scaling) }
     }
     for rows in adapter.tokenRows {
@@ -93,6 +91,7 @@ struct MergePlanMaker {
       tokens[name] = try tokenReplacement(rows, weight: name)
     }
     for replacement in adapter.replacements {
+      if try isSecondNameOfTiedEmbedding(replacement) { continue }
       if let name = try resolver.resolve(replacement.name) {
         try claim(name, for: replacement)
       } else if isHead(replacement) {
@@ -108,7 +107,24 @@ struct MergePlanMaker {
         base: base.path, modules: unmatched, matched: total - unmatched.count, total: total,
         nearest: resolver.nearest(unmatched[0]))
     }
-    return matched
+    if !adapter.foreignPrefixes.isEmpty {
+      notes.append(
+        "\(adapter.file.path): names of tensors had \(adapter.foreignPrefixes.joined(separator: ", ")) in them, which "
+          + "wrappers of a model leave there; PEFT would not load these")
+    }
+    return Set(updatedRows.keys)
+  }
+
+  /// True for a head that is tied on purpose, which the adapter stores as a second copy of the embedding.
+  private func isSecondNameOfTiedEmbedding(_ replacement: Adapter.Replacement) throws(AdapterError) -> Bool {
+    guard adapter.config.ensureWeightTying, let head = tiedHead?.path, replacement.name == "\(head).weight",
+      let embedding = base.family?.embedding,
+      let other = adapter.replacements.first(where: { $0.name == "\(embedding).weight" })
+    else { return false }
+    let file = adapter.file.file
+    return try asAdapterError { () throws(TensorFileError) in
+      try file.holdsSameBytes(replacement.entry.byteRange, other.entry.byteRange)
+    }
   }
 
   /// True for a tensor that may be added to the base: a head, which the base can lack, or the second name of a tied bias.
@@ -134,13 +150,39 @@ struct MergePlanMaker {
     }
   }
 
+  /// Notes an update of a weight's rows, beside those that other adapters make.
+  mutating func add(_ update: LoRAUpdate, to name: String, of module: Adapter.Module) throws(AdapterError) {
+    let rows = update.firstRow..<update.firstRow + update.rows
+    if let other = updatedRows[name] {
+      guard !other.contains(where: { $0.overlaps(rows) }) else {
+        throw .collision(base: base.path, tensor: name, modules: [owners[name]?.module ?? "", module.path])
+      }
+    } else if updates[name] == nil {
+      try own(name, module.path)
+    }
+    updatedRows[name, default: []].append(rows)
+    guard let index = updates[name]?.firstIndex(where: { ($0.firstRow..<$0.firstRow + $0.rows).overlaps(rows) }),
+      let earlier = updates[name]?[index]
+    else {
+      updates[name, default: []].append(update)
+      return
+    }
+    let sum = try sum(earlier, update, of: module)
+    updates[name]?[index] = sum
+  }
+
   private func sum(
     _ earlier: LoRAUpdate, _ update: LoRAUpdate, of module: Adapter.Module
   ) throws(AdapterError) -> LoRAUpdate {
-    guard earlier.magnitude == nil, update.magnitude == nil else {
+    guard earlier.magnitude == nil, update.magnitude == nil, earlier.removal == nil, update.removal == nil else {
       throw .unsupported(
-        path: adapter.file.path, what: "DoRA together with another adapter on '\(module.path)'",
-        reason: "its norm would be taken of another weight than it was trained with. Merge it alone.")
+        path: adapter.file.path, what: "DoRA, PiSSA, OLoRA or KaSA together with another adapter on '\(module.path)'",
+        reason: "it would be computed from another weight than it was trained with. Merge it alone.")
+    }
+    guard earlier.firstRow == update.firstRow, earlier.rows == update.rows else {
+      throw .unsupported(
+        path: adapter.file.path, what: "'\(module.path)' together with another adapter",
+        reason: "the two change different rows of one weight. Merge them one after the other.")
     }
     var sum = earlier
     sum.terms += update.terms
@@ -159,8 +201,8 @@ struct MergePlanMaker {
     let headName = try resolver.resolve("\(head).weight") ?? "\(head).weight"
     let changesHead = updates[headName] != nil || replacements[headName] != nil
     let changesEmbedding =
-      replacements[embeddingName] != nil
-      || (updates[embeddingName] != nil && !adapters.contains { $0.config.ensureWeightTying })
+      (replacements[embeddingName] != nil || updates[embeddingName] != nil)
+      && !adapters.contains { $0.config.ensureWeightTying }
     guard changesHead || changesEmbedding else { return }
     if !changesHead && base.checkpoint[headName] == nil {
       added.append(headName)
@@ -182,7 +224,11 @@ struct MergePlanMaker {
       if !added.contains(name) { added.append(name) }
       return name
     }
-    return try resolver.resolve("\(module.path).weight")
+    if let name = try resolver.resolve("\(module.path).weight") { return name }
+    // torch's MultiheadAttention holds three projections in one parameter, and PEFT wraps its output within.
+    if let name = try resolver.resolve("\(module.path).in_proj_weight") { return name }
+    let plain = module.path.replacing(".base_layer.", with: ".")
+    return plain == module.path ? nil : try resolver.resolve("\(plain).weight")
   }
 
   mutating func claim(
@@ -196,9 +242,9 @@ struct MergePlanMaker {
     try own(name, replacement.name)
     if let entry = base.checkpoint[name]?.entry {
       guard entry.dtype.isComputable else { throw .baseDType(base: base.path, tensor: name, dtype: entry.dtype) }
-      guard entry.shape == replacement.entry.shape else {
-        throw .replacementShape(
-          base: base.path, tensor: name, found: entry.shape, replacement: replacement.entry.shape)
+      if entry.shape != replacement.entry.shape {
+        try resize(entry, by: replacement, name)
+        if tokens[name] != nil { return }
       }
     }
     replacements[name] = (adapter.file, replacement)
@@ -218,19 +264,33 @@ struct MergePlanMaker {
     let matcher = try TargetMatcher(config)
     let present = Set(adapter.modules.map(\.path))
     if !options.allowUntargeted {
-      for module in adapter.modules where try matcher.verdict(module.path) != .targeted {
+      for module in adapter.modules where try !isTargeted(module.path, matcher) {
         throw .moduleNotTargeted(
           path: adapter.file.path, module: module.path,
           targets: config.targetModules?.description ?? "nothing")
       }
     }
     guard !options.allowMissing else { return }
-    var missing: [String] = []
+    var missing = (config.targetParameters ?? []).filter { target in
+      !adapter.modules.contains { module in
+        var single = config
+        single.targetParameters = [target]
+        return !single.targetedParameters(in: Self.unwrapped(module.path).path).isEmpty
+      }
+    }
     for module in base.modules where module.kind != .other && !present.contains(module.path) {
       if try matcher.verdict(module.path) == .targeted, !matched.contains(module.weightName) {
         missing.append(module.path)
       }
     }
     guard missing.isEmpty else { throw .missingFromAdapter(path: adapter.file.path, modules: missing) }
+  }
+
+  /// True if the configuration names the module, the module that it is a part of, or a parameter in it.
+  private func isTargeted(_ path: String, _ matcher: TargetMatcher) throws(AdapterError) -> Bool {
+    if try matcher.verdict(path) == .targeted { return true }
+    let outer = path.firstRange(of: ".base_layer").map { String(path[..<$0.lowerBound]) } ?? path
+    if !adapter.config.targetedParameters(in: outer).isEmpty { return true }
+    return try matcher.verdict(outer) == .targeted
   }
 }

@@ -95,7 +95,7 @@ public struct MergeVerifier: Sendable {
     return try await withThrowingTaskGroup(of: [String: Tally].self) { group in
       for _ in 0..<workers {
         group.addTask {
-          var scratch: [UInt8] = []
+          var scratch = MergeScratch()
           var tallies: [String: Tally] = [:]
           while let job = queue.nextJob() {
             let sink = ComparingSink(job.target)

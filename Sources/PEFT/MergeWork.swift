@@ -73,9 +73,9 @@ enum MergeWork: Sendable {
           flush()
           pending = (file.file, entry.byteRange, target)
         }
-      case .merge(let file, let entry, let update):
+      case .merge(let file, let entry, let updates):
         flush()
-        pieces += mergePieces(file.file, entry, update, target: target, dtype: output.item.dtype)
+        pieces += mergePieces(file.file, entry, updates, target: target, dtype: output.item.dtype)
       case .addBias(let file, let entry, let bias):
         flush()
         pieces.append(.addBias(source: file.file, entry: entry, bias: bias, target: target))
@@ -99,16 +99,33 @@ enum MergeWork: Sendable {
   }
 
   private static func mergePieces(
-    _ file: File, _ entry: TensorEntry, _ update: LoRAUpdate, target: Int, dtype: DType
+    _ file: File, _ entry: TensorEntry, _ updates: [LoRAUpdate], target: Int, dtype: DType
   ) -> [MergeWork] {
-    let rowBytes = update.columns * dtype.bitCount / 8
-    // Norms over columns need the whole matrix.
-    let isWhole = update.magnitude != nil && update.isTransposed
-    let step = isWhole ? max(1, update.rows) : rowsPerStep(bytes: pieceBytes, rowBytes: rowBytes)
-    return stride(from: 0, to: update.rows, by: step).map { first in
-      .merge(
-        source: file, entry: entry, update: update, rows: first..<min(first + step, update.rows),
-        target: target + first * rowBytes, dtype: dtype)
+    var pieces: [MergeWork] = []
+    var nextByte = 0
+    for update in updates.sorted(by: { $0.firstRow < $1.firstRow }) {
+      let rowBytes = update.columns * dtype.bitCount / 8
+      let start = update.firstRow * rowBytes
+      pieces += copyPieces(file, entry, nextByte..<start, target: target)
+      let step = update.needsWholeWeight ? max(1, update.rows) : rowsPerStep(bytes: pieceBytes, rowBytes: rowBytes)
+      pieces += stride(from: 0, to: update.rows, by: step).map { first in
+        .merge(
+          source: file, entry: entry, update: update, rows: first..<min(first + step, update.rows),
+          target: target + start + first * rowBytes, dtype: dtype)
+      }
+      nextByte = start + update.rows * rowBytes
+    }
+    return pieces + copyPieces(file, entry, nextByte..<entry.elementCount * dtype.bitCount / 8, target: target)
+  }
+
+  /// Bytes of a tensor, counted from its first, that stay as they are.
+  private static func copyPieces(
+    _ file: File, _ entry: TensorEntry, _ bytes: Range<Int>, target: Int
+  ) -> [MergeWork] {
+    stride(from: bytes.lowerBound, to: bytes.upperBound, by: pieceBytes).map { start in
+      let end = min(start + pieceBytes, bytes.upperBound)
+      let first = entry.byteRange.lowerBound
+      return .copy(source: file, range: first + start..<first + end, target: target + start)
     }
   }
 
@@ -150,20 +167,22 @@ enum MergeWork: Sendable {
     let rowBytes = update.columns * entry.dtype.bitCount / 8
     let rows = min(update.rows, rowsPerStep(bytes: pieceBytes, rowBytes: rowBytes))
     let stored = update.terms.reduce(0) { sum, term in
-      sum + term.rank * (update.columns + (update.isTransposed ? update.rows : rows)) * term.a.dtype.bitCount / 8
+      sum + term.left.readBytes(rows: rows) + term.right.readBytes(rows: term.rank)
     }
     let block = LowRankUpdate.rowGroup * rowBytes
     let norms = update.magnitude == nil ? 0 : 2 * blockBytes + 12 * max(update.rows, update.columns)
     // Each factor is held as read and as laid out; long sums take both in f64 too, and the block twice more.
     let isWide = update.rank >= LowRankUpdate.wideRank
     let wide = isWide ? 12 * max(blockBytes, block) / (entry.dtype.bitCount / 8) : 0
-    return stored + (isWide ? 16 : 8) * update.rank * (rows + update.columns) + block + norms + wide
+    let least = min(update.rows, update.columns)
+    let removal = update.removal == nil ? 0 : 8 * (2 * update.rows * update.columns + 4 * least * least)
+    return stored + (isWide ? 16 : 8) * update.rank * (rows + update.columns) + block + norms + wide + removal
   }
 
   // MARK: Doing
 
   /// Does the piece, writing into `file`. Throws `.system`, `.shortRead`, and what the sink throws.
-  func perform(into file: some TensorSink, scratch: inout [UInt8]) throws(TensorFileError) {
+  func perform(into file: some TensorSink, scratch: inout MergeScratch) throws(TensorFileError) {
     switch self {
     case .copy(let source, let range, let target):
       try file.copy(range, from: source, to: target)
@@ -171,21 +190,30 @@ enum MergeWork: Sendable {
       guard let stored = entry.dtype.format, let format = dtype.format, !rows.isEmpty, update.columns > 0 else {
         return
       }
-      let factors = try LoRAFactors(update, rows: rows, format: format)
+      let weightStart = entry.byteRange.lowerBound + update.firstRow * update.columns * stored.byteCount
+      var removed: RemovedComponent?
+      if let removal = update.removal {
+        let bytes = try source.bytes(weightStart..<weightStart + update.rows * update.columns * stored.byteCount)
+        let weight = Matrix(rows: update.rows, columns: update.columns, values: Double.decoded(bytes, stored))
+        removed = RemovedComponent(removal, of: weight)
+        guard removed != nil else { throw .notDecomposable(path: source.path, tensor: entry.name) }
+      }
+      let factors = try LoRAFactors(
+        update, rows: rows, format: format, removed: removed, cache: &scratch.factors)
       if let magnitude = update.magnitude {
         let piece = DecomposedMerge(
           source: source, stored: stored, format: format, update: update, magnitude: magnitude, factors: factors)
         try piece.perform(
-          rows, from: entry.byteRange.lowerBound + rows.lowerBound * update.columns * stored.byteCount, into: file,
-          at: target)
+          rows, from: weightStart + rows.lowerBound * update.columns * stored.byteCount, into: file, at: target,
+          cache: &scratch.factors)
         return
       }
       let step = Self.rowsPerStep(bytes: Self.blockBytes, rowBytes: update.columns * stored.byteCount)
       for first in stride(from: 0, to: rows.count, by: step) {
         let count = min(step, rows.count - first) * update.columns
-        let from = entry.byteRange.lowerBound + (rows.lowerBound + first) * update.columns * stored.byteCount
+        let from = weightStart + (rows.lowerBound + first) * update.columns * stored.byteCount
         let to = target + first * update.columns * format.byteCount
-        try Self.withBlock(&scratch, count * format.byteCount) { block throws(TensorFileError) in
+        try Self.withBlock(&scratch.block, count * format.byteCount) { block throws(TensorFileError) in
           if stored == format {
             try source.read(into: &block, at: from)
           } else {

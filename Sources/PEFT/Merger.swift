@@ -86,7 +86,7 @@ public struct Merger: Sendable {
     try await withThrowingTaskGroup(of: Void.self) { group in
       for _ in 0..<workers {
         group.addTask {
-          var scratch: [UInt8] = []
+          var scratch = MergeScratch()
           while let job = queue.nextJob() {
             while let piece = job.takePiece() {
               try Task.checkCancellation()

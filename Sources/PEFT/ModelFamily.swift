@@ -17,10 +17,12 @@ struct ModelFamily: Sendable {
   var transposed: Set<String> = []
   /// Names in the checkpoint that differ from those in the model: model's name to file's name.
   var fileNames: [String: String] = [:]
+  /// How the names of the file's tensors become those of the model's.
+  var renaming = Renaming.none
 
   private init(
     _ prefix: String?, tied: Bool, tiesMore: Bool = false, head: String? = "lm_head", embedding: String? = nil,
-    transposed: Set<String> = [], fileNames: [String: String] = [:]
+    transposed: Set<String> = [], fileNames: [String: String] = [:], renaming: Renaming = .none
   ) {
     self.prefix = prefix
     tiedByDefault = tied
@@ -29,6 +31,7 @@ struct ModelFamily: Sendable {
     self.embedding = embedding
     self.transposed = transposed
     self.fileNames = fileNames
+    self.renaming = renaming
   }
 
   private static func decoder(tied: Bool = false) -> ModelFamily {
@@ -49,17 +52,28 @@ struct ModelFamily: Sendable {
     ModelFamily(prefix, tied: true, tiesMore: true, head: head, embedding: "\(prefix).embeddings.word_embeddings")
   }
 
-  private static func vision(_ prefix: String?) -> ModelFamily { ModelFamily(prefix, tied: false, head: nil) }
+  private static func vision(_ prefix: String?, _ renaming: Renaming = .none) -> ModelFamily {
+    ModelFamily(prefix, tied: false, head: nil, renaming: renaming)
+  }
+
+  private static func visionLanguage(tied: Bool = false, _ renaming: Renaming) -> ModelFamily {
+    ModelFamily("model", tied: tied, embedding: "model.language_model.embed_tokens", renaming: renaming)
+  }
 
   private static let conv1D: Set<String> = ["c_attn", "c_proj", "c_fc", "q_attn"]
 
   private static let table: [(types: String, family: ModelFamily)] = [
     (
       """
-      llama mistral mixtral qwen2 qwen2_moe qwen3 qwen3_moe phi phi3 stablelm olmo olmo2 olmo3 olmoe granite granitemoe \
-      deepseek_v2 deepseek_v3 glm glm4 gpt_oss persimmon
+      llama mistral qwen2 qwen2_moe qwen3 qwen3_moe phi phi3 stablelm olmo olmo2 olmo3 olmoe granite deepseek_v2 \
+      deepseek_v3 glm glm4 gpt_oss persimmon
       """, decoder()
     ),
+    (
+      "mixtral minimax phimoe",
+      ModelFamily("model", tied: false, embedding: "model.embed_tokens", renaming: .sparseBlock)
+    ),
+    ("granitemoe", ModelFamily("model", tied: false, embedding: "model.embed_tokens", renaming: .graniteExperts)),
     ("gemma gemma2 gemma3_text starcoder2 cohere cohere2 smollm3 xglm", decoder(tied: true)),
     ("llama4_text", ModelFamily(nil, tied: false, embedding: "model.embed_tokens")),
     ("opt", ModelFamily("model", tied: true, embedding: "model.decoder.embed_tokens")),
@@ -91,14 +105,21 @@ struct ModelFamily: Sendable {
     ("mpnet", encoder("mpnet", head: "lm_head.decoder")),
     ("nomic_bert", encoder("nomic_bert")),
     ("modernbert", ModelFamily("model", tied: true, head: "decoder", embedding: "model.embeddings.tok_embeddings")),
-    ("vit", vision("vit")), ("deit", vision("deit")), ("dinov2", vision("dinov2")), ("beit", vision("beit")),
-    ("swin", vision("swin")), ("resnet", vision("resnet")), ("wav2vec2", vision("wav2vec2")),
+    ("vit", vision("vit", .visionTransformer)), ("deit", vision("deit", .visionTransformer)),
+    ("vivit", vision("vivit", .visionTransformer)), ("vit_msn", vision("vit", .visionTransformer)),
+    ("dinov2", vision("dinov2", .dino)), ("dinov2_with_registers", vision("dinov2_with_registers", .dino)),
+    ("beit", vision("beit", .visionTransformer)), ("swin", vision("swin", .swin)), ("resnet", vision("resnet")),
+    ("wav2vec2", vision("wav2vec2")),
     ("clip siglip", vision(nil)),
     (
-      "llava qwen2_vl qwen2_5_vl qwen3_vl",
-      ModelFamily("model", tied: false, embedding: "model.language_model.embed_tokens")
+      """
+      llava llava_next llava_next_video llava_onevision vipllava aria aya_vision got_ocr2 internvl mistral3
+      """, visionLanguage(.languageModelInside)
     ),
-    ("gemma3", ModelFamily("model", tied: true, embedding: "model.language_model.embed_tokens")),
+    ("gemma3 paligemma", visionLanguage(tied: true, .languageModelInside)),
+    ("mllama", visionLanguage(.languageModelInside)),
+    ("qwen2_vl qwen2_5_vl", visionLanguage(.languageModelOutside)),
+    ("qwen3_vl qwen3_vl_moe", visionLanguage(.none)),
   ]
 
   /// The family of a `model_type`; nil if it is not in the table.
@@ -117,6 +138,6 @@ struct ModelFamily: Sendable {
   static let wrapperNames: Set<String> = [
     "model", "transformer", "language_model", "text_model", "base_model", "backbone", "gpt_neox", "bert", "roberta",
     "distilbert", "albert", "electra", "convbert", "deberta", "mpnet", "nomic_bert", "vit", "deit", "dinov2", "beit",
-    "swin", "resnet", "wav2vec2",
+    "swin", "resnet", "wav2vec2", "vivit", "dinov2_with_registers",
   ]
 }

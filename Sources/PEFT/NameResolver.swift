@@ -19,6 +19,12 @@ struct NameResolver {
   /// Returns nil if no tensor answers to it. Throws `.ambiguous`.
   func resolve(_ name: String) throws(AdapterError) -> String? {
     if base.checkpoint[name] != nil { return name }
+    if let fileName = base.fileNames[name] { return fileName }
+    // An adapter may have the names that the file's modules had before the model was renamed.
+    if let renaming = base.family?.renaming, !renaming.isEmpty, let fileName = base.fileNames[renaming.modelName(name)]
+    {
+      return fileName
+    }
     for candidate in familyNames(name) where base.checkpoint[candidate] != nil { return candidate }
     if let found = try only(endingWith: name, for: name) { return found }
     var parts = name.split(separator: ".")

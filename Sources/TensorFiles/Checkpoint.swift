@@ -120,3 +120,31 @@ extension FileSystem {
     return parentDirectory(target) == join(parentDirectory(snapshots), "blobs")
   }
 }
+
+extension Checkpoint {
+  /// The same data under other names: each tensor gets the names that `names` gives it, none, one or several.
+  ///
+  /// For plans of new files only; the files themselves keep their names. Traps if two tensors get one name.
+  package func renamed(_ names: (String) -> [String]) -> Checkpoint {
+    let shards = shards.map { shard in
+      SafetensorsFile(
+        shard,
+        entries: shard.entries.flatMap { entry in
+          names(entry.name).map {
+            TensorEntry(name: $0, dtype: entry.dtype, shape: entry.shape, byteRange: entry.byteRange)
+          }
+        })
+    }
+    return Checkpoint(directory: directory, shards: shards, index: index)
+  }
+
+  private init(directory: String, shards: [SafetensorsFile], index: ShardIndex?) {
+    self.directory = directory
+    self.shards = shards
+    self.index = index
+    locations = Dictionary(
+      uniqueKeysWithValues: shards.enumerated().flatMap { number, shard in
+        shard.entries.map { ($0.name, Location(shard: number, entry: $0)) }
+      })
+  }
+}

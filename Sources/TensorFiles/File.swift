@@ -75,6 +75,18 @@ public final class File: Sendable {
     return bytes
   }
 
+  /// True if two ranges hold the same bytes. Reads 1 MiB at a time. Throws as `read(into:at:)`.
+  public func holdsSameBytes(_ first: Range<Int>, _ second: Range<Int>) throws(TensorFileError) -> Bool {
+    guard first.count == second.count else { return false }
+    for start in stride(from: 0, to: first.count, by: 1 << 20) {
+      let end = min(start + 1 << 20, first.count)
+      let a = try bytes(first.lowerBound + start..<first.lowerBound + end)
+      let b = try bytes(second.lowerBound + start..<second.lowerBound + end)
+      if a != b { return false }
+    }
+    return true
+  }
+
   /// Writes all of `source` at `byteOffset`. Throws `.system`.
   public func write(_ source: RawSpan, at byteOffset: Int) throws(TensorFileError) {
     let wanted = source.byteCount

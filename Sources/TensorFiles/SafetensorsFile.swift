@@ -51,4 +51,13 @@ public struct SafetensorsFile: Sendable {
     dataOffset = 8 + headerBytes
     positions = Dictionary(uniqueKeysWithValues: parsed.entries.enumerated().map { ($1.name, $0) })
   }
+  /// A view of another file in which tensors have other names, or stand several times or not at all.
+  init(_ file: SafetensorsFile, entries: [TensorEntry]) {
+    self.file = file.file
+    metadata = file.metadata
+    self.entries = entries
+    unknownEntryKeys = file.unknownEntryKeys
+    dataOffset = file.dataOffset
+    positions = Dictionary(uniqueKeysWithValues: entries.enumerated().map { ($1.name, $0) })
+  }
 }

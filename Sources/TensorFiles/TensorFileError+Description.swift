@@ -83,6 +83,9 @@ extension TensorFileError: CustomStringConvertible {
       "\(output): the output may not be, contain or lie inside the input \(input). Choose another output."
     case .noSpace(let path, let needed, let available):
       "\(path): \(needed) bytes needed, \(available) free. Make room or choose another output."
+    case .notDecomposable(let path, let tensor):
+      "\(path): tensor '\(tensor)' holds values that are not finite, so the decomposition that the adapter needs does not "
+        + "exist. Check the base."
     case .jsonInvalid(let path, let line, let column, let reason):
       "\(path): line \(line), column \(column): not valid JSON: \(reason)."
     }

@@ -79,6 +79,8 @@ public enum TensorFileError: Error, Sendable, Equatable {
   case outputOverlapsInput(output: String, input: String)
   /// Not enough room.
   case noSpace(path: String, neededBytes: Int, availableBytes: Int)
+  /// A weight whose decomposition is needed has values that are not finite.
+  case notDecomposable(path: String, tensor: String)
   /// A JSON file that is not JSON.
   case jsonInvalid(path: String, line: Int, column: Int, reason: String)
 }

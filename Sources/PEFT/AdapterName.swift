@@ -1,0 +1,29 @@
+/// The names of tensors in an adapter's file.
+enum AdapterName {
+  /// Parts that wrappers of the whole model leave in names: `torch.compile`, `DataParallel` and its kin, FSDP.
+  static let foreignParts: Set<String> = ["_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"]
+
+  /// The name without what wrappers added, and the parts that were left out.
+  ///
+  /// `module` counts as foreign only at the beginning of the name or of the model's own part: models have modules of that
+  /// name too. Any adapter name after `lora_A` and the like, as in a raw state dict, is left out as well.
+  static func withoutForeignParts(_ name: String) -> (name: String, foreign: Set<String>) {
+    var parts = name.split(separator: ".", omittingEmptySubsequences: false).map(String.init)
+    var foreign: Set<String> = []
+    while let first = parts.first, foreignParts.contains(first) { foreign.insert(parts.removeFirst()) }
+    if parts.starts(with: ["base_model", "model"]) {
+      while parts.count > 2, foreignParts.contains(parts[2]) { foreign.insert(parts.remove(at: 2)) }
+    }
+    parts.removeAll { part in
+      guard part != "module", foreignParts.contains(part) else { return false }
+      foreign.insert(part)
+      return true
+    }
+    if parts.count > 2, let index = parts.firstIndex(where: { $0.hasPrefix("lora_") }), index + 1 < parts.count,
+      parts[index + 1] == "default"
+    {
+      foreign.insert(parts.remove(at: index + 1))
+    }
+    return (parts.joined(separator: "."), foreign)
+  }
+}

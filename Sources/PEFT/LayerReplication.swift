@@ -1,0 +1,71 @@
+internal import TensorFiles
+
+extension BaseModel {
+  /// The base with its layers stacked anew, each copy with tensors of its own: what `layer_replication` describes.
+  ///
+  /// PEFT lets the copies share their weights, so that its merge adds the changes of all copies to one tensor; here each
+  /// copy gets its own, which is what the model computes while the adapter is apart.
+  /// - Parameter setting: `[[first, end], …]`, ends exclusive.
+  /// Source: peft/tuners/tuners_utils.py `replicate_layers`.
+  /// Throws `.configValue` for a setting that is no list of ranges of the base's layers, `.unsupported` if the base has
+  /// no single stack of layers.
+  func replicatingLayers(
+    _ setting: JSONValue, configPath: String, taskType: String?
+  ) throws(AdapterError) -> BaseModel {
+    let stack = try layerStack(configPath)
+    var order: [Int] = []
+    for range in setting.elements ?? [] {
+      let ends = (range.elements ?? []).compactMap(\.integerValue)
+      guard ends.count == 2, ends[0] >= 0, ends[0] < ends[1], ends[1] <= stack.count else {
+        throw .configValue(
+          path: configPath, key: "layer_replication", expected: "ranges of the base's \(stack.count) layers",
+          found: range.compactText)
+      }
+      order += ends[0]..<ends[1]
+    }
+    guard !order.isEmpty, order.count <= 100_000 else {
+      throw .configValue(
+        path: configPath, key: "layer_replication", expected: "a list of ranges", found: setting.compactText)
+    }
+    let prefix = "\(stack.prefix)."
+    let replicated = checkpoint.renamed { name in
+      guard name.hasPrefix(prefix) else { return [name] }
+      let rest = name.dropFirst(prefix.count)
+      guard let dot = rest.firstIndex(of: "."), let layer = Int(rest[..<dot]) else { return [name] }
+      return order.indices.filter { order[$0] == layer }.map { "\(prefix)\($0)\(rest[dot...])" }
+    }
+    return BaseModel(
+      path: path, directory: directory, checkpoint: replicated, config: config.map { Self.config($0, order) },
+      taskType: taskType)
+  }
+
+  private func layerStack(_ configPath: String) throws(AdapterError) -> (prefix: String, count: Int) {
+    var counts: [String: Int] = [:]
+    for name in checkpoint.names {
+      let parts = name.split(separator: ".")
+      guard let index = parts.indices.dropLast().first(where: { Int(parts[$0 + 1]) != nil }),
+        ["layers", "layer", "h"].contains(parts[index]), let layer = Int(parts[index + 1])
+      else { continue }
+      let prefix = parts[...index].joined(separator: ".")
+      counts[prefix] = max(counts[prefix] ?? 0, layer + 1)
+    }
+    guard counts.count == 1, let stack = counts.first else {
+      throw .unsupported(
+        path: configPath, what: "layer_replication",
+        reason: "the base has \(counts.count) stacks of layers; expected one.")
+    }
+    return (stack.key, stack.value)
+  }
+
+  private static func config(_ config: JSONValue, _ order: [Int]) -> JSONValue {
+    guard config.members != nil else { return config }
+    var config = config
+    for key in ["num_hidden_layers", "n_layer", "n_layers", "num_layers"] where config[key]?.integerValue != nil {
+      config[key] = .integer(order.count)
+    }
+    if let types = config["layer_types"]?.elements, order.allSatisfy({ $0 < types.count }) {
+      config["layer_types"] = .array(order.map { types[$0] })
+    }
+    return config
+  }
+}

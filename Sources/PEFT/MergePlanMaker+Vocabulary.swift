@@ -1,0 +1,63 @@
+internal import TensorFiles
+
+extension MergePlanMaker {
+  /// Lets an embedding or a head that is stored in full have other rows than the base's: a vocabulary that was resized
+  /// before training.
+  ///
+  /// The output never has fewer rows than the base: if the adapter has fewer, the base's last rows stay, which are the
+  /// padding of its vocabulary.
+  mutating func resize(
+    _ entry: TensorEntry, by replacement: Adapter.Replacement, _ name: String
+  ) throws(AdapterError) {
+    let new = replacement.entry.shape
+    guard isVocabularySized(name, replacement.name), new.count == entry.shape.count, new.count <= 2,
+      new.dropFirst() == entry.shape.dropFirst(), let rows = new.first, let oldRows = entry.shape.first
+    else {
+      throw .replacementShape(base: base.path, tensor: name, found: entry.shape, replacement: new)
+    }
+    if rows > oldRows {
+      grownRows[name] = rows
+    } else {
+      notes.append("'\(name)': the adapter has \(rows) rows; the base's other \(oldRows - rows) stay")
+      tokens[name] = TokenReplacement(file: adapter.file.file, entry: replacement.entry, indices: Array(0..<rows))
+    }
+  }
+
+  /// True for the parameters of an input embedding or of a language head.
+  private func isVocabularySized(_ fileName: String, _ modelName: String) -> Bool {
+    let path = modelName.split(separator: ".").dropLast().joined(separator: ".")
+    return kinds[fileName] == .embedding || path == base.family?.embedding || path == base.family?.head
+      || path == "lm_head"
+  }
+
+  /// Checks that embedding and head have grown together, and says so.
+  mutating func checkGrowth(_ resolver: NameResolver) throws(AdapterError) {
+    for (name, updates) in updates {
+      guard let entry = storedWeight(name), let rows = updates.map({ $0.firstRow + $0.rows }).max(),
+        baseCopies[name] != nil, rows > entry.shape[0]
+      else { continue }
+      grownRows[name] = rows
+    }
+    guard let grown = grownRows.values.max() else { return }
+    if keptHead != nil {
+      throw .unsupported(
+        path: adapters[0].file.path, what: "a larger vocabulary in the embedding of a tied model, but not in its head",
+        reason: "the head's new rows were random and are stored nowhere. Train with ensure_weight_tying, or save both.")
+    }
+    if let family = base.family, let head = family.head, let embedding = family.embedding,
+      BaseModel.hasLanguageHead(taskType: adapters[0].config.taskType, config: base.config)
+    {
+      for path in [embedding, head] {
+        guard let name = try resolver.resolve("\(path).weight"), let entry = base.checkpoint[name]?.entry else {
+          continue
+        }
+        let rows = grownRows[name] ?? entry.shape[0]
+        if rows < grown {
+          throw .replacementShape(
+            base: base.path, tensor: name, found: entry.shape, replacement: [grown, entry.shape.last ?? 0])
+        }
+      }
+    }
+    notes.append("the vocabulary has grown to \(grown) rows; config.json says so")
+  }
+}
