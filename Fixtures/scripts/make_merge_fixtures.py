@@ -80,8 +80,11 @@ def randomise(module, scale):
 
 
 def case(name, config, kind, lora, *, dtype=torch.float32, adapter_dtype=None, shard=None, save_as=None, strip=None,
-         seed=0, edit_config=None):
-    """One case: `kind` is the auto class, `save_as` another class to save the base with, `strip` a prefix to drop."""
+         seed=0, edit_config=None, merges=True, spread=0.3):
+    """One case: `kind` is the auto class, `save_as` another class to save the base with, `strip` a prefix to drop.
+
+    `spread` is the standard deviation of the adapter's values; without `merges` there is no merged result.
+    """
     torch.manual_seed(seed)
     root = OUT / name
     shutil.rmtree(root, ignore_errors=True)
@@ -105,7 +108,7 @@ def case(name, config, kind, lora, *, dtype=torch.float32, adapter_dtype=None, s
     (root / "count.txt").write_text(line.getvalue())
     for key, parameter in tuned.named_parameters():
         if parameter.requires_grad:
-            scale = torch.rand(parameter.shape) + 0.5 if "magnitude" in key else torch.randn(parameter.shape) * 0.3
+            scale = torch.rand(parameter.shape) + 0.5 if "magnitude" in key else torch.randn(parameter.shape) * spread
             parameter.data.copy_(scale)
     tuned.peft_config["default"].base_model_name_or_path = "fixtures/" + name
     tuned.save_pretrained(adapter)
@@ -115,13 +118,16 @@ def case(name, config, kind, lora, *, dtype=torch.float32, adapter_dtype=None, s
     config_file = adapter / "adapter_config.json"
     settings = json.loads(config_file.read_text())
     for key in ("target_modules", "exclude_modules"):  # sets have no order: fix one
-        if isinstance(settings[key], list):
+        if isinstance(settings.get(key), list):
             settings[key] = sorted(settings[key])
     if edit_config:
         edit_config(settings)
     config_file.write_text(json.dumps(settings, indent=2, sort_keys=True))
+    if not merges:
+        (adapter / "README.md").unlink()
+        return
     fresh = kind.from_pretrained(base, dtype=dtype)
-    if lora.modules_to_save or save_as:  # what the base lacks starts from the same values
+    if getattr(lora, "modules_to_save", None) or save_as:  # what the base lacks starts from the same values
         fresh.load_state_dict({k.replace(".base_layer", ""): v for k, v in tuned.get_base_model().state_dict().items()
                                if "lora_" not in k and "modules_to_save" not in k and "original_module" not in k},
                               strict=False)

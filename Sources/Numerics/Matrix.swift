@@ -1,7 +1,7 @@
 internal import COpenBLAS
 
 /// A precision that matrices are computed in.
-public protocol MatrixScalar: BinaryFloatingPoint, Sendable {
+public protocol MatrixScalar: BinaryFloatingPoint, BitwiseCopyable, Sendable {
   /// C = alpha · op(A) · op(B) + beta · C, row-major, by BLAS. Extents are the caller's to check.
   static func multiply(
     _ a: UnsafePointer<Self>, _ leadingA: Int, transposed transposesA: Bool, _ b: UnsafePointer<Self>, _ leadingB: Int,
@@ -10,6 +10,13 @@ public protocol MatrixScalar: BinaryFloatingPoint, Sendable {
 
   /// Widens or narrows stored values; see the functions `decode`.
   static func decode(_ source: RawSpan, from format: FloatFormat, into destination: inout MutableSpan<Self>)
+
+  /// c[i] += scale · a[i] · b[i].
+  static func addProduct(
+    _ a: UnsafePointer<Self>, _ b: UnsafePointer<Self>, scale: Self, to c: UnsafeMutablePointer<Self>, count: Int)
+
+  /// c[i] += scale · a[i].
+  static func add(_ a: UnsafePointer<Self>, scale: Self, to c: UnsafeMutablePointer<Self>, count: Int)
 }
 
 extension Float: MatrixScalar {
@@ -25,6 +32,16 @@ extension Float: MatrixScalar {
 
   public static func decode(_ source: RawSpan, from format: FloatFormat, into destination: inout MutableSpan<Float>) {
     Numerics.decode(source, from: format, into: &destination)
+  }
+
+  public static func addProduct(
+    _ a: UnsafePointer<Float>, _ b: UnsafePointer<Float>, scale: Float, to c: UnsafeMutablePointer<Float>, count: Int
+  ) {
+    for index in 0..<count { c[index] += scale * a[index] * b[index] }
+  }
+
+  public static func add(_ a: UnsafePointer<Float>, scale: Float, to c: UnsafeMutablePointer<Float>, count: Int) {
+    for index in 0..<count { c[index] += scale * a[index] }
   }
 }
 
@@ -42,6 +59,16 @@ extension Double: MatrixScalar {
   public static func decode(_ source: RawSpan, from format: FloatFormat, into destination: inout MutableSpan<Double>) {
     Numerics.decode(source, from: format, into: &destination)
   }
+
+  public static func addProduct(
+    _ a: UnsafePointer<Double>, _ b: UnsafePointer<Double>, scale: Double, to c: UnsafeMutablePointer<Double>, count: Int
+  ) {
+    for index in 0..<count { c[index] += scale * a[index] * b[index] }
+  }
+
+  public static func add(_ a: UnsafePointer<Double>, scale: Double, to c: UnsafeMutablePointer<Double>, count: Int) {
+    for index in 0..<count { c[index] += scale * a[index] }
+  }
 }
 
 /// A dense matrix, row-major.
@@ -52,7 +79,7 @@ public struct Matrix<Scalar: MatrixScalar>: Sendable, Equatable {
   public var values: [Scalar]
 
   /// Traps if `values` does not hold exactly `rows × columns` elements.
-  public init(rows: Int, columns: Int, values: [Scalar]) {
+  @inlinable public init(rows: Int, columns: Int, values: [Scalar]) {
     precondition(values.count == rows * columns, "values are not [rows, columns]")
     self.rows = rows
     self.columns = columns
@@ -60,24 +87,24 @@ public struct Matrix<Scalar: MatrixScalar>: Sendable, Equatable {
   }
 
   /// A matrix of zeros.
-  public init(rows: Int, columns: Int) {
+  @inlinable public init(rows: Int, columns: Int) {
     self.init(rows: rows, columns: columns, values: [Scalar](repeating: 0, count: rows * columns))
   }
 
   /// Ones on the diagonal.
-  public static func identity(_ count: Int) -> Matrix {
+  @inlinable public static func identity(_ count: Int) -> Matrix {
     var matrix = Matrix(rows: count, columns: count)
     for index in 0..<count { matrix[index, index] = 1 }
     return matrix
   }
 
-  public subscript(_ row: Int, _ column: Int) -> Scalar {
+  @inlinable public subscript(_ row: Int, _ column: Int) -> Scalar {
     get { values[row * columns + column] }
     set { values[row * columns + column] = newValue }
   }
 
   /// Rows and columns exchanged. Cost: one pass, in blocks of 32.
-  public var transposed: Matrix {
+  @inlinable public var transposed: Matrix {
     var result = Matrix(rows: columns, columns: rows)
     let block = 32
     values.withUnsafeBufferPointer { from in
@@ -97,14 +124,14 @@ public struct Matrix<Scalar: MatrixScalar>: Sendable, Equatable {
   }
 
   /// Some of the rows.
-  public func rows(_ range: Range<Int>) -> Matrix {
+  @inlinable public func rows(_ range: Range<Int>) -> Matrix {
     Matrix(
       rows: range.count, columns: columns,
       values: Array(values[range.lowerBound * columns..<range.upperBound * columns]))
   }
 
   /// Some of the columns.
-  public func columns(_ range: Range<Int>) -> Matrix {
+  @inlinable public func columns(_ range: Range<Int>) -> Matrix {
     var result: [Scalar] = []
     result.reserveCapacity(rows * range.count)
     for row in 0..<rows { result += values[row * columns + range.lowerBound..<row * columns + range.upperBound] }
@@ -142,5 +169,95 @@ public struct Matrix<Scalar: MatrixScalar>: Sendable, Equatable {
         }
       }
     }
+  }
+
+  /// self += scale · a ∘ b, element by element. Traps if the extents differ.
+  public mutating func add(elementwise a: Matrix, _ b: Matrix, scale: Scalar) {
+    precondition(a.values.count == values.count && b.values.count == values.count, "extents differ")
+    let count = values.count
+    // Soundness: all three have `count` elements.
+    values.withUnsafeMutableBufferPointer { c in
+      a.values.withUnsafeBufferPointer { a in
+        b.values.withUnsafeBufferPointer { b in
+          guard let c = c.baseAddress, let a = a.baseAddress, let b = b.baseAddress else { return }
+          Scalar.addProduct(a, b, scale: scale, to: c, count: count)
+        }
+      }
+    }
+  }
+
+  /// Multiplies groups of neighbouring columns by a square matrix each: columns k·b to (k+1)·b become columns · op(blocks[k]).
+  ///
+  /// A single block serves all groups. Traps unless the blocks are square, equal, and fill the columns.
+  public mutating func multiplyColumns(byBlocks blocks: [Matrix], transposed transposes: Bool) {
+    guard let size = blocks.first?.rows, size > 0, rows > 0 else { return }
+    let count = columns / size
+    precondition(count * size == columns && (blocks.count == 1 || blocks.count == count), "blocks do not fill the columns")
+    precondition(blocks.allSatisfy { $0.rows == size && $0.columns == size }, "blocks are not square")
+    let (rows, columns) = (rows, columns)
+    var product = [Scalar](repeating: 0, count: rows * size)
+    // Soundness: each call reads and writes `rows` rows of `size` columns that lie inside, as checked above.
+    values.withUnsafeMutableBufferPointer { values in
+      product.withUnsafeMutableBufferPointer { product in
+        guard let base = values.baseAddress, let to = product.baseAddress else { return }
+        for index in 0..<count {
+          let from = base + index * size
+          blocks[blocks.count == 1 ? 0 : index].values.withUnsafeBufferPointer { block in
+            guard let block = block.baseAddress else { return }
+            Scalar.multiply(
+              from, columns, transposed: false, block, size, transposed: transposes, into: to, size, rows: rows,
+              columns: size, inner: size, alpha: 1, beta: 0)
+          }
+          for row in 0..<rows { (from + row * columns).update(from: to + row * size, count: size) }
+        }
+      }
+    }
+  }
+
+  /// self += scale · other. Traps if the extents differ.
+  public mutating func add(_ other: Matrix, scale: Scalar) {
+    precondition(other.values.count == values.count, "extents differ")
+    let count = values.count
+    // Soundness: both have `count` elements.
+    values.withUnsafeMutableBufferPointer { c in
+      other.values.withUnsafeBufferPointer { a in
+        guard let c = c.baseAddress, let a = a.baseAddress else { return }
+        Scalar.add(a, scale: scale, to: c, count: count)
+      }
+    }
+  }
+
+  /// Multiplies a row by a factor.
+  @inlinable public mutating func scaleRow(_ row: Int, by factor: Scalar) {
+    values.withUnsafeMutableBufferPointer { values in
+      for index in row * columns..<(row + 1) * columns { values[index] *= factor }
+    }
+  }
+
+  /// Adds multiples of another matrix's row, side by side: the first columns get factors[0] times the row, and so on.
+  ///
+  /// Traps unless the multiples fill the row.
+  public mutating func addRow(_ row: Int, _ other: Matrix, row otherRow: Int, factors: [Scalar]) {
+    precondition(factors.count * other.columns == columns, "the multiples do not fill the row")
+    let (columns, width) = (columns, other.columns)
+    // Soundness: each piece lies inside its row, as checked above.
+    values.withUnsafeMutableBufferPointer { values in
+      other.values.withUnsafeBufferPointer { source in
+        guard let to = values.baseAddress, let from = source.baseAddress else { return }
+        for (index, factor) in factors.enumerated() {
+          Scalar.add(from + otherRow * width, scale: factor, to: to + row * columns + index * width, count: width)
+        }
+      }
+    }
+  }
+
+  /// Column k of the result is column order[k]. Traps unless there is one number a column.
+  public func permutingColumns(_ order: [Int]) -> Matrix {
+    precondition(order.count == columns, "the order does not fit")
+    var result = Matrix(rows: rows, columns: columns)
+    for row in 0..<rows {
+      for (column, from) in order.enumerated() { result[row, column] = self[row, from] }
+    }
+    return result
   }
 }

@@ -42,11 +42,14 @@ public struct TorchGenerator {
     (0..<count).map { _ in low.addingProduct(Float(nextBits() & 0xFF_FFFF) * 0x1p-24, high - low) }
   }
 
-  /// `torch.nn.init.kaiming_uniform_(tensor, a: √5)` for a tensor of shape `[count / fanIn, fanIn]`: uniform within
-  /// ±1/√fanIn. Source: torch/nn/init.py `kaiming_uniform_`, used by peft `LoraLayer.reset_lora_parameters`.
-  public mutating func kaimingUniform(count: Int, fanIn: Int) -> [Float] {
+  /// `torch.nn.init.kaiming_uniform_(tensor, a: negativeSlope)` for a tensor with that fan-in: uniform within
+  /// √3·gain/√fanIn. LoRA's slope is √5. Source: torch/nn/init.py `kaiming_uniform_`, used by peft
+  /// `LoraLayer.reset_lora_parameters`.
+  public mutating func kaimingUniform(
+    count: Int, fanIn: Int, negativeSlope: Double = 5.0.squareRoot()
+  ) -> [Float] {
     guard fanIn > 0 else { return [] }
-    let gain = (2.0 / (1.0 + 5.0)).squareRoot()
+    let gain = (2.0 / (1.0 + negativeSlope * negativeSlope)).squareRoot()
     let bound = Float(3.0.squareRoot() * (gain / Double(fanIn).squareRoot()))
     return uniform(count: count, low: -bound, high: bound)
   }

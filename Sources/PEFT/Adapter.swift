@@ -55,6 +55,14 @@ public struct Adapter: Sendable {
   /// What wrappers of a model had put before the names of tensors, such as `_orig_mod.`; left out of all paths here.
   public let foreignPrefixes: [String]
 
+  /// Modules of another method than LoRA, in the natural order of their paths.
+  let methodParts: [MethodPart]
+  /// Tensors of another method that belong to no module, by what follows `base_model.`.
+  let sharedTensors: [String: TensorEntry]
+
+  /// Modules that the adapter changes, of whatever method.
+  public var moduleCount: Int { modules.count + methodParts.count }
+
   public static let weightsName = "adapter_model.safetensors"
   static let prefix = "base_model.model."
 
@@ -68,13 +76,30 @@ public struct Adapter: Sendable {
     let config = try PeftConfig.load(directory: directory)
     configPath = FileSystem.join(directory, PeftConfig.fileName)
     try config.checkUnknownKeys(path: configPath, ignored: ignoredConfigKeys)
+    self.config = config
+    self.directory = directory
+    if let method = AdapterMethod.named(config.peftType) {
+      if case .none(let reason) = method.merging {
+        throw .unsupported(path: configPath, what: "peft_type \(config.peftType.rawValue)", reason: reason)
+      }
+      file = try Self.openWeights(directory)
+      let parts = try MethodParts(file, config, method)
+      modules = []
+      replacements = parts.replacements
+      tokenRows = []
+      baseCopies = parts.baseCopies
+      foreignPrefixes = parts.foreignPrefixes.sorted()
+      methodParts = parts.modules
+      sharedTensors = parts.shared
+      return
+    }
     try LoRAVariants.refuse(config, path: configPath)
     let file = try Self.openWeights(directory)
     try LoRAVariants.refuse(file)
     let parts = try AdapterParts(file, config)
-    self.directory = directory
-    self.config = config
     self.file = file
+    methodParts = []
+    sharedTensors = [:]
     modules = parts.modules
     replacements = parts.replacements
     tokenRows = parts.tokenRows
@@ -168,7 +193,7 @@ private struct AdapterParts {
     } else if let path = Self.stem(name, ".base_layer.weight") {
       baseCopies[path] = entry
     } else {
-      let plain = Self.plainName(name)
+      let plain = AdapterName.withoutWrappers(name)
       // With bias "all", PEFT writes a saved module's bias a second time under its wrapper's name.
       if name.contains(".original_module.") || (name != plain && file[Adapter.prefix + plain] != nil) { return }
       if let other = replacementNames.updateValue(entry.name, forKey: plain) {
@@ -197,16 +222,5 @@ private struct AdapterParts {
 
   private static func stem(_ name: String, _ suffix: String) -> String? {
     name.hasSuffix(suffix) ? String(name.dropLast(suffix.count)) : nil
-  }
-
-  /// The name without the infixes that wrappers add: `base_layer`, `modules_to_save`, `modules_to_save.default`.
-  private static func plainName(_ name: String) -> String {
-    var parts = name.split(separator: ".").map(String.init)
-    if let index = parts.firstIndex(of: "modules_to_save") {
-      parts.remove(at: index)
-      if index < parts.count - 1, parts[index] == "default" { parts.remove(at: index) }
-    }
-    parts.removeAll { $0 == "base_layer" }
-    return parts.joined(separator: ".")
   }
 }

@@ -40,6 +40,12 @@ extension AdapterError: CustomStringConvertible {
         + "expected [\(rank), in] and [out, \(rank)]. The configuration belongs to another adapter."
     case .adapterDType(let path, let tensor, let dtype):
       "\(path): tensor '\(tensor)' is \(dtype.rawValue); expected F32, F16, BF16 or F64. Save the adapter in one of these."
+    case .methodShape(let path, let tensor, let found, let expected, let form):
+      "\(path): tensor '\(tensor)' has shape \(found); expected "
+        + (expected.isEmpty ? form : expected.map { "\($0)" }.joined(separator: " or "))
+        + ". The adapter was trained on a model of another size, or its configuration is another's."
+    case .methodIndex(let path, let tensor, let limit):
+      "\(path): tensor '\(tensor)' holds an index outside 0 to \(limit - 1). The file is damaged, or the base is another."
     case .unsupported(let path, let what, let reason): "\(path): \(what) is not merged: \(reason)"
     case .moduleNotTargeted(let path, let module, let targets):
       "\(path): holds module '\(module)', which the configuration does not target (\(targets)); PEFT would ignore it. "

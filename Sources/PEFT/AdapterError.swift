@@ -49,6 +49,10 @@ public enum AdapterError: Error, Sendable, Equatable {
   case rankMismatch(path: String, module: String, expectedRank: Int, shapeA: [Int], shapeB: [Int])
   /// An adapter tensor of a dtype that cannot be computed with.
   case adapterDType(path: String, tensor: String, dtype: DType)
+  /// A tensor of a method has another shape than its module and configuration need.
+  case methodShape(path: String, tensor: String, found: [Int], expected: [[Int]], form: String = "")
+  /// A stored index points outside of what it indexes.
+  case methodIndex(path: String, tensor: String, limit: Int)
   /// A method or variant that is not merged.
   case unsupported(path: String, what: String, reason: String)
   /// The file holds a module that the configuration does not target.

@@ -26,4 +26,15 @@ enum AdapterName {
     }
     return (parts.joined(separator: "."), foreign)
   }
+
+  /// The name without the infixes that PEFT's wrappers add: `base_layer`, `modules_to_save`, `modules_to_save.default`.
+  static func withoutWrappers(_ name: String) -> String {
+    var parts = name.split(separator: ".").map(String.init)
+    if let index = parts.firstIndex(of: "modules_to_save") {
+      parts.remove(at: index)
+      if index < parts.count - 1, parts[index] == "default" { parts.remove(at: index) }
+    }
+    parts.removeAll { $0 == "base_layer" }
+    return parts.joined(separator: ".")
+  }
 }

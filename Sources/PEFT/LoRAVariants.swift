@@ -2,11 +2,8 @@ internal import TensorFiles
 
 /// What LoRA can be beyond W + s·B·A, and cannot be merged: refused by name, never treated as plain LoRA.
 enum LoRAVariants {
-  /// Throws `.unsupported` if the configuration asks for a method or variant that is not merged.
+  /// Throws `.unsupported` if the configuration asks for a variant that is not merged.
   static func refuse(_ config: PeftConfig, path: String) throws(AdapterError) {
-    guard config.peftType == .lora else {
-      throw .unsupported(path: path, what: "peft_type \(config.peftType.rawValue)", reason: "only LORA is.")
-    }
     let variants: [(present: Bool, what: String, reason: String)] = [
       (config.useQALoRA, "QA-LoRA (use_qalora)", "PEFT itself refuses to merge it."),
       (

@@ -43,9 +43,9 @@ extension MergePlan {
     self.init(
       base: base, adapters: adapters, weights: inputs.map(\.weight), options: options, shards: shards,
       editedConfig: maker.editedConfig(original: original.config), sideFiles: sideFiles,
-      mergedCount: adapters.reduce(0) { $0 + $1.modules.count },
+      mergedCount: adapters.reduce(0) { $0 + $1.moduleCount } + maker.ruleCount,
       replacedCount: maker.replacements.keys.filter { base.checkpoint[$0] != nil }.count + maker.biases.count
-        + maker.tokens.count,
+        + maker.tokens.count + maker.biasChanges.count,
       addedCount: maker.added.count, notes: maker.notes)
   }
 

@@ -12,6 +12,10 @@ public struct MergePlan: Sendable {
     /// W + s·B·A, where W is a tensor of the base, or the adapter's own copy of it. Each update has rows of its own;
     /// rows of none are copied.
     case merge(SafetensorsFile, TensorEntry, [LoRAUpdate])
+    /// A weight of the base, changed by the rules of other methods than LoRA.
+    case change(SafetensorsFile, TensorEntry, WeightChange)
+    /// A bias of the base, changed by such a rule.
+    case changeBias(SafetensorsFile, TensorEntry, BiasChange)
     /// A bias of the base, with lora_B's bias added.
     case addBias(SafetensorsFile, TensorEntry, LoRABias)
     /// An embedding of the base, some rows replaced.
@@ -48,10 +52,10 @@ public struct MergePlan: Sendable {
   /// The first adapter; the only one of most merges.
   public var adapter: Adapter { adapters[0] }
 
-  /// LoRA modules in all adapters.
-  public var moduleCount: Int { adapters.reduce(0) { $0 + $1.modules.count } }
+  /// Modules in all adapters: those that their files name, or that shared tensors act on.
+  public var moduleCount: Int { mergedCount }
 
-  /// LoRA modules that are merged; all of the adapters'.
+  /// Modules that are merged; all of the adapters'.
   public let mergedCount: Int
   /// Tensors of the base that the adapter replaces or changes beside the merged weights: saved modules, biases, rows.
   public let replacedCount: Int
@@ -72,7 +76,10 @@ public struct MergePlan: Sendable {
   public var mergedBytes: Int {
     shards.reduce(0) { total, shard in
       shard.outputs.reduce(total) { sum, output in
-        if case .merge = output.source { sum + output.item.byteCount } else { sum }
+        switch output.source {
+        case .merge, .change: sum + output.item.byteCount
+        default: sum
+        }
       }
     }
   }
@@ -89,6 +96,9 @@ public struct MergePlan: Sendable {
     var largest = 0
     for case .merge(_, let entry, let updates) in shards.flatMap({ $0.outputs.map(\.source) }) {
       for update in updates { largest = max(largest, MergeWork.workingBytes(entry, update)) }
+    }
+    for case .change(_, let entry, let change) in shards.flatMap({ $0.outputs.map(\.source) }) {
+      largest = max(largest, MergeWork.workingBytes(entry, change))
     }
     return workers * (largest + MergeWork.blockBytes) + headerBytes
   }

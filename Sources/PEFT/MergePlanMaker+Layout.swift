@@ -28,6 +28,10 @@ extension MergePlanMaker {
     if let update = updates[entry.name] {
       return MergePlan.Output(item: item, source: mergeSource(entry.name, file, entry, update))
     }
+    if let change = changes[entry.name] { return MergePlan.Output(item: item, source: .change(file, entry, change)) }
+    if let change = biasChanges[entry.name] {
+      return MergePlan.Output(item: item, source: .changeBias(file, entry, change))
+    }
     if let bias = biases[entry.name] { return MergePlan.Output(item: item, source: .addBias(file, entry, bias)) }
     if let rows = tokens[entry.name] { return MergePlan.Output(item: item, source: .replaceRows(file, entry, rows)) }
     if let replacement = replacements[entry.name] {

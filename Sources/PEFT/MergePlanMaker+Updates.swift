@@ -176,6 +176,17 @@ extension MergePlanMaker {
   func tokenReplacement(
     _ rows: Adapter.TokenRows, weight name: String
   ) throws(AdapterError) -> TokenReplacement {
+    let setting = adapter.config.trainableTokenIndices
+    let listed =
+      setting.elements
+      ?? setting.members?.first { rows.path == $0.key || rows.path.hasSuffix(".\($0.key)") }?.value.elements
+    return try tokenReplacement(rows, weight: name, listed: listed ?? [], key: "trainable_token_indices")
+  }
+
+  /// The rows with the indices that a key of the configuration lists.
+  func tokenReplacement(
+    _ rows: Adapter.TokenRows, weight name: String, listed: [JSONValue], key: String
+  ) throws(AdapterError) -> TokenReplacement {
     guard let entry = base.checkpoint[name]?.entry, entry.dtype.isComputable, entry.shape.count == 2 else {
       throw .unmatched(base: base.path, modules: [rows.path], matched: 0, total: 1, nearest: [])
     }
@@ -184,20 +195,19 @@ extension MergePlanMaker {
         path: adapter.file.path, what: "trainable tokens with weight \(adapterWeight)",
         reason: "rows that are stored in full replace the base's and have no weight.")
     }
-    let setting = adapter.config.trainableTokenIndices
-    let listed =
-      setting.elements
-      ?? setting.members?.first { rows.path == $0.key || rows.path.hasSuffix(".\($0.key)") }?.value.elements
-    let indices = (listed ?? []).compactMap(\.integerValue)
-    guard rows.entry.shape == [indices.count, entry.shape[1]], indices.count == listed?.count else {
+    let indices = listed.compactMap(\.integerValue)
+    guard rows.entry.shape == [indices.count, entry.shape[1]], indices.count == listed.count else {
       throw .shapeMismatch(
         base: adapter.file.path, tensor: rows.entry.name, found: rows.entry.shape,
-        expected: [listed?.count ?? 0, entry.shape[1]])
+        expected: [listed.count, entry.shape[1]])
+    }
+    guard rows.entry.dtype.isComputable else {
+      throw .adapterDType(path: adapter.file.path, tensor: rows.entry.name, dtype: rows.entry.dtype)
     }
     for index in indices where index < 0 || index >= entry.shape[0] {
       throw .configValue(
-        path: adapter.configPath, key: "trainable_token_indices",
-        expected: "rows from 0 to \(entry.shape[0] - 1) of '\(name)'", found: "\(index)")
+        path: adapter.configPath, key: key, expected: "rows from 0 to \(entry.shape[0] - 1) of '\(name)'",
+        found: "\(index)")
     }
     return TokenReplacement(file: adapter.file.file, entry: rows.entry, indices: indices)
   }

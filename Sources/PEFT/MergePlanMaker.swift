@@ -14,6 +14,9 @@ struct MergePlanMaker {
   var updates: [String: [LoRAUpdate]] = [:]
   /// Biases to be added, by the name of the output tensor.
   var biases: [String: LoRABias] = [:]
+  /// What other methods than LoRA change, by the name of the output tensor.
+  var changes: [String: WeightChange] = [:]
+  var biasChanges: [String: BiasChange] = [:]
   /// Replaced rows by the name of the output tensor.
   var tokens: [String: TokenReplacement] = [:]
   /// Replacing adapter tensors by the name of the output tensor.
@@ -27,6 +30,8 @@ struct MergePlanMaker {
   /// The embedding that a tied head keeps the weight of, while the embedding itself is replaced.
   var keptHead: String?
   var notes: [String] = []
+  /// Modules of another method than LoRA that are matched.
+  var ruleCount = 0
 
   /// The base's modules by the name of their weight; a tied head has none of its own.
   let kinds: [String: BaseModel.Module.Kind]
@@ -70,6 +75,10 @@ struct MergePlanMaker {
     let scaling = try LoRAScaling(adapter.config, path: adapter.configPath)
     var unmatched: [String] = []
     updatedRows = [:]
+    var matched: Set<String> = []
+    if let method = AdapterMethod.named(adapter.config.peftType) {
+      matched = try matchMethod(method, resolver, unmatched: &unmatched)
+    }
     for module in adapter.modules {
       // A head that is tied on purpose carries the embedding's factors a second time.
       if adapter.config.ensureWeightTying, module.path == tiedHead?.path { continue }
@@ -102,7 +111,7 @@ struct MergePlanMaker {
       }
     }
     guard unmatched.isEmpty else {
-      let total = adapter.modules.count + adapter.replacements.count + adapter.tokenRows.count
+      let total = adapter.moduleCount + adapter.replacements.count + adapter.tokenRows.count
       throw .unmatched(
         base: base.path, modules: unmatched, matched: total - unmatched.count, total: total,
         nearest: resolver.nearest(unmatched[0]))
@@ -112,7 +121,7 @@ struct MergePlanMaker {
         "\(adapter.file.path): names of tensors had \(adapter.foreignPrefixes.joined(separator: ", ")) in them, which "
           + "wrappers of a model leave there; PEFT would not load these")
     }
-    return Set(updatedRows.keys)
+    return matched.union(updatedRows.keys)
   }
 
   /// True for a head that is tied on purpose, which the adapter stores as a second copy of the embedding.
@@ -254,19 +263,20 @@ struct MergePlanMaker {
 
   /// Checks both ways that the file holds what the configuration targets.
   func checkAgainstConfig(_ matched: Set<String>) throws(AdapterError) {
-    guard !adapter.modules.isEmpty || !(adapter.config.targetModules == nil) else { return }
+    guard adapter.moduleCount > 0 || !(adapter.config.targetModules == nil) else { return }
     var config = adapter.config
     if config.targetModules == nil {
-      guard let modelType = base.modelType, let rule = DefaultTargets.lora(modelType: modelType) else { return }
+      guard config.peftType == .lora, let modelType = base.modelType, let rule = DefaultTargets.lora(modelType: modelType) else { return }
       config.targetModules = rule
     }
     if config.targetModules?.isAllLinear == true { config = try base.expandingTargets(of: config) }
     let matcher = try TargetMatcher(config)
-    let present = Set(adapter.modules.map(\.path))
+    let paths = adapter.modules.map(\.path) + adapter.methodParts.map(\.path)
+    let present = Set(paths)
     if !options.allowUntargeted {
-      for module in adapter.modules where try !isTargeted(module.path, matcher) {
+      for path in paths where try !isTargeted(path, matcher) {
         throw .moduleNotTargeted(
-          path: adapter.file.path, module: module.path,
+          path: adapter.file.path, module: path,
           targets: config.targetModules?.description ?? "nothing")
       }
     }

@@ -28,6 +28,10 @@ enum MergeWork: Sendable {
   case copy(source: File, range: Range<Int>, target: Int)
   /// Rows of a weight, updated. `target` is where the first of the rows goes.
   case merge(source: File, entry: TensorEntry, update: LoRAUpdate, rows: Range<Int>, target: Int, dtype: DType)
+  /// Stored rows of a weight, changed by rules. `target` is where the first of the rows goes.
+  case change(source: File, entry: TensorEntry, change: WeightChange, rows: Range<Int>, target: Int, dtype: DType)
+  /// A whole bias, changed by a rule.
+  case changeBias(source: File, entry: TensorEntry, change: BiasChange, target: Int)
   /// A whole bias, lora_B's bias added.
   case addBias(source: File, entry: TensorEntry, bias: LoRABias, target: Int)
   /// Elements of an adapter tensor, rounded to `dtype`.
@@ -43,6 +47,8 @@ enum MergeWork: Sendable {
     switch self {
     case .copy(_, let range, _): range.count
     case .merge(_, _, let update, let rows, _, let dtype): rows.count * update.columns * dtype.bitCount / 8
+    case .change(_, _, let change, let rows, _, let dtype): rows.count * change.storedColumns * dtype.bitCount / 8
+    case .changeBias(_, let entry, _, _): entry.byteRange.count
     case .addBias(_, let entry, _, _): entry.byteRange.count
     case .convert(_, _, let elements, _, let dtype): elements.count * dtype.bitCount / 8
     }
@@ -76,6 +82,20 @@ enum MergeWork: Sendable {
       case .merge(let file, let entry, let updates):
         flush()
         pieces += mergePieces(file.file, entry, updates, target: target, dtype: output.item.dtype)
+      case .change(let file, let entry, let change):
+        flush()
+        let rowBytes = change.storedColumns * output.item.dtype.bitCount / 8
+        let step =
+          change.needsWholeWeight
+          ? max(1, change.storedRows) : rowsPerStep(bytes: pieceBytes, rowBytes: rowBytes)
+        pieces += stride(from: 0, to: change.storedRows, by: step).map { first in
+          .change(
+            source: file.file, entry: entry, change: change, rows: first..<min(first + step, change.storedRows),
+            target: target + first * rowBytes, dtype: output.item.dtype)
+        }
+      case .changeBias(let file, let entry, let change):
+        flush()
+        pieces.append(.changeBias(source: file.file, entry: entry, change: change, target: target))
       case .addBias(let file, let entry, let bias):
         flush()
         pieces.append(.addBias(source: file.file, entry: entry, bias: bias, target: target))
@@ -179,6 +199,17 @@ enum MergeWork: Sendable {
     return stored + (isWide ? 16 : 8) * update.rank * (rows + update.columns) + block + norms + wide + removal
   }
 
+  /// Bytes held while rows of this weight are changed: them in f32 or f64, with a copy or two.
+  static func workingBytes(_ entry: TensorEntry, _ change: WeightChange) -> Int {
+    let width = entry.dtype == .f64 ? 8 : 4
+    guard !change.needsWholeWeight else { return entry.elementCount * (3 * width + 24) }
+    let rows = min(change.storedRows, rowsPerStep(bytes: changeBlockBytes, rowBytes: change.storedColumns * width))
+    return 4 * rows * change.storedColumns * width
+  }
+
+  /// Bytes of a weight in f32 or f64 that rules change at once: enough rows for matrix products to be worth it.
+  private static let changeBlockBytes = 2 << 20
+
   // MARK: Doing
 
   /// Does the piece, writing into `file`. Throws `.system`, `.shortRead`, and what the sink throws.
@@ -224,6 +255,18 @@ enum MergeWork: Sendable {
           try file.write(block.bytes, at: to)
         }
       }
+    case .change(let source, let entry, let change, let rows, let target, let dtype):
+      guard let stored = entry.dtype.format, let format = dtype.format, !rows.isEmpty else { return }
+      if format == .f64 {
+        try Self.change(Double.self, source, entry, stored, change, rows, into: file, target, format)
+      } else {
+        try Self.change(Float.self, source, entry, stored, change, rows, into: file, target, format)
+      }
+    case .changeBias(let source, let entry, let change, let target):
+      guard let format = entry.dtype.format else { return }
+      let values = try change.changed(Double.decoded(try source.bytes(entry.byteRange), format))
+      let bytes = format == .f64 ? values.withUnsafeBytes { Array($0) } : Self.encoded(values.map { Float($0) }, format)
+      try file.write(bytes.span.bytes, at: target)
     case .addBias(let source, let entry, let bias, let target):
       guard let format = entry.dtype.format, let added = bias.entry.dtype.format else { return }
       let base = Double.decoded(try source.bytes(entry.byteRange), format)
@@ -239,6 +282,30 @@ enum MergeWork: Sendable {
         try Self.convert(
           source, entry.byteRange.lowerBound + first * stored.byteCount, count, stored, format, file,
           target + (first - elements.lowerBound) * format.byteCount)
+      }
+    }
+  }
+
+  private static func change<Scalar: FactorElement>(
+    _ type: Scalar.Type, _ source: File, _ entry: TensorEntry, _ stored: FloatFormat, _ change: WeightChange,
+    _ rows: Range<Int>, into file: some TensorSink, _ target: Int, _ format: FloatFormat
+  ) throws(TensorFileError) {
+    let columns = change.storedColumns
+    let changes = try change.changes(type)
+    let step =
+      change.needsWholeWeight
+      ? rows.count : rowsPerStep(bytes: changeBlockBytes, rowBytes: columns * MemoryLayout<Scalar>.size)
+    for first in stride(from: rows.lowerBound, to: rows.upperBound, by: step) {
+      let part = first..<min(first + step, rows.upperBound)
+      let start = entry.byteRange.lowerBound + part.lowerBound * columns * stored.byteCount
+      let bytes = try source.bytes(start..<start + part.count * columns * stored.byteCount)
+      var block = Matrix<Scalar>(rows: part.count, columns: columns, values: Scalar.decoded(bytes, stored))
+      try change.apply(part, &block, changes)
+      let place = target + (part.lowerBound - rows.lowerBound) * columns * format.byteCount
+      if let singles = block.values as? [Float], format != .f64 {
+        try file.write(encoded(singles, format).span.bytes, at: place)
+      } else {
+        try file.write(block.values.span.bytes, at: place)
       }
     }
   }

@@ -83,6 +83,12 @@ extension PeftConfig {
     "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision", "task_type",
   ]
 
+  /// Keys that methods share with LoRA, held in the same properties.
+  static let sharedKeys: Set<String> = [
+    "bias", "exclude_modules", "fan_in_fan_out", "layers_pattern", "layers_to_transform", "modules_to_save",
+    "target_modules",
+  ]
+
   /// Keys of earlier releases, with the value that changes nothing.
   /// `merge_weights` and `enable_lora` stood in files of PEFT 0.1 and 0.2; `runtime_config` is never meant to be saved,
   /// and PEFT drops it on load whatever it holds.

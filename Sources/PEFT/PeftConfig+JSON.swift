@@ -16,10 +16,16 @@ extension PeftConfig {
     }
     guard PeftType.known.contains(PeftType(rawValue: name)) else { throw .unknownPeftType(path: path, found: name) }
     self.init()
-    let isLoRA = name == PeftType.lora.rawValue
+    let method = AdapterMethod.named(PeftType(rawValue: name))
+    let methodKeys = Set((method?.defaultSettings ?? []).map(\.key))
+    if let method { settings = .object(method.defaultSettings.filter { !Self.sharedKeys.contains($0.key) }) }
     for member in members {
       let field = Self.fields.first { $0.key == member.key }
-      guard let field, isLoRA || Self.commonKeys.contains(member.key) else {
+      if method != nil, methodKeys.contains(member.key), !Self.sharedKeys.contains(member.key) {
+        settings[member.key] = member.value
+        continue
+      }
+      guard let field, method == nil || Self.commonKeys.contains(member.key) || methodKeys.contains(member.key) else {
         unknownKeys.append(member)
         continue
       }
@@ -68,11 +74,10 @@ extension PeftConfig {
   }
 
   /// Refuses unknown keys that may change the numbers: those whose value is neither null, false, empty nor known to be
-  /// harmless, and that are not in `ignored`. Other methods than LoRA are not judged.
+  /// harmless, and that are not in `ignored`.
   ///
   /// Throws `.unknownConfigKey`.
   public func checkUnknownKeys(path: String, ignored: Set<String> = []) throws(AdapterError) {
-    guard peftType == .lora else { return }
     for member in unknownKeys where !ignored.contains(member.key) {
       switch member.value {
       case .null, .bool(false), .string(""), .array([]), .object([]): continue
@@ -87,7 +92,11 @@ extension PeftConfig {
   /// `loftq_config` emptied where it is not used, and `peft_version` filled in.
   public var json: JSONValue {
     var members = unknownKeys.filter { $0.key != "runtime_config" }
-    for field in Self.fields where peftType == .lora || Self.commonKeys.contains(field.key) {
+    let method = AdapterMethod.named(peftType)
+    let methodKeys = Set((method?.defaultSettings ?? []).map(\.key)).intersection(Self.sharedKeys)
+    members += settings.members ?? []
+    for field in Self.fields
+    where method == nil || Self.commonKeys.contains(field.key) || methodKeys.contains(field.key) {
       var value = field.read(self)
       if let defaults = Self.nestedDefaults[field.key], let given = value.members {
         value = defaults

@@ -3,11 +3,13 @@ public import TensorFiles
 /// An adapter's configuration: what adapter_config.json holds.
 ///
 /// Mirrors `LoraConfig` of PEFT 0.21.2, field by field, with its defaults. The configuration of another method keeps its
-/// own keys in `unknownKeys`, so it can be shown and written back.
+/// own keys in `settings`.
 /// Source: peft/tuners/lora/config.py `LoraConfig`; peft/config.py `PeftConfig`.
 public struct PeftConfig: Sendable, Equatable {
   /// `peft_type`.
   public var peftType: PeftType = .lora
+  /// The settings of another method than LoRA that have no property here, defaults filled in. An object.
+  public var settings: JSONValue = .object([])
   /// `r`: the rank. Positive where it is used.
   public var rank = 8
   /// `lora_alpha`: the product is scaled by alpha / r. Null in some files of PEFT 0.1 to 0.3.

@@ -1,0 +1,58 @@
+extension BaseModel {
+  /// Names of modules in the order in which transformers registers them within their parents. Some methods draw random
+  /// numbers, or share vectors, in this order.
+  ///
+  /// Source: the classes in transformers 5.23; model types that are not listed here have no known order.
+  private static let orders: [(types: String, names: String)] = [
+    (
+      """
+      llama mistral qwen2 qwen3 gemma gemma2 gemma3_text phi3 mixtral qwen2_moe qwen3_moe olmo olmo2 stablelm granite \
+      smollm3 cohere starcoder2
+      """,
+      """
+      model embed_tokens layers self_attn q_proj k_proj v_proj qkv_proj o_proj mlp gate experts gate_proj up_proj \
+      gate_up_proj down_proj c_fc c_proj lm_head score
+      """
+    ),
+    (
+      "opt",
+      """
+      model decoder embed_tokens embed_positions project_out project_in layers self_attn k_proj v_proj q_proj out_proj fc1 \
+      fc2 lm_head score
+      """
+    ),
+    ("gpt2", "transformer wte wpe h attn c_attn q_attn c_proj mlp c_fc lm_head score"),
+    ("gpt_neox", "gpt_neox embed_in layers attention query_key_value dense mlp dense_h_to_4h dense_4h_to_h embed_out lm_head"),
+    ("bloom falcon", "transformer word_embeddings h self_attention query_key_value dense mlp dense_h_to_4h dense_4h_to_h lm_head"),
+    (
+      "bert roberta",
+      """
+      bert roberta embeddings word_embeddings position_embeddings token_type_embeddings encoder layer attention self query \
+      key value intermediate output dense pooler classifier
+      """
+    ),
+    (
+      "t5 mt5",
+      "shared encoder decoder embed_tokens block layer SelfAttention EncDecAttention q k v o DenseReluDense wi wi_0 wi_1 wo lm_head"
+    ),
+  ]
+
+  /// The paths in the model's own order; nil if the order of one of their parts is not known.
+  func registrationOrder(_ paths: [String]) -> [String]? {
+    guard let modelType,
+      let names = Self.orders.first(where: { $0.types.split(separator: " ").contains(Substring(modelType)) })?.names
+    else { return nil }
+    let ranks = Dictionary(
+      names.split(separator: " ").enumerated().map { ($1, $0) }, uniquingKeysWith: { first, _ in first })
+    var keyed: [(key: [Int], path: String)] = []
+    for path in paths {
+      var key: [Int] = []
+      for part in path.split(separator: ".") {
+        guard let rank = Int(part) ?? ranks[part] else { return nil }
+        key.append(rank)
+      }
+      keyed.append((key, path))
+    }
+    return keyed.sorted { $0.key.lexicographicallyPrecedes($1.key) }.map(\.path)
+  }
+}

@@ -1,0 +1,48 @@
+internal import Numerics
+internal import TensorFiles
+
+extension AdapterMethod {
+  /// AdaLoRA: ΔW = B·(A∘E) · alpha / (init_r + 1e-5). Pruned ranks are pruned in the file already.
+  ///
+  /// Source: peft/tuners/adalora/layer.py `SVDLinear.get_delta_weight`, `AdaLoraLayer.update_layer`.
+  static let adaLoRA = AdapterMethod(
+    type: PeftType(rawValue: "ADALORA"), defaults: """
+      {"alora_invocation_tokens": null, "alpha_pattern": {}, "arrow_config": null, "beta1": 0.85, \
+      "beta2": 0.85, "bias": "none", "corda_config": null, "deltaT": 1, "ensure_weight_tying": false, \
+      "eva_config": null, "exclude_modules": null, "fan_in_fan_out": false, "init_lora_weights": true, \
+      "init_r": 12, "kasa_config": null, "layer_replication": null, "layers_pattern": null, \
+      "layers_to_transform": null, "loftq_config": {}, "lora_alpha": 8, "lora_bias": false, \
+      "lora_dropout": 0.0, "lora_ga_config": null, "megatron_config": null, "megatron_core": "megatron.core", \
+      "modules_to_save": null, "monteclora_config": null, "orth_reg_weight": 0.5, "qalora_group_size": 16, \
+      "r": 8, "rank_pattern": null, "target_modules": null, "target_parameters": null, "target_r": 8, \
+      "tfinal": 0, "tinit": 0, "total_step": null, "trainable_token_indices": null, "use_bdlora": null, \
+      "use_dora": false, "use_qalora": false, "use_rslora": false, "velora_config": null}
+      """,
+    prefixes: ["lora_"], merging: .rule { module throws(AdapterError) in try AdaLoRARule(module) })
+}
+
+private struct AdaLoRARule: LowRankRule {
+  private let a: StoredTensor
+  private let b: StoredTensor
+  private let e: StoredTensor
+  private let scale: Double
+
+  init(_ module: MethodModule) throws(AdapterError) {
+    let input = module.shape.input
+    a = try module.tensor("lora_A", "[k, \(input)]") { $0.count == 2 && $0[1] == input }
+    b = try module.tensor("lora_B", [module.shape.output, a.shape[0]])
+    e = try module.tensor("lora_E", [a.shape[0], 1])
+    let rank = try module.number("init_r")
+    let alpha = try module.number("lora_alpha")
+    scale = (alpha > 0 ? alpha : rank) / (rank + 1e-5)
+  }
+
+  func factors<Scalar: FactorElement>(
+    _ type: Scalar.Type
+  ) throws(TensorFileError) -> (left: Matrix<Scalar>, right: Matrix<Scalar>) {
+    var right = try a.matrix(type)
+    let values = try e.values(type)
+    for row in 0..<right.rows { right.scaleRow(row, by: values[row] * Scalar(scale)) }
+    return (try b.matrix(type), right)
+  }
+}

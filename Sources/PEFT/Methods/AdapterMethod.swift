@@ -1,0 +1,50 @@
+internal import TensorFiles
+
+/// A method of PEFT other than LoRA: its configuration, the names of its tensors, and what a merge does with it.
+struct AdapterMethod: Sendable {
+  /// What a merge does with an adapter of the method.
+  enum Merging: Sendable {
+    /// Each module's weight is changed by a rule.
+    case rule(@Sendable (MethodModule) throws(AdapterError) -> any WeightRule)
+    /// The stored tensors take the place of the module's parameters; the infix is left out of their names.
+    case replacement(infix: String)
+    /// The stored rows take the place of an embedding's; the setting lists them.
+    case rows(tensor: String, setting: String)
+    /// It cannot be expressed by changed weights.
+    case none(reason: String)
+  }
+
+  let type: PeftType
+  /// Every key of the method's configuration that PEFT 0.21.2 writes, with its default, as JSON.
+  let defaults: String
+  /// What the names of its tensors begin with, after the module's path.
+  let prefixes: [String]
+  /// Stored tensors that are no parameters: PEFT does not count them.
+  var buffers: Set<String> = []
+  let merging: Merging
+
+  /// All methods but LoRA.
+  static let all: [AdapterMethod] = [
+    adaLoRA, adaMSS, adaptionPrompt, beft, boft, c3a, cartridge, cpt, deft, deLoRA, fourierFT, frod, gLoRA, graLoRA,
+    hiRA, hra, ia3, lily, lnTuning, loHa, loKr, miss, multitaskPromptTuning, oft, osf, peanut, poly, prefixTuning,
+    promptEncoder, promptTuning, psoft, pveRA, randLoRA, roAd, shadow, shira, superTuning, tinyLoRA, trainableTokens,
+    uniLoRA, vbLoRA, veRA, waveFT, xLoRA,
+  ]
+
+  private static let byType = Dictionary(uniqueKeysWithValues: all.map { ($0.type, $0) })
+
+  /// The method of a type; nil for LoRA.
+  static func named(_ type: PeftType) -> AdapterMethod? { byType[type] }
+
+  /// The configuration's defaults as a document.
+  var defaultSettings: [JSONValue.Member] { JSONValue(parsing: defaults)?.members ?? [] }
+
+  /// The module's path and the tensor's role in a name without `base_model.model.`; nil if the name is not the method's.
+  func split(_ name: String) -> (path: String, role: String)? {
+    let parts = name.split(separator: ".", omittingEmptySubsequences: false)
+    guard let index = parts.firstIndex(where: { part in prefixes.contains { part.hasPrefix($0) } }), index > 0 else {
+      return nil
+    }
+    return (parts[..<index].joined(separator: "."), parts[index...].joined(separator: "."))
+  }
+}

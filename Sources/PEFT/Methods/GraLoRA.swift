@@ -1,0 +1,69 @@
+internal import Numerics
+internal import TensorFiles
+
+extension AdapterMethod {
+  /// GraLoRA: a grid of k × k blocks with a low-rank product each, and a plain LoRA beside them if `hybrid_r` is not zero.
+  ///
+  /// Source: peft/tuners/gralora/layer.py `Linear.get_delta_weight`.
+  static let graLoRA = AdapterMethod(
+    type: PeftType(rawValue: "GRALORA"), defaults: """
+      {"alpha": 64, "bias": "none", "fan_in_fan_out": false, "gralora_dropout": 0.0, "gralora_k": 2, \
+      "hybrid_r": 0, "init_weights": true, "layers_pattern": null, "layers_to_transform": null, \
+      "modules_to_save": null, "r": 32, "target_modules": null}
+      """,
+    prefixes: ["gralora_"], merging: .rule { module throws(AdapterError) in try GraLoRARule(module) })
+}
+
+private struct GraLoRARule: WeightRule {
+  private let a: StoredTensor
+  private let b: StoredTensor
+  private let general: (a: StoredTensor, b: StoredTensor)?
+  private let scale: Double
+
+  init(_ module: MethodModule) throws(AdapterError) {
+    let shape = module.shape
+    a = try module.tensor("gralora_A", "[k, \(shape.input) / k, r] with r a multiple of k") {
+      $0.count == 3 && $0[0] > 0 && $0[0] * $0[1] == shape.input && $0[2] % $0[0] == 0
+    }
+    guard shape.output % a.shape[0] == 0 else {
+      throw module.refuse("its \(a.shape[0]) blocks do not divide \(shape.output) outputs.")
+    }
+    b = try module.tensor("gralora_B", [a.shape[0], a.shape[2], shape.output / a.shape[0]])
+    let hybrid = try module.integer("hybrid_r", 0...LoRAScaling.greatestRank)
+    general =
+      hybrid == 0
+      ? nil
+      : (
+        try module.tensor("gralora_A_general.weight", [hybrid, shape.input]),
+        try module.tensor("gralora_B_general.weight", [shape.output, hybrid])
+      )
+    scale = try module.number("alpha") / Double(a.shape[2] + hybrid)
+  }
+
+  var isAdditive: Bool { true }
+
+  func makeChange<Scalar: FactorElement>(scale weight: Scalar) throws(TensorFileError) -> RowChange<Scalar> {
+    let (count, width, rank) = (a.shape[0], a.shape[1], a.shape[2])
+    let (height, part) = (b.shape[2], rank / count)
+    let (a, b) = (try a.values(Scalar.self), try b.values(Scalar.self))
+    // As one product of rank k·r: row block j reads its part of every column block's A.
+    var left = Matrix<Scalar>(rows: count * height, columns: count * rank)
+    var right = Matrix<Scalar>(rows: count * rank, columns: count * width)
+    for j in 0..<count {
+      for n in 0..<count {
+        for k in 0..<part {
+          let inner = j * rank + n * part + k
+          for row in 0..<height { left[j * height + row, inner] = b[(j * rank + n * part + k) * height + row] }
+          for column in 0..<width { right[inner, n * width + column] = a[(n * width + column) * rank + j * part + k] }
+        }
+      }
+    }
+    let generalA = try general?.a.matrix(Scalar.self)
+    let generalB = try general?.b.matrix(Scalar.self)
+    let factor = Scalar(scale) * weight
+    return { rows, block in
+      block.add(left.rows(rows), times: right, scale: factor)
+      if let generalA, let generalB { block.add(generalB.rows(rows), times: generalA, scale: factor) }
+    }
+  }
+}

@@ -1,0 +1,33 @@
+internal import Numerics
+internal import TensorFiles
+
+extension AdapterMethod {
+  /// HiRA: W' = W + W∘(B·A). Source: peft/tuners/hira/layer.py `Linear.merge`, `Embedding`, `_ConvNd.get_delta_weight`.
+  static let hiRA = AdapterMethod(
+    type: PeftType(rawValue: "HIRA"), defaults: """
+      {"exclude_modules": null, "fan_in_fan_out": false, "hira_dropout": 0.0, "init_weights": true, \
+      "layers_pattern": null, "layers_to_transform": null, "modules_to_save": null, "r": 32, \
+      "rank_pattern": {}, "target_modules": null}
+      """,
+    prefixes: ["hira_"], merging: .rule { module throws(AdapterError) in try HiRARule(module) })
+}
+
+private struct HiRARule: WeightRule {
+  private let a: StoredTensor
+  private let b: StoredTensor
+
+  init(_ module: MethodModule) throws(AdapterError) {
+    let shape = module.shape
+    let names = shape.isEmbedding ? ("hira_embedding_A", "hira_embedding_B") : ("hira_A", "hira_B")
+    a = try module.tensor(names.0, "[r, inputs] of \(shape.input) in all") {
+      $0.count >= 2 && $0[0] > 0 && $0.dropFirst().reduce(1, *) == shape.input
+    }
+    b = try module.tensor(names.1, [shape.output, a.shape[0]] + shape.kernel.map { _ in 1 })
+  }
+
+  func makeChange<Scalar: FactorElement>(scale: Scalar) throws(TensorFileError) -> RowChange<Scalar> {
+    let a = try a.matrix(rows: a.shape[0], Scalar.self)
+    let b = try b.matrix(rows: b.shape[0], Scalar.self)
+    return { rows, block in block.add(elementwise: block, b.rows(rows).times(a), scale: 1) }
+  }
+}

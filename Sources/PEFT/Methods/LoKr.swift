@@ -1,0 +1,86 @@
+internal import Numerics
+internal import TensorFiles
+
+extension AdapterMethod {
+  /// LoKr: ΔW = alpha/r · w1 ⊗ w2, each stored whole or as a product; which of the two shows in the file.
+  ///
+  /// Source: peft/tuners/lokr/layer.py `get_delta_weight`, `make_kron`.
+  static let loKr = AdapterMethod(
+    type: PeftType(rawValue: "LOKR"), defaults: """
+      {"alpha": 8, "alpha_pattern": {}, "decompose_both": false, "decompose_factor": -1, \
+      "exclude_modules": null, "init_weights": true, "layers_pattern": null, "layers_to_transform": null, \
+      "module_dropout": 0.0, "modules_to_save": null, "r": 8, "rank_dropout": 0.0, \
+      "rank_dropout_scale": false, "rank_pattern": {}, "target_modules": null, "use_effective_conv2d": false}
+      """,
+    prefixes: ["lokr_"], merging: .rule { module throws(AdapterError) in try LoKrRule(module) })
+}
+
+private struct LoKrRule: WeightRule {
+  /// A matrix that is stored whole or as a product.
+  private enum Factor {
+    case whole(StoredTensor)
+    case product(KernelProduct)
+  }
+
+  private let first: Factor
+  private let second: Factor
+  private let firstShape: (rows: Int, columns: Int)
+  private let scale: Double
+
+  init(_ module: MethodModule) throws(AdapterError) {
+    let shape = module.shape
+    let (rows, channels): (Int, Int)
+    if module.tensors["lokr_w1"] != nil {
+      let w1 = try module.tensor("lokr_w1", "two extents") { $0.count == 2 && $0[0] > 0 && $0[1] > 0 }
+      (rows, channels) = (w1.shape[0], w1.shape[1])
+      first = .whole(w1)
+    } else {
+      let a = try module.tensor("lokr_w1_a", "two extents") { $0.count == 2 && $0[0] > 0 }
+      let b = try module.tensor("lokr_w1_b", "two extents") { $0.count == 2 && $0[1] > 0 }
+      (rows, channels) = (a.shape[0], b.shape[1])
+      first = .product(
+        try KernelProduct(module, a: "lokr_w1_a", b: "lokr_w1_b", core: "", output: rows, input: channels))
+    }
+    firstShape = (rows, channels)
+    guard shape.output % rows == 0, shape.channels % channels == 0 else {
+      throw module.refuse("its first factor [\(rows), \(channels)] does not divide the weight.")
+    }
+    let (output, input) = (shape.output / rows, shape.channels / channels)
+    if module.tensors["lokr_w2"] != nil {
+      second = .whole(try module.tensor("lokr_w2", [output, input] + shape.kernel))
+    } else {
+      second = .product(
+        try KernelProduct(
+          module, a: "lokr_w2_a", b: "lokr_w2_b", core: "lokr_t2", output: output,
+          input: input * shape.kernel.reduce(1, *)))
+    }
+    let rank = try module.number("r", pattern: "rank_pattern")
+    scale = try module.number("alpha", pattern: "alpha_pattern") / rank
+  }
+
+  var isAdditive: Bool { true }
+
+  private static func matrix<Scalar: FactorElement>(
+    _ factor: Factor, rows: Int?
+  ) throws(TensorFileError) -> Matrix<Scalar> {
+    switch factor {
+    case .whole(let tensor): return try tensor.matrix(rows: rows ?? tensor.shape[0])
+    case .product(let product):
+      let (left, right) = try product.factors(Scalar.self)
+      return left.times(right)
+    }
+  }
+
+  func makeChange<Scalar: FactorElement>(scale weight: Scalar) throws(TensorFileError) -> RowChange<Scalar> {
+    let w1: Matrix<Scalar> = try Self.matrix(first, rows: nil)
+    let w2: Matrix<Scalar> = try Self.matrix(second, rows: nil)
+    let factor = Scalar(scale) * weight
+    return { rows, block in
+      for row in rows {
+        block.addRow(
+          row - rows.lowerBound, w2, row: row % w2.rows,
+          factors: (0..<w1.columns).map { factor * w1[row / w2.rows, $0] })
+      }
+    }
+  }
+}

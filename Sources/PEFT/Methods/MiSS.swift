@@ -1,0 +1,66 @@
+internal import Numerics
+internal import TensorFiles
+
+extension AdapterMethod {
+  /// MiSS, once called Bone: W'[o,i] = W[o,i] + M[i mod r, o]; "mini" repeats fewer columns of M, and "bat" adds
+  /// W_block·M + M to blocks of r by r.
+  ///
+  /// Source: peft/tuners/miss/layer.py `get_delta_weight_miss`, `get_delta_weight`.
+  static let miss = AdapterMethod(
+    type: PeftType(rawValue: "MISS"), defaults: """
+      {"bias": "none", "exclude_modules": null, "init_weights": true, "layers_pattern": null, \
+      "layers_to_transform": null, "mini_r": 1, "miss_dropout": 0.0, "modules_to_save": null, "r": 64, \
+      "target_modules": null}
+      """,
+    prefixes: ["miss_"], merging: .rule { module throws(AdapterError) in try MiSSRule(module) })
+}
+
+private struct MiSSRule: WeightRule {
+  private let blocks: StoredTensor
+  private let isBat: Bool
+
+  init(_ module: MethodModule) throws(AdapterError) {
+    let shape = module.shape
+    isBat = module.setting("init_weights") == .string("bat")
+    if isBat {
+      blocks = try module.tensor("miss_block", "[out / r, r, r]") {
+        $0.count == 3 && $0[1] == $0[2] && $0[1] > 0 && shape.output == $0[0] * $0[1] && shape.input % $0[1] == 0
+      }
+    } else {
+      blocks = try module.tensor("miss_block", "[r, \(shape.output)], or fewer columns that divide them") {
+        $0.count == 2 && $0[0] > 0 && $0[1] > 0 && shape.output % $0[1] == 0
+      }
+    }
+  }
+
+  var needsWholeWeight: Bool { isBat }
+  var isAdditive: Bool { !isBat }
+
+  func makeChange<Scalar: FactorElement>(scale: Scalar) throws(TensorFileError) -> RowChange<Scalar> {
+    let values = try blocks.values(Scalar.self)
+    if isBat {
+      let size = blocks.shape[1]
+      return { _, weight in
+        let original = weight
+        for row in 0..<weight.rows {
+          let block = row / size * size * size
+          for first in stride(from: 0, to: weight.columns, by: size) {
+            for column in 0..<size {
+              var sum = values[block + row % size * size + column]
+              for k in 0..<size { sum += original[row, first + k] * values[block + k * size + column] }
+              weight[row, first + column] += sum
+            }
+          }
+        }
+      }
+    }
+    let (rank, width) = (blocks.shape[0], blocks.shape[1])
+    return { rows, block in
+      for row in rows {
+        for column in 0..<block.columns {
+          block[row - rows.lowerBound, column] += scale * values[column % rank * width + row % width]
+        }
+      }
+    }
+  }
+}

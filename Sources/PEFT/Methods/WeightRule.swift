@@ -1,0 +1,104 @@
+internal import Numerics
+internal import TensorFiles
+
+/// How a method changes one weight, seen as a matrix `[out, in]`; a kernel's extents count as inputs.
+protocol WeightRule: Sendable {
+  /// True if rows of the result depend on other rows of the weight.
+  var needsWholeWeight: Bool { get }
+  /// True if the rule adds a ΔW that does not depend on the weight, so that it can have a weight of its own.
+  var isAdditive: Bool { get }
+  /// False if the weight stays as it is.
+  var changesWeight: Bool { get }
+  /// True if the rule changes the layer's bias, where there is one.
+  var changesBias: Bool { get }
+  /// True if the rule makes no sense without a bias.
+  var needsBias: Bool { get }
+
+  /// Reads the adapter's tensors and returns what changes rows of the weight in place.
+  ///
+  /// - Parameter scale: multiplies ΔW of an additive rule; 1 for all others.
+  func makeChange<Scalar: FactorElement>(scale: Scalar) throws(TensorFileError) -> RowChange<Scalar>
+
+  /// The new bias. Only where `changesBias` is true.
+  /// - Parameter weight: reads the weight before the change.
+  func changedBias(
+    _ bias: [Double], weight: () throws(TensorFileError) -> Matrix<Double>
+  ) throws(TensorFileError) -> [Double]
+}
+
+/// Changes the rows of a range in place; the block holds just these rows.
+typealias RowChange<Scalar: FactorElement> = (Range<Int>, inout Matrix<Scalar>) throws(TensorFileError) -> Void
+
+extension WeightRule {
+  var needsWholeWeight: Bool { false }
+  var isAdditive: Bool { false }
+  var changesWeight: Bool { true }
+  var changesBias: Bool { false }
+  var needsBias: Bool { false }
+
+  func changedBias(
+    _ bias: [Double], weight: () throws(TensorFileError) -> Matrix<Double>
+  ) throws(TensorFileError) -> [Double] { bias }
+}
+
+/// A rule that adds a product of two factors: ΔW = scale · left · right.
+protocol LowRankRule: WeightRule {
+  /// left `[out, r]` and right `[r, in]`, in the precision asked for.
+  func factors<Scalar: FactorElement>(
+    _ type: Scalar.Type
+  ) throws(TensorFileError) -> (left: Matrix<Scalar>, right: Matrix<Scalar>)
+}
+
+extension LowRankRule {
+  var isAdditive: Bool { true }
+
+  func makeChange<Scalar: FactorElement>(scale: Scalar) throws(TensorFileError) -> RowChange<Scalar> {
+    let (left, right) = try factors(Scalar.self)
+    return { rows, block in block.add(left.rows(rows), times: right, scale: scale) }
+  }
+}
+
+/// A tensor of an adapter's file, read on demand.
+struct StoredTensor: Sendable {
+  let file: File
+  let entry: TensorEntry
+
+  var shape: [Int] { entry.shape }
+
+  /// All values in their order.
+  func values<Scalar: FactorElement>(_ type: Scalar.Type = Scalar.self) throws(TensorFileError) -> [Scalar] {
+    guard let format = entry.dtype.format else { return [] }
+    return Scalar.decoded(try file.bytes(entry.byteRange), format)
+  }
+
+  /// The values as a matrix of that many rows. Traps if they do not fill it.
+  func matrix<Scalar: FactorElement>(
+    rows: Int, _ type: Scalar.Type = Scalar.self
+  ) throws(TensorFileError) -> Matrix<Scalar> {
+    let values = try values(type)
+    return Matrix(rows: rows, columns: rows == 0 ? 0 : values.count / rows, values: values)
+  }
+
+  /// The tensor's last extents as a matrix: `[a, b, c]` is `[a·b, c]`.
+  func matrix<Scalar: FactorElement>(_ type: Scalar.Type = Scalar.self) throws(TensorFileError) -> Matrix<Scalar> {
+    try matrix(rows: shape.dropLast().reduce(1, *), type)
+  }
+
+  /// Whole numbers of any integer dtype; nil if one does not lie in `range`.
+  func integers(in range: Range<Int>) throws(TensorFileError) -> [Int]? {
+    let bytes = try file.bytes(entry.byteRange)
+    let width = entry.dtype.bitCount / 8
+    let isSigned = [.i8, .i16, .i32, .i64].contains(entry.dtype)
+    var result: [Int] = []
+    result.reserveCapacity(entry.elementCount)
+    for start in stride(from: 0, to: bytes.count, by: width) {
+      var word = UInt64(0)
+      for index in 0..<width { word |= UInt64(bytes[start + index]) << (8 * index) }
+      let shift = 64 - 8 * width
+      let value = isSigned ? Int(Int64(bitPattern: word << shift) >> shift) : Int(truncatingIfNeeded: word)
+      guard range.contains(value) else { return nil }
+      result.append(value)
+    }
+    return result
+  }
+}

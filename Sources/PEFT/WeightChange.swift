@@ -1,0 +1,52 @@
+internal import Numerics
+internal import TensorFiles
+
+/// The rules that change one weight, one after the other, and how the weight is stored.
+struct WeightChange: Sendable {
+  var rules: [(rule: any WeightRule, scale: Double)]
+  let shape: WeightShape
+
+  /// Rows and columns as stored.
+  var storedRows: Int { shape.isTransposed ? shape.input : shape.output }
+  var storedColumns: Int { shape.isTransposed ? shape.output : shape.input }
+
+  /// True if all rows must be held at once.
+  var needsWholeWeight: Bool { shape.isTransposed || rules.contains { $0.rule.needsWholeWeight } }
+
+  /// Changes a range of the stored rows; all of them where the whole weight is needed.
+  func apply<Scalar: FactorElement>(
+    _ rows: Range<Int>, _ block: inout Matrix<Scalar>, _ changes: [RowChange<Scalar>]
+  ) throws(TensorFileError) {
+    if shape.isTransposed { block = block.transposed }
+    for change in changes { try change(shape.isTransposed ? 0..<shape.output : rows, &block) }
+    if shape.isTransposed { block = block.transposed }
+  }
+
+  /// What each rule does, its tensors read.
+  func changes<Scalar: FactorElement>(_ type: Scalar.Type) throws(TensorFileError) -> [RowChange<Scalar>] {
+    var changes: [RowChange<Scalar>] = []
+    for (rule, scale) in rules { changes.append(try rule.makeChange(scale: Scalar(scale))) }
+    return changes
+  }
+}
+
+/// The rule that changes a bias, and the weight beside it.
+struct BiasChange: Sendable {
+  let rule: any WeightRule
+  /// The weight before the change.
+  let weightFile: File
+  let weight: TensorEntry
+  let shape: WeightShape
+
+  /// The new values.
+  func changed(_ bias: [Double]) throws(TensorFileError) -> [Double] {
+    try rule.changedBias(bias) { () throws(TensorFileError) in
+      guard let format = weight.dtype.format else { return Matrix(rows: 0, columns: 0) }
+      let values = Double.decoded(try weightFile.bytes(weight.byteRange), format)
+      let stored = Matrix(
+        rows: shape.isTransposed ? shape.input : shape.output,
+        columns: shape.isTransposed ? shape.output : shape.input, values: values)
+      return shape.isTransposed ? stored.transposed : stored
+    }
+  }
+}
