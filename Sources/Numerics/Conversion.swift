@@ -70,3 +70,6 @@ public func decode(
   decode(source, from: format, into: &span)
   for index in 0..<destination.count { destination[index] = Double(floats[index]) }
 }
+
+/// The nearest bf16 value, ties to even. Infinities stay; NaNs stay NaNs.
+public func roundedToBF16(_ value: Float) -> Float { kernels_bf16_to_f32_reference(kernels_f32_to_bf16_reference(value)) }

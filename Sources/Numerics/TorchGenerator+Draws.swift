@@ -7,27 +7,41 @@ extension TorchGenerator {
     return upper << 32 | UInt64(nextBits())
   }
 
+  /// `kaiming_uniform_(tensor, a: √5)` of a bf16 tensor: drawn in f32, then rounded.
+  public mutating func kaimingUniformBF16(count: Int, fanIn: Int) -> [Float] {
+    kaimingUniform(count: count, fanIn: fanIn).map { roundedToBF16($0) }
+  }
+
   /// The first numbers of `torch.randperm(count)`.
   ///
-  /// Cost: in proportion to `first`, not to `count`: only exchanged places are kept.
+  /// Cost: short permutations, which are drawn from the front, cost as much as `first`; from 2³²/20 numbers on all are
+  /// drawn, but only the first are held.
   /// Source: aten/src/ATen/native/TensorFactories.cpp `randperm_cpu`.
   public mutating func permutation(of count: Int, first: Int) -> [Int] {
+    if count >= Int(UInt32.max) / 20 { return longPermutation(of: count, first: first) }
     var exchanged: [Int: Int] = [:]
     var result: [Int] = []
-    // Short permutations are drawn with 32 bits a step.
-    let isShort = count < Int(UInt32.max) / 20
     for index in 0..<min(first, count) {
       guard index < count - 1 else {
         result.append(exchanged[index] ?? index)
         break
       }
-      let rest = count - index
-      let step = isShort ? Int(nextBits()) % rest : Int(nextLongBits() % UInt64(rest))
-      let other = index + step
-      let value = exchanged[other] ?? other
+      let other = index + Int(nextBits()) % (count - index)
+      result.append(exchanged[other] ?? other)
       exchanged[other] = exchanged[index] ?? index
       exchanged[index] = nil
-      result.append(value)
+    }
+    return result
+  }
+
+  /// The inside-out shuffle: number i goes to a place up to i, and what stood there goes to place i.
+  private mutating func longPermutation(of count: Int, first: Int) -> [Int] {
+    let kept = min(first, count)
+    var result: [Int] = []
+    for index in 0..<count {
+      let place = Int(nextLongBits() % UInt64(index + 1))
+      if index < kept { result.append(place < index ? result[place] : index) }
+      if place < kept { result[place] = index }
     }
     return result
   }
@@ -36,7 +50,7 @@ extension TorchGenerator {
   ///
   /// From 16 values on, blocks of sixteen uniform numbers become eight pairs (Box-Muller), and a rest is filled by drawing the last sixteen
   /// anew; below, pairs are made in f64.
-  /// Precision: torch computes logarithm, sine and cosine with vector code of its own; the last bit may differ.
+  /// Precision: bit for bit what torch computes on processors with AVX2, whose approximations `TorchMath` has.
   /// Source: aten/src/ATen/native/cpu/DistributionTemplates.h `normal_fill`, `normal_distribution`.
   public mutating func normal(count: Int, mean: Double, deviation: Double) -> [Float] {
     guard count >= 16 else { return fewNormals(count, mean, deviation) }
@@ -52,10 +66,10 @@ extension TorchGenerator {
 
   private static func pair(_ values: inout [Float], _ start: Int, _ mean: Float, _ deviation: Float) {
     for index in start..<start + 8 {
-      let radius = Float((-2 * log(1 - Double(values[index]))).squareRoot())
-      let angle = Float(2 * Double.pi) * values[index + 8]
-      values[index] = mean.addingProduct(radius * Float(cos(Double(angle))), deviation)
-      values[index + 8] = mean.addingProduct(radius * Float(sin(Double(angle))), deviation)
+      let radius = (-2 * TorchMath.log(1 - values[index])).squareRoot()
+      let turn = TorchMath.sineAndCosine(2 * Float(Double.pi) * values[index + 8])
+      values[index] = mean.addingProduct(radius * turn.cosine, deviation)
+      values[index + 8] = mean.addingProduct(radius * turn.sine, deviation)
     }
   }
 

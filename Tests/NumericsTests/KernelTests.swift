@@ -167,21 +167,3 @@ import Testing
     }
   }
 }
-
-@Suite struct TorchGeneratorTests {
-  @Test func drawsWhatTorchDraws() throws {
-    let cases = try #require(JSONValue(contentsOf: Fixtures.path("random/torch.json")).elements)
-    for golden in cases {
-      let seed = UInt64(try #require(golden["seed"]?.integerValue))
-      var generator = TorchGenerator(seed: seed)
-      let uniform = generator.uniform(count: 700, low: -0.25, high: 0.5)
-      let isUniform = uniform.map { Int($0.bitPattern) } == golden["uniform"]?.elements?.compactMap(\.integerValue)
-      #expect(isUniform, "seed \(seed)")
-      let kaiming = generator.kaimingUniform(count: 80, fanIn: 20)
-      let expected = golden["kaiming_uniform_4x20"]?.elements?.compactMap(\.integerValue)
-      let isKaiming = kaiming.map { Int($0.bitPattern) } == expected
-      #expect(isKaiming, "seed \(seed)")
-    }
-    #expect(cases.count == 4)
-  }
-}

@@ -64,35 +64,40 @@ private struct RandLoRARule: LowRankRule {
     let seed = try module.integer("projection_prng_key", Int.min...Int.max)
     var generator = TorchGenerator(seed: UInt64(bitPattern: Int64(seed)))
     var (valuesA, valuesB): ([Float], [Float])
-    if module.flag("sparse") || module.flag("very_sparse") {
+    let isSparse = module.flag("sparse") || module.flag("very_sparse")
+    if isSparse {
       // Source: `RandLoraModel._pre_injection_hook`: sparsity 3, or √(least extent) if very sparse.
       let sparsity = module.flag("very_sparse") ? Float(Double(wide).squareRoot()) : 3
       valuesA = Self.sparse(generator.uniform(count: rank * wide, low: 0, high: 1), sparsity)
       valuesB = Self.sparse(generator.uniform(count: tall * storedBases * rank, low: 0, high: 1), sparsity)
     } else {
-      valuesA = generator.kaimingUniform(count: rank * wide, fanIn: wide)
+      valuesA = generator.kaimingUniformBF16(count: rank * wide, fanIn: wide)
       valuesB = [Float](repeating: 0, count: tall * storedBases * rank)
       for base in 0..<storedBases {
-        let drawn = generator.kaimingUniform(count: tall * rank, fanIn: rank)
+        let drawn = generator.kaimingUniformBF16(count: tall * rank, fanIn: rank)
         for row in 0..<tall {
           for k in 0..<rank { valuesB[(row * storedBases + base) * rank + k] = drawn[row * rank + k] }
         }
       }
     }
-    self.a = .drawn(Matrix(rows: rank, columns: wide, values: Self.normalised(valuesA)))
-    self.b = .drawn(Matrix(rows: tall * storedBases, columns: rank, values: Self.normalised(valuesB)))
+    valuesA = Self.normalised(valuesA, inBF16: !isSparse)
+    valuesB = Self.normalised(valuesB, inBF16: !isSparse)
+    self.a = .drawn(Matrix(rows: rank, columns: wide, values: valuesA))
+    self.b = .drawn(Matrix(rows: tall * storedBases, columns: rank, values: valuesB))
   }
 
   private static func sparse(_ values: [Float], _ sparsity: Float) -> [Float] {
     values.map { $0 < 1 / (2 * sparsity) ? -1 : $0 > 1 - 1 / (2 * sparsity) ? 1 : 0 }
   }
 
-  /// Divided by the standard deviation (unbiased).
-  private static func normalised(_ values: [Float]) -> [Float] {
+  /// Divided by the standard deviation (unbiased). PEFT draws dense bases in bf16, and divides in it too.
+  private static func normalised(_ values: [Float], inBF16: Bool) -> [Float] {
     let mean = values.reduce(0) { $0 + Double($1) } / Double(values.count)
     let squares = values.reduce(0) { $0 + (Double($1) - mean) * (Double($1) - mean) }
     let deviation = Float((squares / Double(values.count - 1)).squareRoot())
-    return values.map { $0 / deviation }
+    guard inBF16 else { return values.map { $0 / deviation } }
+    let divisor = roundedToBF16(deviation)
+    return values.map { roundedToBF16($0 / divisor) }
   }
 
   func factors<Scalar: FactorElement>(
