@@ -72,4 +72,6 @@ public func decode(
 }
 
 /// The nearest bf16 value, ties to even. Infinities stay; NaNs stay NaNs.
-public func roundedToBF16(_ value: Float) -> Float { kernels_bf16_to_f32_reference(kernels_f32_to_bf16_reference(value)) }
+public func roundedToBF16(_ value: Float) -> Float {
+  kernels_bf16_to_f32_reference(kernels_f32_to_bf16_reference(value))
+}

@@ -61,7 +61,8 @@ extension Double: MatrixScalar {
   }
 
   public static func addProduct(
-    _ a: UnsafePointer<Double>, _ b: UnsafePointer<Double>, scale: Double, to c: UnsafeMutablePointer<Double>, count: Int
+    _ a: UnsafePointer<Double>, _ b: UnsafePointer<Double>, scale: Double, to c: UnsafeMutablePointer<Double>,
+    count: Int
   ) {
     for index in 0..<count { c[index] += scale * a[index] * b[index] }
   }
@@ -192,7 +193,8 @@ public struct Matrix<Scalar: MatrixScalar>: Sendable, Equatable {
   public mutating func multiplyColumns(byBlocks blocks: [Matrix], transposed transposes: Bool) {
     guard let size = blocks.first?.rows, size > 0, rows > 0 else { return }
     let count = columns / size
-    precondition(count * size == columns && (blocks.count == 1 || blocks.count == count), "blocks do not fill the columns")
+    precondition(
+      count * size == columns && (blocks.count == 1 || blocks.count == count), "blocks do not fill the columns")
     precondition(blocks.allSatisfy { $0.rows == size && $0.columns == size }, "blocks are not square")
     let (rows, columns) = (rows, columns)
     var product = [Scalar](repeating: 0, count: rows * size)

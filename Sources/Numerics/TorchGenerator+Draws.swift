@@ -7,9 +7,15 @@ extension TorchGenerator {
     return upper << 32 | UInt64(nextBits())
   }
 
-  /// `kaiming_uniform_(tensor, a: √5)` of a bf16 tensor: drawn in f32, then rounded.
+  /// `kaiming_uniform_(tensor, a: √5)` of a bf16 tensor: drawn in f32, then rounded; what rounds up to the excluded upper
+  /// bound becomes the lower one.
   public mutating func kaimingUniformBF16(count: Int, fanIn: Int) -> [Float] {
-    kaimingUniform(count: count, fanIn: fanIn).map { roundedToBF16($0) }
+    guard fanIn > 0 else { return [] }
+    let bound = roundedToBF16(Float(1 / Double(fanIn).squareRoot()))
+    return kaimingUniform(count: count, fanIn: fanIn).map { value in
+      let rounded = roundedToBF16(value)
+      return rounded == bound ? -bound : rounded
+    }
   }
 
   /// The first numbers of `torch.randperm(count)`.

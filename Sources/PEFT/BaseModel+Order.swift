@@ -22,8 +22,14 @@ extension BaseModel {
       """
     ),
     ("gpt2", "transformer wte wpe h attn c_attn q_attn c_proj mlp c_fc lm_head score"),
-    ("gpt_neox", "gpt_neox embed_in layers attention query_key_value dense mlp dense_h_to_4h dense_4h_to_h embed_out lm_head"),
-    ("bloom falcon", "transformer word_embeddings h self_attention query_key_value dense mlp dense_h_to_4h dense_4h_to_h lm_head"),
+    (
+      "gpt_neox",
+      "gpt_neox embed_in layers attention query_key_value dense mlp dense_h_to_4h dense_4h_to_h embed_out lm_head"
+    ),
+    (
+      "bloom falcon",
+      "transformer word_embeddings h self_attention query_key_value dense mlp dense_h_to_4h dense_4h_to_h lm_head"
+    ),
     (
       "bert roberta",
       """

@@ -266,7 +266,9 @@ struct MergePlanMaker {
     guard adapter.moduleCount > 0 || !(adapter.config.targetModules == nil) else { return }
     var config = adapter.config
     if config.targetModules == nil {
-      guard config.peftType == .lora, let modelType = base.modelType, let rule = DefaultTargets.lora(modelType: modelType) else { return }
+      guard config.peftType == .lora, let modelType = base.modelType,
+        let rule = DefaultTargets.lora(modelType: modelType)
+      else { return }
       config.targetModules = rule
     }
     if config.targetModules?.isAllLinear == true { config = try base.expandingTargets(of: config) }

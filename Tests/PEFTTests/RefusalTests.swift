@@ -50,7 +50,7 @@ private struct Victim {
     ("use_qalora", "true"), ("alora_invocation_tokens", "[1]"), ("arrow_config", "{}"),
     ("init_lora_weights", #""pissa_niter_4""#), ("init_lora_weights", #""corda""#),
     ("init_lora_weights", #""lora_ga""#),
-    ("init_lora_weights", #""loftq""#), ("peft_type", #""IA3""#),
+    ("init_lora_weights", #""loftq""#),
   ])
   func aVariantIsRefusedByName(key: String, value: String) throws {
     let victim = try Victim()

@@ -6,7 +6,8 @@ extension AdapterMethod {
   ///
   /// Source: peft/tuners/adalora/layer.py `SVDLinear.get_delta_weight`, `AdaLoraLayer.update_layer`.
   static let adaLoRA = AdapterMethod(
-    type: PeftType(rawValue: "ADALORA"), defaults: """
+    type: PeftType(rawValue: "ADALORA"),
+    defaults: """
       {"alora_invocation_tokens": null, "alpha_pattern": {}, "arrow_config": null, "beta1": 0.85, \
       "beta2": 0.85, "bias": "none", "corda_config": null, "deltaT": 1, "ensure_weight_tying": false, \
       "eva_config": null, "exclude_modules": null, "fan_in_fan_out": false, "init_lora_weights": true, \

@@ -4,7 +4,8 @@ internal import TensorFiles
 extension AdapterMethod {
   /// BEFT: b' = b + the trained bias; the weight stays. Source: peft/tuners/beft/layer.py `Linear.merge`.
   static let beft = AdapterMethod(
-    type: PeftType(rawValue: "BEFT"), defaults: """
+    type: PeftType(rawValue: "BEFT"),
+    defaults: """
       {"init_weights": true, "modules_to_save": null, "target_modules": null}
       """,
     prefixes: ["beft_"], merging: .rule { module throws(AdapterError) in try BEFTRule(module) })

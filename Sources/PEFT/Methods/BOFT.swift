@@ -6,7 +6,8 @@ extension AdapterMethod {
   ///
   /// Source: peft/tuners/boft/layer.py `BOFTLayer.block_butterfly_perm`, `cayley_batch`, `Linear.get_delta_weight`.
   static let boft = AdapterMethod(
-    type: PeftType(rawValue: "BOFT"), defaults: """
+    type: PeftType(rawValue: "BOFT"),
+    defaults: """
       {"bias": "none", "boft_block_num": 0, "boft_block_size": 4, "boft_dropout": 0.0, \
       "boft_n_butterfly_factor": 1, "exclude_modules": null, "fan_in_fan_out": false, "init_weights": true, \
       "layers_pattern": null, "layers_to_transform": null, "modules_to_save": null, "target_modules": null}

@@ -6,7 +6,8 @@ extension AdapterMethod {
   ///
   /// Source: peft/tuners/c3a/layer.py `C3ALinear.get_delta_weight`; utils.py `get_circulant_fast`.
   static let c3a = AdapterMethod(
-    type: PeftType(rawValue: "C3A"), defaults: """
+    type: PeftType(rawValue: "C3A"),
+    defaults: """
       {"bias": "none", "block_size": 256, "block_size_pattern": {}, "init_weights": "xavier_uniform", \
       "layers_pattern": null, "layers_to_transform": null, "modules_to_save": null, "target_modules": null}
       """,

@@ -6,7 +6,8 @@ extension AdapterMethod {
   ///
   /// Source: peft/tuners/deft/layer.py `Linear._project`, `_merge_factor`, `_delta_from_factor`.
   static let deft = AdapterMethod(
-    type: PeftType(rawValue: "DEFT"), defaults: """
+    type: PeftType(rawValue: "DEFT"),
+    defaults: """
       {"alpha": null, "bias": "none", "decomposition_method": "relu", "deft_dropout": 0.0, \
       "exclude_modules": null, "fan_in_fan_out": false, "init_scale": 1.0, "init_weights": true, \
       "layers_pattern": null, "layers_to_transform": null, "modules_to_save": null, "para": false, "r": 8, \

@@ -6,7 +6,8 @@ extension AdapterMethod {
   ///
   /// Source: peft/tuners/delora/layer.py `DeloraLinear._compute_delta`.
   static let deLoRA = AdapterMethod(
-    type: PeftType(rawValue: "DELORA"), defaults: """
+    type: PeftType(rawValue: "DELORA"),
+    defaults: """
       {"bias": "none", "delora_lambda": 15, "exclude_modules": null, "init_weights": true, \
       "lambda_pattern": {}, "layers_pattern": null, "layers_to_transform": null, "module_dropout": 0.0, \
       "modules_to_save": null, "r": 8, "rank_pattern": {}, "target_modules": null}

@@ -6,7 +6,8 @@ extension AdapterMethod {
   ///
   /// Source: peft/tuners/frod/layer.py `Linear.get_delta_weight`; model.py for U and the category of a module.
   static let frod = AdapterMethod(
-    type: PeftType(rawValue: "FROD"), defaults: """
+    type: PeftType(rawValue: "FROD"),
+    defaults: """
       {"bias": "none", "fan_in_fan_out": false, "frod_dropout": 0.0, "init_weights": true, \
       "layers_pattern": null, "layers_to_transform": null, "modules_to_save": null, "progressbar": true, \
       "projection_prng_key": 0, "regularization_alpha": 0.001, "runtime_offload_base_weight": false, \

@@ -8,7 +8,8 @@ extension AdapterMethod {
   /// The transform of n coefficients is a product of rank 2n, as cos(x + y) = cos x·cos y - sin x·sin y.
   /// Source: peft/tuners/fourierft/layer.py `FourierFTLinear.get_delta_weight`, `FourierFTLayer.update_layer`.
   static let fourierFT = AdapterMethod(
-    type: PeftType(rawValue: "FOURIERFT"), defaults: """
+    type: PeftType(rawValue: "FOURIERFT"),
+    defaults: """
       {"bias": "none", "exclude_modules": null, "fan_in_fan_out": false, "init_weights": false, \
       "layers_pattern": null, "layers_to_transform": null, "modules_to_save": null, "n_frequency": 1000, \
       "n_frequency_pattern": {}, "random_loc_seed": 777, "scaling": 150.0, "target_modules": null}

@@ -6,7 +6,8 @@ extension AdapterMethod {
   ///
   /// Source: peft/tuners/glora/layer.py `GloraLinear.merge`.
   static let gLoRA = AdapterMethod(
-    type: PeftType(rawValue: "GLORA"), defaults: """
+    type: PeftType(rawValue: "GLORA"),
+    defaults: """
       {"bias": "none", "config_A_B": "lora", "config_C": "lora", "config_D_E": "constant", \
       "init_weights": true, "modules_to_save": null, "r": 8, "target_modules": null}
       """,
@@ -29,10 +30,8 @@ private struct GLoRARule: WeightRule {
       if module.tensors["\(name).Xd"] != nil {
         let d = try module.tensor("\(name).Xd", "[\(rows), r]") { $0.count == 2 && $0[0] == rows }
         factors = (d, try module.tensor("\(name).Xu", [d.shape[1], columns]))
-      } else if module.tensors["\(name).X"] != nil {
-        spread = try module.tensor("\(name).X", [1], [rows, 1], [rows])
-      } else if module.tensors["\(name).zeros"] == nil {
-        throw .unpaired(path: module.file.path, module: module.path, present: "its other tensors, but \(name) is missing")
+      } else {
+        _ = try module.tensor("\(name).zeros", [rows, columns], [rows])
       }
     }
 
@@ -77,7 +76,9 @@ private struct GLoRARule: WeightRule {
     _ bias: [Double], weight: () throws(TensorFileError) -> Matrix<Double>
   ) throws(TensorFileError) -> [Double] {
     var result = bias
-    if let d = try d.matrix(Double.self) { for index in bias.indices { result[index] += bias[index] * d.values[index] } }
+    if let d = try d.matrix(Double.self) {
+      for index in bias.indices { result[index] += bias[index] * d.values[index] }
+    }
     if let e = try e.matrix(Double.self) { for index in bias.indices { result[index] += e.values[index] } }
     if let c = try c.matrix(Double.self) {
       let product = try weight().times(c)

@@ -6,7 +6,8 @@ extension AdapterMethod {
   ///
   /// Source: peft/tuners/gralora/layer.py `Linear.get_delta_weight`.
   static let graLoRA = AdapterMethod(
-    type: PeftType(rawValue: "GRALORA"), defaults: """
+    type: PeftType(rawValue: "GRALORA"),
+    defaults: """
       {"alpha": 64, "bias": "none", "fan_in_fan_out": false, "gralora_dropout": 0.0, "gralora_k": 2, \
       "hybrid_r": 0, "init_weights": true, "layers_pattern": null, "layers_to_transform": null, \
       "modules_to_save": null, "r": 32, "target_modules": null}

@@ -5,7 +5,8 @@ extension AdapterMethod {
   /// HRA: W' = W·Π(I - 2uuᵀ), reflections at normalised vectors in their order; with `apply_GS` they are made orthogonal
   /// first. Source: peft/tuners/hra/layer.py `Linear.get_delta_weight`.
   static let hra = AdapterMethod(
-    type: PeftType(rawValue: "HRA"), defaults: """
+    type: PeftType(rawValue: "HRA"),
+    defaults: """
       {"apply_GS": false, "bias": "none", "exclude_modules": null, "init_weights": true, \
       "layers_pattern": null, "layers_to_transform": null, "modules_to_save": null, "r": 8, \
       "target_modules": null}

@@ -4,7 +4,8 @@ internal import TensorFiles
 extension AdapterMethod {
   /// HiRA: W' = W + W∘(B·A). Source: peft/tuners/hira/layer.py `Linear.merge`, `Embedding`, `_ConvNd.get_delta_weight`.
   static let hiRA = AdapterMethod(
-    type: PeftType(rawValue: "HIRA"), defaults: """
+    type: PeftType(rawValue: "HIRA"),
+    defaults: """
       {"exclude_modules": null, "fan_in_fan_out": false, "hira_dropout": 0.0, "init_weights": true, \
       "layers_pattern": null, "layers_to_transform": null, "modules_to_save": null, "r": 32, \
       "rank_pattern": {}, "target_modules": null}

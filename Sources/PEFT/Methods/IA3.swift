@@ -6,7 +6,8 @@ extension AdapterMethod {
   ///
   /// W' = diag(l)·W and b' = l∘b; feed-forward: W' = W·diag(l). Source: peft/tuners/ia3/layer.py `Linear.merge`, `_ConvNd`.
   static let ia3 = AdapterMethod(
-    type: PeftType(rawValue: "IA3"), defaults: """
+    type: PeftType(rawValue: "IA3"),
+    defaults: """
       {"exclude_modules": null, "fan_in_fan_out": false, "feedforward_modules": null, \
       "init_ia3_weights": true, "modules_to_save": null, "target_modules": null}
       """,

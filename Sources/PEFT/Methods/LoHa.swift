@@ -5,7 +5,8 @@ extension AdapterMethod {
   /// LoHa: ΔW = alpha/r · (w1_a·w1_b) ∘ (w2_a·w2_b); of a convolution with `use_effective_conv2d` each half is
   /// Σ t[i,j,…]·w_b[j]·w_a[i]. Source: peft/tuners/loha/layer.py `get_delta_weight`, `HadaWeight`, `HadaWeightCP`.
   static let loHa = AdapterMethod(
-    type: PeftType(rawValue: "LOHA"), defaults: """
+    type: PeftType(rawValue: "LOHA"),
+    defaults: """
       {"alpha": 8, "alpha_pattern": {}, "exclude_modules": null, "init_weights": true, "layers_pattern": null, \
       "layers_to_transform": null, "module_dropout": 0.0, "modules_to_save": null, "r": 8, \
       "rank_dropout": 0.0, "rank_pattern": {}, "target_modules": null, "use_effective_conv2d": false}

@@ -6,7 +6,8 @@ extension AdapterMethod {
   ///
   /// Source: peft/tuners/lokr/layer.py `get_delta_weight`, `make_kron`.
   static let loKr = AdapterMethod(
-    type: PeftType(rawValue: "LOKR"), defaults: """
+    type: PeftType(rawValue: "LOKR"),
+    defaults: """
       {"alpha": 8, "alpha_pattern": {}, "decompose_both": false, "decompose_factor": -1, \
       "exclude_modules": null, "init_weights": true, "layers_pattern": null, "layers_to_transform": null, \
       "module_dropout": 0.0, "modules_to_save": null, "r": 8, "rank_dropout": 0.0, \

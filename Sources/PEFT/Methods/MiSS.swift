@@ -7,7 +7,8 @@ extension AdapterMethod {
   ///
   /// Source: peft/tuners/miss/layer.py `get_delta_weight_miss`, `get_delta_weight`.
   static let miss = AdapterMethod(
-    type: PeftType(rawValue: "MISS"), defaults: """
+    type: PeftType(rawValue: "MISS"),
+    defaults: """
       {"bias": "none", "exclude_modules": null, "init_weights": true, "layers_pattern": null, \
       "layers_to_transform": null, "mini_r": 1, "miss_dropout": 0.0, "modules_to_save": null, "r": 64, \
       "target_modules": null}

@@ -7,7 +7,8 @@ extension AdapterMethod {
   /// R is the Cayley transform (I-Q)(I+Q)⁻¹, or its Neumann series as PEFT truncates it.
   /// Source: peft/tuners/oft/layer.py `OFTRotationModule.get_weight`, `_cayley_batch`, `_project_batch`.
   static let oft = AdapterMethod(
-    type: PeftType(rawValue: "OFT"), defaults: """
+    type: PeftType(rawValue: "OFT"),
+    defaults: """
       {"bias": "none", "block_share": false, "coft": false, "eps": 6e-05, "exclude_modules": null, \
       "fan_in_fan_out": false, "init_weights": true, "layers_pattern": null, "layers_to_transform": null, \
       "module_dropout": 0.0, "modules_to_save": null, "num_cayley_neumann_terms": 5, "oft_block_size": 32, \

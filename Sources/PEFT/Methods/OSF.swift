@@ -7,7 +7,8 @@ extension AdapterMethod {
   /// The part that stays is a projection of W, so it does not depend on the signs of singular vectors.
   /// Source: peft/tuners/osf/layer.py `Linear.get_delta_weight`.
   static let osf = AdapterMethod(
-    type: PeftType(rawValue: "OSF"), defaults: """
+    type: PeftType(rawValue: "OSF"),
+    defaults: """
       {"effective_rank": null, "init_weights": true, "modules_to_save": null, "rank_pattern": null, \
       "target_modules": null, "target_svd_config": null}
       """,

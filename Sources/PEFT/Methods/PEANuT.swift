@@ -7,7 +7,8 @@ extension AdapterMethod {
   ///
   /// Source: peft/tuners/peanut/layer.py `Linear._compute_delta_weight`.
   static let peanut = AdapterMethod(
-    type: PeftType(rawValue: "PEANUT"), defaults: """
+    type: PeftType(rawValue: "PEANUT"),
+    defaults: """
       {"act_fn": "relu", "depth": 0, "exclude_modules": null, "init_weights": true, "layers_pattern": null, \
       "layers_to_transform": null, "modules_to_save": null, "r": 32, "scaling": 1.0, "target_modules": null}
       """,

@@ -8,7 +8,8 @@ extension AdapterMethod {
   /// Source: peft/tuners/randlora/layer.py `Linear.get_scaled_bases`, `get_delta_weight`; model.py
   /// `_init_randlora_A_randlora_B`, `_init_randlora_A_randlora_B_sparse`.
   static let randLoRA = AdapterMethod(
-    type: PeftType(rawValue: "RANDLORA"), defaults: """
+    type: PeftType(rawValue: "RANDLORA"),
+    defaults: """
       {"bias": "none", "fan_in_fan_out": false, "init_weights": true, "layers_pattern": null, \
       "layers_to_transform": null, "modules_to_save": null, "projection_prng_key": 0, "r": 32, \
       "randlora_alpha": 640, "randlora_dropout": 0.0, "save_projection": true, "sparse": false, \
@@ -42,7 +43,8 @@ private struct RandLoRARule: LowRankRule {
       let b = try module.sharedTensor("randlora_B")
       guard a.shape.count == 3, a.shape[0] == rank, a.shape[1] == 1, a.shape[2] >= least else {
         throw .methodShape(
-          path: module.file.path, tensor: a.entry.name, found: a.shape, expected: [], form: "[\(rank), 1, \(least) or more]")
+          path: module.file.path, tensor: a.entry.name, found: a.shape, expected: [],
+          form: "[\(rank), 1, \(least) or more]")
       }
       guard b.shape.count == 3, b.shape[0] >= most, b.shape[1] >= bases, b.shape[2] == rank else {
         throw .methodShape(

@@ -7,7 +7,8 @@ extension AdapterMethod {
   ///
   /// Source: peft/tuners/road/layer.py `_prepare_cols`, `_get_delta_weight`, `Linear.merge`.
   static let roAd = AdapterMethod(
-    type: PeftType(rawValue: "ROAD"), defaults: """
+    type: PeftType(rawValue: "ROAD"),
+    defaults: """
       {"group_size": 64, "init_weights": true, "modules_to_save": null, "target_modules": null, \
       "variant": "road_1"}
       """,
@@ -59,7 +60,8 @@ private struct RoAdRule: WeightRule {
       return pair(index, index, 2 * theta.count)
     case "road_2": return pair({ $0 }, { $0 }, theta.count)
     default:
-      return pair({ $0 / group * 2 * group + $0 % group }, { $0 / group * 2 * group + group + $0 % group }, theta.count / 2)
+      return pair(
+        { $0 / group * 2 * group + $0 % group }, { $0 / group * 2 * group + group + $0 % group }, theta.count / 2)
     }
   }
 

@@ -6,7 +6,8 @@ extension AdapterMethod {
   ///
   /// Source: peft/tuners/shira/layer.py `Linear.get_delta_weight`.
   static let shira = AdapterMethod(
-    type: PeftType(rawValue: "SHIRA"), defaults: """
+    type: PeftType(rawValue: "SHIRA"),
+    defaults: """
       {"fan_in_fan_out": false, "init_weights": true, "mask_type": "random", "modules_to_save": null, "r": 32, \
       "random_seed": null, "target_modules": null}
       """,
@@ -17,8 +18,11 @@ extension AdapterMethod {
       let places = try module.tensor("shira_indices", [2, values.shape[0]])
       let count = values.shape[0]
       let indices = try module.indices(places, in: 0..<max(shape.output, shape.input))
-      guard indices.prefix(count).allSatisfy({ $0 < shape.output }), indices.dropFirst(count).allSatisfy({ $0 < shape.input })
-      else { throw .methodIndex(path: module.file.path, tensor: places.entry.name, limit: min(shape.output, shape.input)) }
+      guard indices.prefix(count).allSatisfy({ $0 < shape.output }),
+        indices.dropFirst(count).allSatisfy({ $0 < shape.input })
+      else {
+        throw .methodIndex(path: module.file.path, tensor: places.entry.name, limit: min(shape.output, shape.input))
+      }
       return SparseRule(values: values, places: (0..<count).map { indices[$0] * shape.input + indices[count + $0] })
     })
 
@@ -26,7 +30,8 @@ extension AdapterMethod {
   ///
   /// Source: peft/tuners/supertuning/layer.py `get_delta_weight`, `_lora_delta`.
   static let superTuning = AdapterMethod(
-    type: PeftType(rawValue: "SUPERTUNING"), defaults: """
+    type: PeftType(rawValue: "SUPERTUNING"),
+    defaults: """
       {"init_weights": true, "lora_alpha": null, "lora_dropout": 0.0, "modules_to_save": null, "r": null, \
       "save_precomputed_indices": true, "select_top": true, "sparsity": 0.99, "target_modules": null}
       """,

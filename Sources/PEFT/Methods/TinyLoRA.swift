@@ -6,7 +6,8 @@ extension AdapterMethod {
   ///
   /// Source: peft/tuners/tinylora/layer.py `_compute_R`, `_init_projection`; model.py `_create_and_replace`.
   static let tinyLoRA = AdapterMethod(
-    type: PeftType(rawValue: "TINYLORA"), defaults: """
+    type: PeftType(rawValue: "TINYLORA"),
+    defaults: """
       {"bias": "none", "fan_in_fan_out": false, "init_v_bound": 0.02, "init_weights": true, \
       "layers_pattern": null, "layers_to_transform": null, "modules_to_save": null, "projection_seed": 42, \
       "r": 2, "save_projection": true, "target_modules": null, "tinylora_dropout": 0.0, "u": 64, \

@@ -7,7 +7,8 @@ extension AdapterMethod {
   ///
   /// Source: peft/tuners/unilora/model.py `generate_index`, `_assign_unilora_indices_and_scales`.
   static let uniLoRA = AdapterMethod(
-    type: PeftType(rawValue: "UNILORA"), defaults: """
+    type: PeftType(rawValue: "UNILORA"),
+    defaults: """
       {"bias": "none", "fan_in_fan_out": false, "init_theta_d_bound": 0.02, "init_weights": true, \
       "layers_pattern": null, "layers_to_transform": null, "modules_to_save": null, "proj_seed": 42, "r": 4, \
       "save_indices": false, "target_modules": null, "theta_d_length": 256, "unilora_dropout": 0.0}

@@ -8,72 +8,87 @@ extension AdapterMethod {
       merging: .none(reason: reason))
   }
 
-  static let promptTuning = prompt("PROMPT_TUNING", """
-      {"modules_to_save": null, "num_attention_heads": null, "num_layers": null, \
-      "num_transformer_submodules": null, "num_virtual_tokens": null, "prompt_tuning_init": "RANDOM", \
-      "prompt_tuning_init_text": null, "token_dim": null, "tokenizer_kwargs": null, \
-      "tokenizer_name_or_path": null}
-      """)
+  static let promptTuning = prompt(
+    "PROMPT_TUNING",
+    """
+    {"modules_to_save": null, "num_attention_heads": null, "num_layers": null, \
+    "num_transformer_submodules": null, "num_virtual_tokens": null, "prompt_tuning_init": "RANDOM", \
+    "prompt_tuning_init_text": null, "token_dim": null, "tokenizer_kwargs": null, \
+    "tokenizer_name_or_path": null}
+    """)
 
-  static let multitaskPromptTuning = prompt("MULTITASK_PROMPT_TUNING", """
-      {"modules_to_save": null, "num_attention_heads": null, "num_layers": null, "num_ranks": 1, \
-      "num_tasks": 1, "num_transformer_submodules": null, "num_virtual_tokens": null, \
-      "prompt_tuning_init": "RANDOM", "prompt_tuning_init_state_dict_path": null, \
-      "prompt_tuning_init_task": 0, "prompt_tuning_init_text": null, "token_dim": null, \
-      "tokenizer_kwargs": null, "tokenizer_name_or_path": null}
-      """)
+  static let multitaskPromptTuning = prompt(
+    "MULTITASK_PROMPT_TUNING",
+    """
+    {"modules_to_save": null, "num_attention_heads": null, "num_layers": null, "num_ranks": 1, \
+    "num_tasks": 1, "num_transformer_submodules": null, "num_virtual_tokens": null, \
+    "prompt_tuning_init": "RANDOM", "prompt_tuning_init_state_dict_path": null, \
+    "prompt_tuning_init_task": 0, "prompt_tuning_init_text": null, "token_dim": null, \
+    "tokenizer_kwargs": null, "tokenizer_name_or_path": null}
+    """)
 
-  static let promptEncoder = prompt("P_TUNING", """
-      {"encoder_dropout": 0.0, "encoder_hidden_size": null, "encoder_num_layers": 2, \
-      "encoder_reparameterization_type": "MLP", "modules_to_save": null, "num_attention_heads": null, \
-      "num_layers": null, "num_transformer_submodules": null, "num_virtual_tokens": null, "token_dim": null}
-      """)
+  static let promptEncoder = prompt(
+    "P_TUNING",
+    """
+    {"encoder_dropout": 0.0, "encoder_hidden_size": null, "encoder_num_layers": 2, \
+    "encoder_reparameterization_type": "MLP", "modules_to_save": null, "num_attention_heads": null, \
+    "num_layers": null, "num_transformer_submodules": null, "num_virtual_tokens": null, "token_dim": null}
+    """)
 
   static let prefixTuning = prompt(
-    "PREFIX_TUNING", """
-      {"encoder_hidden_size": null, "init_weights": null, "modules_to_save": null, \
-      "num_attention_heads": null, "num_layers": null, "num_transformer_submodules": null, \
-      "num_virtual_tokens": null, "prefix_projection": false, "token_dim": null}
-      """,
+    "PREFIX_TUNING",
+    """
+    {"encoder_hidden_size": null, "init_weights": null, "modules_to_save": null, \
+    "num_attention_heads": null, "num_layers": null, "num_transformer_submodules": null, \
+    "num_virtual_tokens": null, "prefix_projection": false, "token_dim": null}
+    """,
     "it puts keys and values before each layer's own, which no weight can express.")
 
-  static let cpt = prompt("CPT", """
-      {"cpt_mask": null, "cpt_token_ids": null, "cpt_tokens_type_mask": null, "modules_to_save": null, \
-      "num_attention_heads": null, "num_layers": null, "num_transformer_submodules": null, \
-      "num_virtual_tokens": null, "opt_loss_decay_factor": 1.0, "opt_projection_epsilon": 0.1, \
-      "opt_projection_format_epsilon": 0.1, "opt_weighted_loss_type": "none", "token_dim": null, \
-      "tokenizer_name_or_path": null}
-      """)
+  static let cpt = prompt(
+    "CPT",
+    """
+    {"cpt_mask": null, "cpt_token_ids": null, "cpt_tokens_type_mask": null, "modules_to_save": null, \
+    "num_attention_heads": null, "num_layers": null, "num_transformer_submodules": null, \
+    "num_virtual_tokens": null, "opt_loss_decay_factor": 1.0, "opt_projection_epsilon": 0.1, \
+    "opt_projection_format_epsilon": 0.1, "opt_weighted_loss_type": "none", "token_dim": null, \
+    "tokenizer_name_or_path": null}
+    """)
 
   static let cartridge = prompt(
-    "CARTRIDGE", """
-      {"modules_to_save": null, "num_attention_heads": null, "num_frozen_tokens": 1, "num_layers": null, \
-      "num_transformer_submodules": null, "num_virtual_tokens": null, "token_dim": null}
-      """,
+    "CARTRIDGE",
+    """
+    {"modules_to_save": null, "num_attention_heads": null, "num_frozen_tokens": 1, "num_layers": null, \
+    "num_transformer_submodules": null, "num_virtual_tokens": null, "token_dim": null}
+    """,
     "it puts keys and values before each layer's own, which no weight can express.")
 
   static let adaptionPrompt = AdapterMethod(
-    type: PeftType(rawValue: "ADAPTION_PROMPT"), defaults: """
+    type: PeftType(rawValue: "ADAPTION_PROMPT"),
+    defaults: """
       {"adapter_layers": null, "adapter_len": null, "target_modules": null}
       """,
-    prefixes: ["adaption_"], merging: .none(reason: "it adds a gated attention over prompts, which no weight can express."))
+    prefixes: ["adaption_"],
+    merging: .none(reason: "it adds a gated attention over prompts, which no weight can express."))
 
   static let poly = AdapterMethod(
-    type: PeftType(rawValue: "POLY"), defaults: """
+    type: PeftType(rawValue: "POLY"),
+    defaults: """
       {"exclude_modules": null, "init_weights": true, "modules_to_save": null, "n_skills": 4, "n_splits": 1, \
       "n_tasks": 1, "poly_type": "poly", "r": 8, "target_modules": null}
       """,
     prefixes: ["poly_"], merging: .none(reason: "it mixes its skills by the task that is given when it runs."))
 
   static let lily = AdapterMethod(
-    type: PeftType(rawValue: "LILY"), defaults: """
+    type: PeftType(rawValue: "LILY"),
+    defaults: """
       {"exclude_modules": null, "init_weights": true, "layers_pattern": null, "layers_to_transform": null, \
       "modules_to_save": null, "num_B": 2, "r": 32, "scaling": 1.0, "stride_A": 1, "target_modules": null}
       """,
     prefixes: ["lily_"], merging: .none(reason: "it routes between experts by the input."))
 
   static let xLoRA = AdapterMethod(
-    type: PeftType(rawValue: "XLORA"), defaults: """
+    type: PeftType(rawValue: "XLORA"),
+    defaults: """
       {"adapters": null, "enable_softmax": true, "enable_softmax_topk": false, "global_scaling_weight": 1.0, \
       "hidden_size": null, "layerwise_scalings": false, "scaling_pass_value": 0.0, "softmax_temperature": 1.0, \
       "top_k_lora": null, "use_trainable_adapters": false, "xlora_depth": 1, "xlora_dropout_p": 0.2, \
@@ -82,7 +97,8 @@ extension AdapterMethod {
     prefixes: ["internal_xlora_classifier"], merging: .none(reason: "it mixes adapters by the input."))
 
   static let shadow = AdapterMethod(
-    type: PeftType(rawValue: "SHADOW"), defaults: """
+    type: PeftType(rawValue: "SHADOW"),
+    defaults: """
       {"auxiliary_loss_weight": 0.05, "exclude_modules": null, "init_weights": true, "layers_pattern": null, \
       "layers_to_transform": null, "modules_to_save": null, "r": 8, "shadow_alpha": 0.1, \
       "shadow_dropout": 0.2, "shadow_hidden_size": null, "shadow_intermediate_size": null, \
@@ -92,7 +108,8 @@ extension AdapterMethod {
     prefixes: ["shadow_"], merging: .none(reason: "it runs a second network beside the model."))
 
   static let adaMSS = AdapterMethod(
-    type: PeftType(rawValue: "ADAMSS"), defaults: """
+    type: PeftType(rawValue: "ADAMSS"),
+    defaults: """
       {"asa_importance_beta": 0.85, "asa_schedule_exponent": 3.0, "asa_target_subspaces": 50, \
       "asa_uncertainty_beta": 0.85, "final_warmup": 1000, "init_warmup": 50, "init_weights": "orthogonal", \
       "layers_pattern": null, "layers_to_transform": null, "mask_interval": 100, "modules_to_save": null, \
@@ -105,7 +122,8 @@ extension AdapterMethod {
         + "library which does it."))
 
   static let psoft = AdapterMethod(
-    type: PeftType(rawValue: "PSOFT"), defaults: """
+    type: PeftType(rawValue: "PSOFT"),
+    defaults: """
       {"ab_svd_init": "psoft_init", "cayley_neumann_eps": null, "exclude_modules": null, \
       "fan_in_fan_out": false, "init_weights": true, "layers_pattern": null, "layers_to_transform": null, \
       "modules_to_save": null, "num_cayley_neumann_terms": 5, "psoft_alpha": 32, "psoft_dropout": 0.0, \

@@ -8,7 +8,8 @@ extension AdapterMethod {
   /// Source: peft/tuners/vblora/layer.py `_get_low_rank_matrix`, `_get_lora_matrices`; peft/utils/save_and_load.py for
   /// `save_only_topk_weights`.
   static let vbLoRA = AdapterMethod(
-    type: PeftType(rawValue: "VBLORA"), defaults: """
+    type: PeftType(rawValue: "VBLORA"),
+    defaults: """
       {"bias": "none", "exclude_modules": null, "fan_in_fan_out": false, "init_logits_std": 0.1, \
       "init_vector_bank_bound": 0.02, "layers_pattern": null, "layers_to_transform": null, \
       "modules_to_save": null, "num_vectors": 256, "r": 4, "save_only_topk_weights": false, \

@@ -6,21 +6,24 @@ extension AdapterMethod {
   ///
   /// Source: peft/tuners/vera/layer.py `Linear.get_delta_weight`; model.py `_init_vera_A_vera_B`, `_kaiming_init`.
   static let veRA = AdapterMethod(
-    type: PeftType(rawValue: "VERA"), defaults: """
+    type: PeftType(rawValue: "VERA"),
+    defaults: """
       {"bias": "none", "d_initial": 0.1, "fan_in_fan_out": false, "init_weights": true, \
       "layers_pattern": null, "layers_to_transform": null, "modules_to_save": null, "projection_prng_key": 0, \
       "r": 256, "save_projection": true, "target_modules": null, "vera_dropout": 0.0}
       """,
     prefixes: ["vera_"], buffers: ["vera_A", "vera_B"],
     merging: .rule { module throws(AdapterError) in
-      try SharedProjectionRule(module, names: ("vera_A", "vera_B"), scales: ("vera_lambda_d", "vera_lambda_b"), copies: 1)
+      try SharedProjectionRule(
+        module, names: ("vera_A", "vera_B"), scales: ("vera_lambda_d", "vera_lambda_b"), copies: 1)
     })
 
   /// PVeRA: VeRA with a mean and a variance; a merge takes the mean, the first half of each.
   ///
   /// Source: peft/tuners/pvera/layer.py `Linear.get_delta_weight`; model.py `_init_pvera_A_pvera_B`.
   static let pveRA = AdapterMethod(
-    type: PeftType(rawValue: "PVERA"), defaults: """
+    type: PeftType(rawValue: "PVERA"),
+    defaults: """
       {"bias": "none", "d_initial": 0.1, "fan_in_fan_out": false, "generator_seed": null, \
       "init_weights": true, "layers_pattern": null, "layers_to_transform": null, "modules_to_save": null, \
       "projection_prng_key": 0, "pvera_dropout": 0.0, "r": 256, "sample_at_inference": false, \
@@ -59,7 +62,8 @@ private struct SharedProjectionRule: LowRankRule {
       }
       guard b.shape.count == 2, b.shape[0] >= output, b.shape[1] == rank else {
         throw .methodShape(
-          path: module.file.path, tensor: b.entry.name, found: b.shape, expected: [], form: "[\(output) or more, \(rank)]")
+          path: module.file.path, tensor: b.entry.name, found: b.shape, expected: [],
+          form: "[\(output) or more, \(rank)]")
       }
       self.a = .stored(a)
       self.b = .stored(b)

@@ -7,7 +7,8 @@ extension AdapterMethod {
   /// Source: peft/tuners/waveft/layer.py `WaveFTLinear.get_delta_weight`, `WaveFTLayer.update_layer`; waverec2d.py
   /// `waverec2d`; constants.py `WAVELET_REDUCTIONS`.
   static let waveFT = AdapterMethod(
-    type: PeftType(rawValue: "WAVEFT"), defaults: """
+    type: PeftType(rawValue: "WAVEFT"),
+    defaults: """
       {"bias": "none", "exclude_modules": null, "fan_in_fan_out": false, "init_weights": true, \
       "layers_pattern": null, "layers_to_transform": null, "modules_to_save": null, "n_frequency": 2592, \
       "n_frequency_pattern": {}, "proportional_parameters": false, "random_loc_seed": 777, "scaling": 25.0, \
