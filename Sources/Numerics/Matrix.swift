@@ -253,10 +253,9 @@ public struct Matrix<Scalar: MatrixScalar>: Sendable, Equatable {
     }
   }
 
-  /// Column k of the result is column order[k]. Traps unless there is one number a column.
-  public func permutingColumns(_ order: [Int]) -> Matrix {
-    precondition(order.count == columns, "the order does not fit")
-    var result = Matrix(rows: rows, columns: columns)
+  /// Column k of the result is column order[k]. Traps on a number that is no column.
+  public func selectingColumns(_ order: [Int]) -> Matrix {
+    var result = Matrix(rows: rows, columns: order.count)
     for row in 0..<rows {
       for (column, from) in order.enumerated() { result[row, column] = self[row, from] }
     }

@@ -40,6 +40,8 @@ extension AdapterError: CustomStringConvertible {
         + "expected [\(rank), in] and [out, \(rank)]. The configuration belongs to another adapter."
     case .adapterDType(let path, let tensor, let dtype):
       "\(path): tensor '\(tensor)' is \(dtype.rawValue); expected F32, F16, BF16 or F64. Save the adapter in one of these."
+    case .tensorMissing(let path, let module, let tensor):
+      "\(path): module '\(module)' lacks its tensor '\(tensor)'. The file is incomplete; save the adapter again."
     case .methodShape(let path, let tensor, let found, let expected, let form):
       "\(path): tensor '\(tensor)' has shape \(found); expected "
         + (expected.isEmpty ? form : expected.map { "\($0)" }.joined(separator: " or "))
@@ -77,6 +79,9 @@ extension AdapterError: CustomStringConvertible {
     case .replacementShape(let base, let tensor, let found, let replacement):
       "\(base): tensor '\(tensor)' has shape \(found), its replacement in the adapter \(replacement). "
         + "The model was resized before training; resize the base in the same way first."
+    case .alreadyMerged(let base, let adapter, let weight):
+      "\(base): the adapter \(adapter) is merged into it already, with weight \(weight). Merge into the original base, or "
+        + "pass --allow-repeated to merge it once more."
     case .shardSize(let found):
       "shard size '\(found)': expected a positive number of bytes with an optional unit KB, MB, GB, KiB, MiB or GiB."
     }

@@ -49,6 +49,8 @@ public enum AdapterError: Error, Sendable, Equatable {
   case rankMismatch(path: String, module: String, expectedRank: Int, shapeA: [Int], shapeB: [Int])
   /// An adapter tensor of a dtype that cannot be computed with.
   case adapterDType(path: String, tensor: String, dtype: DType)
+  /// A module of another method than LoRA lacks a tensor that the method needs.
+  case tensorMissing(path: String, module: String, tensor: String)
   /// A tensor of a method has another shape than its module and configuration need.
   case methodShape(path: String, tensor: String, found: [Int], expected: [[Int]], form: String = "")
   /// A stored index points outside of what it indexes.
@@ -80,6 +82,8 @@ public enum AdapterError: Error, Sendable, Equatable {
   case baseConfigMissing(base: String, reason: String)
   /// A replaced tensor and its replacement differ in shape.
   case replacementShape(base: String, tensor: String, found: [Int], replacement: [Int])
+  /// The base says that this adapter has been merged into it already.
+  case alreadyMerged(base: String, adapter: String, weight: Double)
   /// A shard size that cannot hold even one tensor's header, or is not a size.
   case shardSize(found: String)
 }

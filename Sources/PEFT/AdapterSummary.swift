@@ -42,8 +42,8 @@ public struct AdapterSummary: Sendable {
     let scaling =
       config.peftType == .lora
       ? try LoRAScaling(config, path: FileSystem.join(directory, PeftConfig.fileName)) : nil
-    var modules = Folding()
-    var tensors = Folding()
+    var modules = LayerFolding<LoRAScaling.Values?>()
+    var tensors = LayerFolding<LoRAScaling.Values?>()
     var bytes: [ByteClass: Int] = [:]
     var bytesByDType: [DType: Int] = [:]
     for entry in file.entries {
@@ -63,8 +63,8 @@ public struct AdapterSummary: Sendable {
     self.directory = directory
     self.config = config
     weightsPath = file.path
-    self.modules = modules.groups
-    self.tensors = tensors.groups
+    self.modules = modules.groups.map(Group.init)
+    self.tensors = tensors.groups.map(Group.init)
     tensorCount = file.entries.count
     parameterCount = file.entries.reduce(0) { $0 + $1.elementCount }
     self.bytes = bytes
@@ -85,56 +85,9 @@ public struct AdapterSummary: Sendable {
   }
 }
 
-/// Groups names that differ only in their first number.
-private struct Folding {
-  private struct Key: Hashable {
-    let before: String
-    let after: String
-    let shapes: [[Int]]
-    let dtype: DType
-    let scaling: LoRAScaling.Values?
-  }
-
-  private var layers: [Key: [Int]] = [:]
-  private var order: [Key] = []
-
-  mutating func add(_ path: String, shapes: [[Int]], _ dtype: DType, _ scaling: LoRAScaling.Values?) {
-    let parts = path.split(separator: ".", omittingEmptySubsequences: false)
-    let index = parts.firstIndex { Int($0) != nil }
-    let before = index.map { parts[..<$0].joined(separator: ".") } ?? path
-    let after = index.map { parts[($0 + 1)...].joined(separator: ".") } ?? ""
-    let key = Key(before: before, after: after, shapes: shapes, dtype: dtype, scaling: scaling)
-    if layers[key] == nil {
-      layers[key] = []
-      order.append(key)
-    }
-    if let index, let layer = Int(parts[index]) { layers[key]?.append(layer) }
-  }
-
-  var groups: [AdapterSummary.Group] {
-    order.map { key in
-      let numbers = layers[key] ?? []
-      var name = key.before
-      if !numbers.isEmpty {
-        let range = Self.ranges(numbers.sorted())
-        name = [key.before, numbers.count == 1 ? range : "{\(range)}", key.after].filter { !$0.isEmpty }
-          .joined(separator: ".")
-      }
-      return AdapterSummary.Group(
-        name: name, count: max(1, numbers.count), shapes: key.shapes, dtype: key.dtype, scaling: key.scaling)
-    }.sorted { naturallyPrecedes($0.name, $1.name) }
-  }
-
-  /// "0-3,7" for 0, 1, 2, 3, 7.
-  private static func ranges(_ numbers: [Int]) -> String {
-    var parts: [(first: Int, last: Int)] = []
-    for number in numbers {
-      if let last = parts.last, last.last + 1 == number {
-        parts[parts.count - 1].last = number
-      } else {
-        parts.append((number, number))
-      }
-    }
-    return parts.map { $0.first == $0.last ? "\($0.first)" : "\($0.first)-\($0.last)" }.joined(separator: ",")
+extension AdapterSummary.Group {
+  fileprivate init(_ group: LayerFolding<LoRAScaling.Values?>.Group) {
+    self.init(
+      name: group.name, count: group.count, shapes: group.shapes, dtype: group.dtype, scaling: group.extra)
   }
 }

@@ -90,10 +90,7 @@ struct ExpertParameter {
     guard fits else { return nil }
     let isTransposed = modelType == "gpt_oss"
     let numbers = (version ?? "0").split { !$0.isNumber }.prefix(3).map { Int($0) ?? 0 }
-    let isSwapped =
-      numbers.lexicographicallyPrecedes([0, 19]) || (numbers == [0, 19, 0] ? !isTransposed : isTransposed)
-    // transformers transposes this type's file when it loads it.
-    return modelType == "qwen3_vl_moe" ? !isSwapped : isSwapped
+    return numbers.lexicographicallyPrecedes([0, 19]) || (numbers == [0, 19, 0] ? !isTransposed : isTransposed)
   }
 
   /// The LoRA of one expert's matrix.

@@ -6,6 +6,8 @@ public struct MergeOptions: Sendable {
   public var allowMissing = false
   /// Merge modules of the file that the configuration does not target; PEFT would ignore them.
   public var allowUntargeted = false
+  /// Merge an adapter that the base says it holds already.
+  public var allowRepeated = false
   /// Greatest bytes of tensor data in a shard; nil keeps the base's shards.
   public var maxShardBytes: Int?
   /// Replace an output that exists.

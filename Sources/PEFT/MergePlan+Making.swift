@@ -36,7 +36,8 @@ extension MergePlan {
     let base = try Self.base(original, for: adapters)
     var maker = MergePlanMaker(base: base, adapters: adapters, weights: inputs.map(\.weight), options: options)
     try maker.match()
-    let shards = try maker.shards()
+    let provenance = try Self.provenance(original, adapters, inputs.map(\.weight), options)
+    let shards = try maker.shards(provenance: provenance)
     let sideFiles = try asAdapterError { () throws(TensorFileError) in
       try SideFiles(base: base.directory, adapters: adapters.map(\.directory))
     }
@@ -60,5 +61,26 @@ extension MergePlan {
     guard !setting.isEmptyOrFalse else { return base }
     return try base.replicatingLayers(
       setting, configPath: adapters[0].configPath, taskType: adapters[0].config.taskType)
+  }
+
+  /// The base's own record with this merge added. Throws `.alreadyMerged`.
+  private static func provenance(
+    _ base: BaseModel, _ adapters: [Adapter], _ weights: [Double], _ options: MergeOptions
+  ) throws(AdapterError) -> Provenance {
+    let earlier = Provenance(of: base.checkpoint)
+    let fingerprint = try base.fingerprint()
+    var steps = earlier.steps
+    for (adapter, weight) in zip(adapters, weights) {
+      let digest = try asAdapterError { () throws(TensorFileError) in try SHA256.digest(of: adapter.file.file) }
+      let held = earlier.weight(of: digest)
+      if !options.allowRepeated, held > 0, weight > 0 {
+        throw .alreadyMerged(base: base.path, adapter: adapter.directory, weight: held)
+      }
+      steps.append(
+        Provenance.Step(
+          adapter: digest, name: FileSystem.lastComponent(adapter.directory), weight: weight, base: fingerprint,
+          version: Provenance.version))
+    }
+    return Provenance(steps: steps)
   }
 }

@@ -2,12 +2,14 @@ internal import TensorFiles
 
 extension MergePlanMaker {
   /// The output's files: the base's own, or filled anew up to the greatest size.
-  func shards() throws(AdapterError) -> [MergePlan.Shard] {
+  func shards(provenance: Provenance) throws(AdapterError) -> [MergePlan.Shard] {
     var shards: [MergePlan.Shard] = []
     for file in base.checkpoint.shards {
       let outputs = file.entries.map { output(file, $0) }
+      var metadata = file.metadata.filter { $0.key != Provenance.key }
+      metadata.append(JSONValue.Member(Provenance.key, .string(provenance.text)))
       shards.append(
-        MergePlan.Shard(name: FileSystem.lastComponent(file.path), outputs: outputs, metadata: file.metadata))
+        MergePlan.Shard(name: FileSystem.lastComponent(file.path), outputs: outputs, metadata: metadata))
     }
     if base.checkpoint.index == nil {
       shards[0] = MergePlan.Shard(

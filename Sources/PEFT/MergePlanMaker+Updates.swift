@@ -22,6 +22,12 @@ extension MergePlanMaker {
         throw .shapeMismatch(base: base.path, tensor: name, found: entry.shape, expected: [input, output])
       }
       isTransposed = true
+    } else if adapter.config.targetedParameters(in: module.path).contains("weight") {
+      // A parameter that is targeted as such is [out, in] to PEFT, whatever layer it belongs to.
+      guard shape == [output, input] else {
+        throw .shapeMismatch(base: base.path, tensor: name, found: shape, expected: [output, input])
+      }
+      isTransposed = false
     } else {
       isTransposed = try orientation(entry, shape, known: kinds[name], input: input, output: output)
     }
@@ -118,6 +124,9 @@ extension MergePlanMaker {
     let removal: BaseRemoval
     if adapter.config.kasaConfig != .null {
       removal = .minor(rank: values.rank)
+    } else if name != nil, adapter.baseCopies[module.path] != nil {
+      // The copy of the base weight that PEFT stored is what was left of it.
+      return nil
     } else if name == "pissa" {
       removal = .principal(rank: values.rank)
     } else if name == "olora" {
@@ -126,9 +135,11 @@ extension MergePlanMaker {
       return nil
     }
     var reason: String?
-    if shape.count != 2 || module.isEmbedding {
+    if base.isTied, module.path == base.family?.head || module.path == base.family?.embedding {
+      reason = "it changes a weight that head and embedding share."
+    } else if shape.count != 2 || module.isEmbedding {
       reason = "it is defined for linear layers only."
-    } else if values.rank >= shape.min() ?? 0 {
+    } else if values.rank > (shape.min() ?? 0) - (adapter.config.kasaConfig == .null ? 0 : 1) {
       reason = "the rank \(values.rank) leaves nothing of a weight \(shape)."
     } else if adapterWeight != 1 {
       reason = "its change of the base weight has no weight \(adapterWeight)."

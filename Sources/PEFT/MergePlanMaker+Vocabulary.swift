@@ -19,6 +19,7 @@ extension MergePlanMaker {
       grownRows[name] = rows
     } else {
       notes.append("'\(name)': the adapter has \(rows) rows; the base's other \(oldRows - rows) stay")
+      shrunk = name
       tokens[name] = TokenReplacement(file: adapter.file.file, entry: replacement.entry, indices: Array(0..<rows))
     }
   }
@@ -39,7 +40,20 @@ extension MergePlanMaker {
       grownRows[name] = rows
     }
     guard let grown = grownRows.values.max() else { return }
-    if keptHead != nil {
+    if let shrunk {
+      throw .unsupported(
+        path: adapters[0].file.path, what: "a vocabulary of \(grown) rows",
+        reason: "'\(shrunk)' has more rows than the adapter has for it.")
+    }
+    for name in base.checkpoint.names.sorted() where grownRows[name] == nil && name.hasSuffix("bias") {
+      guard let shape = base.checkpoint[name]?.entry.shape, let rows = shape.last, rows > 1,
+        grownRows.keys.contains(where: { base.checkpoint[$0]?.entry.shape.first == rows })
+      else { continue }
+      throw .unsupported(
+        path: adapters[0].file.path, what: "a vocabulary of \(grown) rows",
+        reason: "the base's '\(name)' \(shape) would have to grow too, and the adapter does not hold it.")
+    }
+    if keptHead != nil, !headFollows {
       throw .unsupported(
         path: adapters[0].file.path, what: "a larger vocabulary in the embedding of a tied model, but not in its head",
         reason: "the head's new rows were random and are stored nowhere. Train with ensure_weight_tying, or save both.")

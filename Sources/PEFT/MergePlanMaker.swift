@@ -25,11 +25,15 @@ struct MergePlanMaker {
   var added: [String] = []
   /// Rows of output tensors that have more than the base's: embeddings and heads of a larger vocabulary.
   var grownRows: [String: Int] = [:]
+  /// An embedding or head of which the adapter has fewer rows than the base.
+  var shrunk: String?
   /// True if config.json must say that the head is not tied.
   var unties = false
   /// The embedding that a tied head keeps the weight of, while the embedding itself is replaced.
   var keptHead: String?
   var notes: [String] = []
+  /// True if a tied head changes as its embedding does.
+  var headFollows = false
   /// Modules of another method than LoRA that are matched.
   var ruleCount = 0
 
@@ -73,6 +77,7 @@ struct MergePlanMaker {
   /// Returns the names of the weights that the adapter updates.
   private mutating func matchAdapter(_ resolver: NameResolver) throws(AdapterError) -> Set<String> {
     let scaling = try LoRAScaling(adapter.config, path: adapter.configPath)
+    headFollows = headFollows || tiesOnPurpose
     var unmatched: [String] = []
     updatedRows = [:]
     var matched: Set<String> = []
@@ -81,7 +86,7 @@ struct MergePlanMaker {
     }
     for module in adapter.modules {
       // A head that is tied on purpose carries the embedding's factors a second time.
-      if adapter.config.ensureWeightTying, module.path == tiedHead?.path { continue }
+      if tiesOnPurpose, module.path == tiedHead?.path { continue }
       if try addExperts(module, resolver, scaling) { continue }
       guard let name = try weightName(of: module, resolver) else {
         if try addExpertOfFusedTensor(module, resolver, scaling) { continue }
@@ -124,16 +129,28 @@ struct MergePlanMaker {
     return matched.union(updatedRows.keys)
   }
 
-  /// True for a head that is tied on purpose, which the adapter stores as a second copy of the embedding.
-  private func isSecondNameOfTiedEmbedding(_ replacement: Adapter.Replacement) throws(AdapterError) -> Bool {
-    guard adapter.config.ensureWeightTying, let head = tiedHead?.path, replacement.name == "\(head).weight",
-      let embedding = base.family?.embedding,
+  /// True if `ensure_weight_tying` had an effect: PEFT then stores both sides of the tie.
+  private var tiesOnPurpose: Bool {
+    guard adapter.config.ensureWeightTying, let head = tiedHead?.path, let embedding = base.family?.embedding else {
+      return false
+    }
+    let paths = adapter.modules.map(\.path) + adapter.replacements.map { String($0.name.dropLast(".weight".count)) }
+    return paths.contains(head) && paths.contains(embedding)
+  }
+
+  /// True for a head that the base ties, of which the adapter stores a second copy of its embedding.
+  private mutating func isSecondNameOfTiedEmbedding(
+    _ replacement: Adapter.Replacement
+  ) throws(AdapterError) -> Bool {
+    guard let head = tiedHead?.path, replacement.name == "\(head).weight", let embedding = base.family?.embedding,
       let other = adapter.replacements.first(where: { $0.name == "\(embedding).weight" })
     else { return false }
     let file = adapter.file.file
-    return try asAdapterError { () throws(TensorFileError) in
+    let isSame = try asAdapterError { () throws(TensorFileError) in
       try file.holdsSameBytes(replacement.entry.byteRange, other.entry.byteRange)
     }
+    headFollows = headFollows || isSame
+    return isSame
   }
 
   /// True for a tensor that may be added to the base: a head, which the base can lack, or the second name of a tied bias.
@@ -203,6 +220,7 @@ struct MergePlanMaker {
   /// PEFT does the same for saved modules; for a LoRA on one side it changes both, although its model ran with one.
   mutating func untie(_ resolver: NameResolver) throws(AdapterError) {
     let taskType = adapters[0].config.taskType
+    try refuseUnknownTies()
     guard base.isTied, BaseModel.hasLanguageHead(taskType: taskType, config: base.config), let family = base.family,
       let head = family.head, let embedding = family.embedding,
       let embeddingName = try resolver.resolve("\(embedding).weight")
@@ -211,17 +229,37 @@ struct MergePlanMaker {
     let changesHead = updates[headName] != nil || replacements[headName] != nil
     let changesEmbedding =
       (replacements[embeddingName] != nil || updates[embeddingName] != nil)
-      && !adapters.contains { $0.config.ensureWeightTying }
+      && !headFollows
     guard changesHead || changesEmbedding else { return }
     if !changesHead && base.checkpoint[headName] == nil {
       added.append(headName)
       keptHead = embeddingName
+    }
+    if changesEmbedding, embedding == "shared" || embedding == "model.shared" {
+      throw .unsupported(
+        path: adapters[0].file.path, what: "a change of '\(embedding)' alone",
+        reason:
+          "encoder and decoder keep the old embedding while the adapter is apart, which this model's files cannot say.")
     }
     unties = !family.tiesMore
     notes.append(
       unties
         ? "the head and the input embedding are no longer tied"
         : "the head has a weight of its own; transformers before 5 would tie it to the embedding again")
+  }
+
+  /// Refuses to change an embedding or a head of a tied model whose type is not known: the other side would follow, or be
+  /// lost.
+  private func refuseUnknownTies() throws(AdapterError) {
+    guard base.isTied, base.family == nil else { return }
+    let names = Set(updates.keys).union(replacements.keys).union(changes.keys).union(tokens.keys)
+    for name in names.sorted() {
+      let module = name.split(separator: ".").dropLast().last.map(String.init) ?? ""
+      guard ModelFamily.embeddingNames.contains(module) || module == "lm_head" else { continue }
+      throw .unsupported(
+        path: base.path, what: "a change of '\(name)'",
+        reason: "the model ties its head, and for its type '\(base.modelType ?? "unknown")' it is not known to what.")
+    }
   }
 
   /// The output tensor that a module's update belongs to: a tensor of the base, or a tied head's own.
@@ -290,7 +328,10 @@ struct MergePlanMaker {
         return !single.targetedParameters(in: Self.unwrapped(module.path).path).isEmpty
       }
     }
+    // transformers 5 holds a layer's experts as one parameter, which target_modules does not reach.
+    let adaptsExperts = paths.contains(where: Self.isInExpert)
     for module in base.modules where module.kind != .other && !present.contains(module.path) {
+      if Self.isInExpert(module.path) && !adaptsExperts { continue }
       if try matcher.verdict(module.path) == .targeted, !matched.contains(module.weightName) {
         missing.append(module.path)
       }
@@ -301,8 +342,15 @@ struct MergePlanMaker {
   /// True if the configuration names the module, the module that it is a part of, or a parameter in it.
   private func isTargeted(_ path: String, _ matcher: TargetMatcher) throws(AdapterError) -> Bool {
     if try matcher.verdict(path) == .targeted { return true }
+    if tiesOnPurpose, path == tiedHead?.path || path == base.family?.embedding { return true }
     let outer = path.firstRange(of: ".base_layer").map { String(path[..<$0.lowerBound]) } ?? path
     if !adapter.config.targetedParameters(in: outer).isEmpty { return true }
     return try matcher.verdict(outer) == .targeted
+  }
+
+  /// True for a module of one of several experts: `…experts.3.up_proj`.
+  private static func isInExpert(_ path: String) -> Bool {
+    guard let range = path.firstRange(of: ".experts.") else { return false }
+    return path[range.upperBound...].first?.isNumber ?? false
   }
 }

@@ -66,7 +66,7 @@ struct ModelFamily: Sendable {
     (
       """
       llama mistral qwen2 qwen2_moe qwen3 qwen3_moe phi phi3 stablelm olmo olmo2 olmo3 olmoe granite deepseek_v2 \
-      deepseek_v3 glm glm4 gpt_oss persimmon
+      deepseek_v3 glm glm4 glm4_moe ernie4_5 ernie4_5_moe jamba gpt_oss persimmon
       """, decoder()
     ),
     (

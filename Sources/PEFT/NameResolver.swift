@@ -25,7 +25,10 @@ struct NameResolver {
     {
       return fileName
     }
-    for candidate in familyNames(name) where base.checkpoint[candidate] != nil { return candidate }
+    for candidate in familyNames(name) {
+      if base.checkpoint[candidate] != nil { return candidate }
+      if let fileName = base.fileNames[candidate] { return fileName }
+    }
     if let found = try only(endingWith: name, for: name) { return found }
     var parts = name.split(separator: ".")
     while let first = parts.first, ModelFamily.wrapperNames.contains(String(first)), parts.count > 3 {

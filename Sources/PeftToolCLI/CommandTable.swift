@@ -1,6 +1,8 @@
+internal import PEFT
+
 /// Every command and flag. Help, man page, completions and did-you-mean are made from this table.
 enum CommandTable {
-  static let version = "0.1.0"
+  static let version = Provenance.version
 
   static let commonFlags: [Flag] = [
     Flag("quiet", letter: "q", "say nothing on standard error but failures"),
@@ -37,6 +39,9 @@ enum CommandTable {
     configKeyFlag,
     allowMissingFlag,
     allowUntargetedFlag,
+    Flag(
+      "allow-repeated", "merge an adapter that the base says it holds already",
+      detail: "Merged models carry the digests of their adapters in the metadata of their files."),
     Flag(
       "fsync", "wait until the output is on the disk before it gets its name",
       detail:
@@ -104,9 +109,35 @@ enum CommandTable {
     Command(
       name: "inspect", summary: "show what an adapter holds",
       operands: [Operand(name: "ADAPTER", summary: "directory of the adapter")],
-      flags: [jsonFlag],
-      detail: "Reads the configuration and the header of the weights, never the weights themselves.",
+      flags: [
+        Flag(
+          "stats", "show the size, effective rank and health of each module's change",
+          detail: "Reads all values. The change itself, which is as large as the weight, is never formed."),
+        Flag("base", value: "DIR", "show which tensors of a base the adapter fits, and whether it fits"),
+        Flag(
+          "for", value: "SERVER", "list what keeps vllm, sglang, lorax, llama.cpp or mlx from serving it",
+          detail: "Each blocking feature with the command that cures it. Exit code 1 if there is one."),
+        Flag(
+          "report", value: "FILE", "write a page with a heat map, singular values, bytes and health",
+          detail: "The page is one HTML file that loads nothing from elsewhere. FILE must not exist."),
+        jsonFlag,
+      ],
+      detail:
+        "Reads the configuration and the header of the weights; the weights themselves only for --stats and --report.",
       run: inspectCommand),
+    Command(
+      name: "validate", summary: "find what is wrong with an adapter, a model or an index",
+      operands: [Operand(name: "PATH", summary: "directory of an adapter or a model, an index, or a safetensors file")],
+      flags: [
+        Flag("headers-only", "look at headers and configuration, not at values"), jsonFlag,
+      ],
+      detail: """
+        One line a finding: what kind, where, and the facts. Adapters: no or empty tensors, values that are not finite, \
+        lora_B all zero, A without B, ranks that differ from the configuration, names with parts that wrappers left, \
+        targets that are missing. Models: damaged headers, missing shards, an index that does not agree with its files, \
+        files that no index names. Exit code 0 if nothing was found, 1 otherwise.
+        """,
+      run: validateCommand),
     Command(
       name: "count", summary: "print trainable parameters as PEFT prints them",
       operands: [

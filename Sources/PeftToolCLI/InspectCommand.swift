@@ -3,11 +3,48 @@ internal import TensorFiles
 
 /// `peft-tool inspect ADAPTER`
 @Sendable func inspectCommand(_ invocation: Invocation, _ console: Console) async throws -> Int32 {
-  let summary = try AdapterSummary(directory: invocation.operands[0])
-  if invocation.has("json") {
-    console.json(summary.json)
-    return 0
+  let directory = invocation.operands[0]
+  let summary = try AdapterSummary(directory: directory)
+  var json = summary.json
+  var code: Int32 = 0
+  // With --json the lines for people go nowhere.
+  let lines =
+    invocation.has("json") ? Console(output: { _ in }, error: console.error, showsProgress: false) : console
+  printSummary(summary, lines)
+  if invocation.has("stats") || invocation.has("report") {
+    let statistics = try await ModuleStatistics(directory: directory)
+    if invocation.has("stats") {
+      lines.line("")
+      inspectStatistics(statistics, lines, json: &json)
+    }
+    if let path = invocation.value("report") {
+      guard !FileSystem.exists(path) else { throw AdapterError.file(.outputExists(path: path)) }
+      do throws(TensorFileError) {
+        try File.create(path).write(Report(summary: summary, statistics: statistics).html)
+      } catch {
+        throw AdapterError.file(error)
+      }
+      console.note("wrote \(path)")
+    }
   }
+  if let base = invocation.value("base") {
+    lines.line("")
+    code = max(code, inspectMatch(directory, base, lines, json: &json))
+  }
+  if let name = invocation.value("for") {
+    guard let server = ServingCheck.Server(rawValue: name) else {
+      throw UsageError.badValue(
+        flag: "for", found: name,
+        expected: "one of \(ServingCheck.Server.allCases.map(\.rawValue).joined(separator: ", "))")
+    }
+    lines.line("")
+    code = max(code, inspectServing(try ServingCheck(directory: directory, server: server), lines, json: &json))
+  }
+  if invocation.has("json") { console.json(json) }
+  return code
+}
+
+private func printSummary(_ summary: AdapterSummary, _ console: Console) {
   let config = summary.config
   var rows = [["type", typeText(config)]]
   if let task = config.taskType { rows.append(["task", task]) }
@@ -39,7 +76,6 @@ internal import TensorFiles
     let keys = config.unknownKeys.map { "\($0.key) = \($0.value.compactText)" }
     console.line("unknown keys: \(keys.joined(separator: ", "))")
   }
-  return 0
 }
 
 private func typeText(_ config: PeftConfig) -> String {

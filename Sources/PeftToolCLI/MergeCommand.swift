@@ -27,6 +27,7 @@ func makePlan(_ invocation: Invocation, sign: Double) throws -> MergePlan {
   options.ignoredConfigKeys = Set(invocation.all("ignore-config-key"))
   options.allowMissing = invocation.has("allow-missing")
   options.allowUntargeted = invocation.has("allow-untargeted")
+  options.allowRepeated = invocation.has("allow-repeated")
   options.replaceOutput = invocation.has("force")
   options.durable = invocation.has("fsync")
   if let size = invocation.value("max-shard-size") {

@@ -5,7 +5,8 @@ public struct ShardIndex: Sendable {
   public let document: JSONValue
   /// Shards in the order of their names, each with its tensors.
   public let tensorsByShard: [(shard: String, tensors: [String])]
-  let shardOfTensor: [String: String]
+  /// The shard of each tensor.
+  package let shardOfTensor: [String: String]
 
   /// Throws `.jsonInvalid`, `.indexMalformed`, and `.indexPathEscapes` for a shard that is no plain file name.
   public init(path: String) throws(TensorFileError) {

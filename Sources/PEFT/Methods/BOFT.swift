@@ -56,9 +56,9 @@ private struct BOFTRule: WeightRule {
     return { rows, block in
       // W·Mᵀ with M = Π P·D·Pᵀ: columns are put in order, rotated by blocks, and put back.
       for (order, rotations) in steps {
-        block = block.permutingColumns(order)
+        block = block.selectingColumns(order)
         block.multiplyColumns(byBlocks: rotations, transposed: true)
-        block = block.permutingColumns(inverse(order))
+        block = block.selectingColumns(inverse(order))
       }
       for row in rows { block.scaleRow(row - rows.lowerBound, by: factors[row]) }
     }

@@ -30,6 +30,8 @@ private struct GLoRARule: WeightRule {
       if module.tensors["\(name).Xd"] != nil {
         let d = try module.tensor("\(name).Xd", "[\(rows), r]") { $0.count == 2 && $0[0] == rows }
         factors = (d, try module.tensor("\(name).Xu", [d.shape[1], columns]))
+      } else if module.tensors["\(name).X"] != nil {
+        spread = try module.tensor("\(name).X", [1], [rows, 1], [rows])
       } else {
         _ = try module.tensor("\(name).zeros", [rows, columns], [rows])
       }

@@ -44,7 +44,7 @@ struct MethodModule: Sendable {
   /// A tensor that must be there, of one of the given shapes.
   func tensor(_ role: String, _ shapes: [Int]...) throws(AdapterError) -> StoredTensor {
     guard let entry = tensors[role] else {
-      throw .unpaired(path: file.path, module: path, present: tensors.keys.sorted().first ?? "its name")
+      throw .tensorMissing(path: file.path, module: path, tensor: role)
     }
     return try checked(entry, shapes)
   }
@@ -52,7 +52,7 @@ struct MethodModule: Sendable {
   /// A tensor of the whole adapter.
   func sharedTensor(_ role: String, _ shapes: [Int]...) throws(AdapterError) -> StoredTensor {
     guard let entry = shared[role] else {
-      throw .unpaired(path: file.path, module: "base_model", present: "every module, but '\(role)' is missing")
+      throw .tensorMissing(path: file.path, module: "base_model", tensor: role)
     }
     return try checked(entry, shapes)
   }
