@@ -6,7 +6,7 @@ STRICT := -Xswiftc -warnings-as-errors
 TOOL := .build/release/peft-tool
 DEMO := Fixtures/merge/llama-bf16-all-linear
 
-.PHONY: demo test build bootstrap lint bench fuzz docs install clean
+.PHONY: demo test build bootstrap browser lint bench fuzz sanitize docs install clean
 
 demo: build
 	rm -rf .build/demo
@@ -33,6 +33,11 @@ bootstrap:
 	  $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing; \
 	fi
 
+# For the test that shows the report in a browser; without it that test is skipped.
+browser:
+	@[ -x /usr/bin/chromium ] || { sudo=$$([ $$(id -u) = 0 ] || echo sudo); $$sudo apt-get update -qq && \
+	  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; }
+
 lint:
 	swift format lint --strict --recursive Sources Tests Package.swift
 
@@ -43,7 +48,12 @@ bench: bootstrap
 	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE .build/release/peft-bench merge
 
 fuzz: bootstrap
-	FUZZ_ROUNDS=1000000 swift test --filter "NeverTrap"
+	FUZZ_ROUNDS=1000000 swift test -c release -Xswiftc -enable-testing --filter "NeverTrap"
+
+# The programs that tests start are left out: they would have to be built with the same sanitizer to say anything.
+sanitize: bootstrap
+	ASAN_OPTIONS=detect_leaks=0 swift test --sanitize=address --scratch-path .build/address --skip peft-toolTests
+	swift test --sanitize=thread --scratch-path .build/thread --skip peft-toolTests
 
 docs: bootstrap
 	rm -rf .build/symbols && mkdir -p .build/symbols

@@ -32,6 +32,7 @@ let package = Package(
     .library(name: "PEFT", targets: ["PEFT", "TensorFiles"]),
     .executable(name: "peft-tool", targets: ["peft-tool"]),
     .executable(name: "peft-bench", targets: ["peft-bench"]),
+    .library(name: "FaultInjection", type: .dynamic, targets: ["CFaultInjection"]),
   ],
   targets: [
     .target(
@@ -48,6 +49,7 @@ let package = Package(
     library("PeftToolCLI", ["PEFT", "TensorFiles"]),
     tool("peft-tool", ["PeftToolCLI"]),
     tool("peft-bench", ["PEFT", "TensorFiles", "Numerics"]),
+    .target(name: "CFaultInjection", path: "Tests/CFaultInjection"),
     .target(
       name: "TestSupport", dependencies: ["PEFT", "TensorFiles"], path: "Tests/TestSupport",
       swiftSettings: strict),

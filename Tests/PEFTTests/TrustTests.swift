@@ -104,7 +104,9 @@ private struct Pair {
       try overwrite(path, index.compactText)
       return Set(try Validation(path: scratch("base")).findings.map(\.code))
     }
-    let shards = try FileSystem.names(in: Fixtures.path("merge/llama-sharded/base")).filter { $0.hasSuffix(".safetensors") }
+    let shards = try FileSystem.names(in: Fixtures.path("merge/llama-sharded/base")).filter {
+      $0.hasSuffix(".safetensors")
+    }
     #expect(try findings { _, _ in } == [])
     #expect(try findings { scratch, _ in try FileSystem.remove(scratch("base/\(shards[0])")) } == ["missing-shard"])
     #expect(
@@ -196,7 +198,8 @@ private struct Pair {
 
   @Test(arguments: [
     ("merge/llama-dora", "DoRA"), ("merge/llama-saved-head", "stored in full"), ("methods/ia3", "IA3"),
-    ("methods/prompt-tuning", "PROMPT_TUNING"), ("variants/mixtral-experts", "experts"), ("variants/llama-kasa", "KaSA"),
+    ("methods/prompt-tuning", "PROMPT_TUNING"), ("variants/mixtral-experts", "experts"),
+    ("variants/llama-kasa", "KaSA"),
     ("variants/llama-pissa", "pissa"), ("merge/llama-tokens", "token"),
   ])
   func whatServersRefuseIsListedWithItsCure(name: String, feature: String) throws {

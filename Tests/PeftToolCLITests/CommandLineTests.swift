@@ -6,25 +6,6 @@ import Testing
 
 @testable import PeftToolCLI
 
-/// What a command said and returned.
-private struct Answer {
-  let code: Int32
-  let output: String
-  let error: String
-}
-
-private final class Collected: Sendable {
-  let text = Mutex("")
-}
-
-private func run(_ words: String...) async -> Answer {
-  let (output, error) = (Collected(), Collected())
-  let console = Console(
-    output: { text in output.text.withLock { $0 += text } }, error: { text in error.text.withLock { $0 += text } })
-  let code = await CommandLineTool(console: console).run(words)
-  return Answer(code: code, output: output.text.withLock { $0 }, error: error.text.withLock { $0 })
-}
-
 @Suite struct CommandLineTests {
   private let base = Fixtures.path("merge/llama-f32-qv/base")
   private let adapter = Fixtures.path("merge/llama-f32-qv/adapter")

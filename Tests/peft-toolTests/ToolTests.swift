@@ -5,10 +5,13 @@ import TestSupport
 import Testing
 
 /// Runs a built program; returns its code and what it said.
-private func run(_ name: String, _ words: [String]) throws -> (code: Int32, output: String, error: String) {
+private func run(
+  _ name: String, _ words: [String], environment: [String: String] = [:]
+) throws -> (code: Int32, output: String, error: String) {
   let process = Process()
   process.executableURL = built(name)
   process.arguments = words
+  process.environment = ProcessInfo.processInfo.environment.merging(environment) { $1 }
   let (output, error) = (Pipe(), Pipe())
   process.standardOutput = output
   process.standardError = error
@@ -61,7 +64,7 @@ private func built(_ name: String) -> URL {
     let before = try contents("\(base)/config.json")
     var generator = SeededGenerator(seed: 23)
     var killed = 0
-    for _ in 0..<12 {
+    for _ in 0..<100 {
       let process = Process()
       process.executableURL = built("peft-tool")
       process.arguments = ["merge", "--quiet", base, adapter, scratch("out")]
@@ -82,6 +85,30 @@ private func built(_ name: String) -> URL {
     #expect(try run("peft-tool", ["merge", base, adapter, scratch("out")]).code == 0)
     let left = try FileSystem.names(in: scratch.path).filter { $0.contains("partial") }
     #expect(left.isEmpty)
+  }
+
+  /// ENOSPC and EIO at every call that writes, one after the other.
+  @Test(arguments: [ENOSPC, EIO], ["merge/llama-sharded", "merge/bert-sequence-classifier"])
+  func aFailureOfAnyWriteLeavesNothingAndSaysSo(code: Int32, name: String) throws {
+    let scratch = try ScratchDirectory()
+    let root = Fixtures.path(name)
+    let library = built("libFaultInjection.so").path
+    let base = try Checkpoint(path: "\(root)/base").shards.map { try contents($0.path) }
+    let words = ["merge", "--threads", "1", "\(root)/base", "\(root)/adapter", scratch("out")]
+    let whole = try run(
+      "peft-tool", words, environment: ["LD_PRELOAD": library, "FAULT_COUNT": scratch("count")])
+    #expect(whole.code == 0, "\(whole.error)")
+    let count = try #require(Int(FileSystem.text(scratch("count"))))
+    #expect(count > 10)
+    try FileSystem.remove(scratch("out"))
+    for call in 1...count {
+      let answer = try run(
+        "peft-tool", words, environment: ["LD_PRELOAD": library, "FAULT_AT": "\(call)", "FAULT_CODE": "\(code)"])
+      #expect(answer.code == 2 && answer.error.hasPrefix("peft-tool: "), "call \(call): \(answer.error)")
+      #expect(answer.error.contains(String(cString: strerror(code))), "call \(call): \(answer.error)")
+      #expect(try FileSystem.names(in: scratch.path) == ["count"], "call \(call)")
+    }
+    #expect(try Checkpoint(path: "\(root)/base").shards.map { try contents($0.path) } == base)
   }
 
   @Test func anInterruptedMergeCleansUp() throws {
