@@ -15,3 +15,5 @@ int64_t linux_copy_range(int source, int64_t from, int target, int64_t to, size_
 }
 
 int linux_allocate(int file, int64_t length) { return fallocate(file, 0, 0, length); }
+
+int linux_temporary_flags(void) { return O_TMPFILE | O_RDWR | O_CLOEXEC; }

@@ -64,6 +64,8 @@ public struct Adapter: Sendable {
   public var moduleCount: Int { modules.count + methodParts.count }
 
   public static let weightsName = "adapter_model.safetensors"
+  /// What early releases of PEFT wrote, and what `safe_serialization=False` writes.
+  public static let torchName = "adapter_model.bin"
   static let prefix = "base_model.model."
 
   /// Opens an adapter's directory.
@@ -113,6 +115,12 @@ public struct Adapter: Sendable {
   public static func openWeights(_ directory: String) throws(AdapterError) -> SafetensorsFile {
     let path = FileSystem.join(directory, weightsName)
     guard FileSystem.kind(path) == .file else {
+      let torchPath = FileSystem.join(directory, torchName)
+      if FileSystem.kind(torchPath) == .file {
+        let file = try asAdapterError { () throws(TensorFileError) in try SafetensorsFile.openTorch(path: torchPath) }
+        guard !file.entries.isEmpty else { throw .noTensors(path: torchPath) }
+        return file
+      }
       let names = try asAdapterError { () throws(TensorFileError) in try FileSystem.names(in: directory) }
       throw .weightsMissing(
         directory: directory, found: names.filter { $0.hasSuffix(".bin") || $0.hasSuffix(".safetensors") })

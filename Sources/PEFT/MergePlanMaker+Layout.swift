@@ -3,24 +3,11 @@ internal import TensorFiles
 extension MergePlanMaker {
   /// The output's files: the base's own, or filled anew up to the greatest size.
   func shards(provenance: Provenance) throws(AdapterError) -> [MergePlan.Shard] {
-    var shards: [MergePlan.Shard] = []
-    for file in base.checkpoint.shards {
-      let outputs = file.entries.map { output(file, $0) }
-      var metadata = file.metadata.filter { $0.key != Provenance.key }
-      metadata.append(JSONValue.Member(Provenance.key, .string(provenance.text)))
-      shards.append(
-        MergePlan.Shard(name: FileSystem.lastComponent(file.path), outputs: outputs, metadata: metadata))
-    }
-    if base.checkpoint.index == nil {
-      shards[0] = MergePlan.Shard(
-        name: Checkpoint.singleName, outputs: shards[0].outputs, metadata: shards[0].metadata)
-    }
+    var shards = MergePlan.shards(of: base.checkpoint, provenance: provenance) { output($0, $1) }
     let last = shards.removeLast()
     shards.append(
       MergePlan.Shard(name: last.name, outputs: last.outputs + added.compactMap(addition), metadata: last.metadata))
-    guard let limit = options.maxShardBytes else { return shards }
-    guard limit > 0 else { throw .shardSize(found: "\(limit)") }
-    return resharded(shards, limit: limit)
+    return try MergePlan.resharded(shards, limit: options.maxShardBytes)
   }
 
   private func output(_ file: SafetensorsFile, _ entry: TensorEntry) -> MergePlan.Output {
@@ -81,32 +68,6 @@ extension MergePlanMaker {
       }
     }
     return bytes.max { ($0.value, $0.key.rawValue) < ($1.value, $1.key.rawValue) }?.key
-  }
-
-  private func resharded(_ shards: [MergePlan.Shard], limit: Int) -> [MergePlan.Shard] {
-    var groups: [[MergePlan.Output]] = [[]]
-    var size = 0
-    for output in shards.flatMap(\.outputs) {
-      if size > 0 && size + output.item.byteCount > limit {
-        groups.append([])
-        size = 0
-      }
-      groups[groups.count - 1].append(output)
-      size += output.item.byteCount
-    }
-    let metadata = shards[0].metadata
-    if groups.count == 1 {
-      return [MergePlan.Shard(name: Checkpoint.singleName, outputs: groups[0], metadata: metadata)]
-    }
-    func padded(_ number: Int) -> String {
-      let digits = String(number)
-      return String(repeating: "0", count: max(0, 5 - digits.count)) + digits
-    }
-    return groups.enumerated().map { index, outputs in
-      MergePlan.Shard(
-        name: "model-\(padded(index + 1))-of-\(padded(groups.count)).safetensors", outputs: outputs,
-        metadata: metadata)
-    }
   }
 
   /// config.json as the output needs it: the head untied, the vocabulary's new size, other layers. Nil if the base's own

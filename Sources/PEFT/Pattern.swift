@@ -54,7 +54,9 @@ final class Pattern {
 
   /// The named group of `re.match(pattern, subject)`, or nil. Throws `.patternRunaway`.
   func group(_ name: String, inStartOf subject: String) throws(AdapterError) -> String? {
-    guard try run(subject, options: UInt32(PCRE2_ANCHORED)) != nil else { return nil }
+    // The group is read after the call that owned the subject's bytes: the match keeps a copy of them.
+    let options = UInt32(PCRE2_ANCHORED) | UInt32(PCRE2_COPY_MATCHED_SUBJECT)
+    guard try run(subject, options: options) != nil else { return nil }
     var start: UnsafeMutablePointer<UInt8>?
     var length = 0
     guard pcre2_substring_get_byname_8(match, name, &start, &length) == 0, let start else { return nil }

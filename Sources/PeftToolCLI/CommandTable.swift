@@ -178,6 +178,23 @@ enum CommandTable {
       detail: "Exit code 0 if the checkpoints agree, 1 if they differ. Memory does not grow with the checkpoints.",
       run: diffCommand),
     Command(
+      name: "convert", summary: "write a checkpoint as safetensors",
+      operands: [
+        Operand(name: "MODEL", summary: "directory, index, .bin or safetensors file"),
+        Operand(name: "OUT", summary: "directory to be made"),
+      ],
+      flags: [
+        Flag("force", letter: "f", "replace OUT if it exists and is not empty"),
+        Flag("max-shard-size", value: "SIZE", "write shards of at most SIZE, such as 5GB", default: "the model's own shards"),
+        Flag("threads", value: "N", "tasks at work at once", default: "2"),
+      ],
+      detail: """
+        Reads what torch.save wrote without running anything in it: only tensors and plain containers can be built, and a name \
+        or instruction that a state dict does not need is refused. Tensors that the file holds under a second name are \
+        written once; the names that are left out are listed.
+        """,
+      run: convertCommand),
+    Command(
       name: "completions", summary: "print a completion script for a shell",
       operands: [Operand(name: "SHELL", summary: "bash, zsh or fish")], flags: [],
       detail: "For example: peft-tool completions bash > /etc/bash_completion.d/peft-tool",

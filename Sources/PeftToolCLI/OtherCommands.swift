@@ -6,8 +6,8 @@ internal import TensorFiles
   let (config, configPath) = try PeftConfig.load(path: invocation.operands[1])
   let base = try BaseModel(path: invocation.operands[0], taskType: config.taskType)
   var sizes = Adapter.SavedSizes.none
-  if FileSystem.kind(FileSystem.join(invocation.operands[1], Adapter.weightsName)) == .file {
-    sizes = Adapter.savedSizes(config, in: try Adapter.openWeights(invocation.operands[1]))
+  if FileSystem.kind(invocation.operands[1]) == .directory {
+    sizes = (try? Adapter.openWeights(invocation.operands[1])).map { Adapter.savedSizes(config, in: $0) } ?? .none
   }
   let count = try base.parameterCount(of: config, configPath: configPath, weights: sizes)
   if invocation.has("json") {

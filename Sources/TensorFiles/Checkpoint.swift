@@ -18,6 +18,10 @@ public struct Checkpoint: Sendable {
 
   public static let singleName = "model.safetensors"
   public static let indexName = "model.safetensors.index.json"
+  /// The file that torch's models are saved as.
+  public static let torchName = "pytorch_model.bin"
+  /// Names under which a torch file holds a tensor a second time, and the first name. They are not among `names`.
+  public let aliases: [String: String]
 
   /// Where a tensor lies, or nil.
   public subscript(_ name: String) -> Location? { locations[name] }
@@ -44,7 +48,7 @@ public struct Checkpoint: Sendable {
     case .file?:
       if path.hasSuffix(".index.json") {
         try self.init(index: ShardIndex(path: path))
-      } else if path.hasSuffix(".safetensors") {
+      } else if path.hasSuffix(".safetensors") || path.hasSuffix(".bin") {
         try self.init(file: path)
       } else {
         throw .noCheckpoint(path: path, found: [FileSystem.lastComponent(path)])
@@ -60,6 +64,10 @@ public struct Checkpoint: Sendable {
         try self.init(index: ShardIndex(path: FileSystem.join(path, name)))
       } else if files.count == 1 {
         try self.init(file: FileSystem.join(path, files[0]))
+      } else if files.isEmpty, names.contains(Self.torchName) {
+        try self.init(file: FileSystem.join(path, Self.torchName))
+      } else if files.isEmpty, names.contains("\(Self.torchName).index.json") {
+        try self.init(index: ShardIndex(path: FileSystem.join(path, "\(Self.torchName).index.json")))
       } else {
         throw .noCheckpoint(
           path: path, found: names.filter { $0.hasSuffix(".bin") || $0.hasSuffix(".safetensors") })
@@ -69,18 +77,15 @@ public struct Checkpoint: Sendable {
   }
 
   private init(file path: String) throws(TensorFileError) {
-    let file = try SafetensorsFile(path: path)
-    directory = FileSystem.parentDirectory(path)
-    shards = [file]
-    index = nil
-    locations = Dictionary(
-      uniqueKeysWithValues: file.entries.map { ($0.name, Location(shard: 0, entry: $0)) })
+    let (files, aliases) = try SafetensorsFile.openAny(path: path)
+    self.init(directory: FileSystem.parentDirectory(path), shards: files, index: nil, aliases: aliases)
   }
 
   private init(index: ShardIndex) throws(TensorFileError) {
     let directory = FileSystem.parentDirectory(index.path)
     var shards: [SafetensorsFile] = []
     var locations: [String: Location] = [:]
+    var aliases: [String: String] = [:]
     for (name, tensors) in index.tensorsByShard {
       let path = FileSystem.join(directory, name)
       guard FileSystem.kind(path) == .file else {
@@ -89,19 +94,23 @@ public struct Checkpoint: Sendable {
       guard FileSystem.isInside(directory, linked: path) else {
         throw .indexPathEscapes(path: index.path, shard: name)
       }
-      let shard = try SafetensorsFile(path: path)
-      for tensor in tensors where shard[tensor] == nil {
+      let (files, second) = try SafetensorsFile.openAny(path: path)
+      for tensor in tensors where second[tensor] == nil && !files.contains(where: { $0[tensor] != nil }) {
         throw .tensorMissingFromShard(path: index.path, tensor: tensor, shard: name)
       }
-      for entry in shard.entries {
-        let listed = index.shardOfTensor[entry.name]
-        guard listed == name else {
-          throw .tensorNotInIndex(path: index.path, tensor: entry.name, shard: name, listedIn: listed)
+      for file in files {
+        for entry in file.entries {
+          let listed = index.shardOfTensor[entry.name]
+          guard listed == name else {
+            throw .tensorNotInIndex(path: index.path, tensor: entry.name, shard: name, listedIn: listed)
+          }
+          locations[entry.name] = Location(shard: shards.count, entry: entry)
         }
-        locations[entry.name] = Location(shard: shards.count, entry: entry)
+        shards.append(file)
       }
-      shards.append(shard)
+      aliases.merge(second) { first, _ in first }
     }
+    self.aliases = aliases
     self.directory = directory
     self.shards = shards
     self.index = index
@@ -135,10 +144,11 @@ extension Checkpoint {
           }
         })
     }
-    return Checkpoint(directory: directory, shards: shards, index: index)
+    return Checkpoint(directory: directory, shards: shards, index: index, aliases: aliases)
   }
 
-  private init(directory: String, shards: [SafetensorsFile], index: ShardIndex?) {
+  private init(directory: String, shards: [SafetensorsFile], index: ShardIndex?, aliases: [String: String]) {
+    self.aliases = aliases
     self.directory = directory
     self.shards = shards
     self.index = index

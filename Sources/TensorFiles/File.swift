@@ -37,6 +37,14 @@ public final class File: Sendable {
     return File(path: path, descriptor: descriptor)
   }
 
+  /// Creates a file without a name in TMPDIR or /tmp, gone with the last reference. Throws `.system`.
+  static func temporary(named path: String) throws(TensorFileError) -> File {
+    let directory = getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp"
+    let descriptor = Glibc.open(directory, linux_temporary_flags(), 0o600)
+    guard descriptor >= 0 else { throw .system(path: directory, operation: "create a temporary file in", code: errno) }
+    return File(path: path, descriptor: descriptor)
+  }
+
   /// Bytes in the file now.
   public func byteCount() throws(TensorFileError) -> Int {
     var status = stat()

@@ -60,4 +60,14 @@ public struct SafetensorsFile: Sendable {
     dataOffset = file.dataOffset
     positions = Dictionary(uniqueKeysWithValues: entries.enumerated().map { ($1.name, $0) })
   }
+
+  /// A file of which only the entries are known; for torch's files, whose entries may share bytes.
+  init(unchecked file: File, entries: [TensorEntry]) {
+    self.file = file
+    metadata = []
+    self.entries = entries
+    unknownEntryKeys = []
+    dataOffset = 0
+    positions = Dictionary(entries.enumerated().map { ($1.name, $0) }, uniquingKeysWith: { first, _ in first })
+  }
 }

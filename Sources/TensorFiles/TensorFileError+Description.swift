@@ -64,9 +64,9 @@ extension TensorFileError: CustomStringConvertible {
       "\(path): '\(shard)' holds tensor '\(tensor)', which the index "
         + (listed.map { "lists in '\($0)'" } ?? "does not list") + ". The index is stale or the tensor is there twice."
     case .noCheckpoint(let path, let found):
-      "\(path): no model.safetensors, no model.safetensors.index.json and no single .safetensors file"
+      "\(path): no model.safetensors, no model.safetensors.index.json, no pytorch_model.bin and no single file of tensors"
         + (found.isEmpty
-          ? "." : " (found \(found.joined(separator: ", "))). Torch .bin files must be saved as safetensors first.")
+          ? "." : " (found \(found.joined(separator: ", "))).")
     case .system(let path, let operation, let code):
       "\(path): cannot \(operation): \(systemMessage(code))"
     case .shortRead(let path, let offset, let expected, let found):
@@ -83,6 +83,18 @@ extension TensorFileError: CustomStringConvertible {
       "\(output): the output may not be, contain or lie inside the input \(input). Choose another output."
     case .noSpace(let path, let needed, let available):
       "\(path): \(needed) bytes needed, \(available) free. Make room or choose another output."
+    case .notTorch(let path):
+      "\(path): not a file of torch: it begins neither as a zip archive nor as the pickles of torch before 1.6."
+    case .archive(let path, let reason):
+      "\(path): refused: \(reason). Save it again with torch.save, or as safetensors."
+    case .pickleMalformed(let path, let offset, let reason):
+      "\(path): byte \(offset): not the pickle of a state dict: \(reason). Save the state dict alone, best as safetensors."
+    case .pickleOpcode(let path, let offset, let opcode):
+      "\(path): byte \(offset): refused: instruction 0x\(String(opcode, radix: 16)) is none that a state dict needs."
+    case .pickleGlobal(let path, let offset, let name):
+      "\(path): byte \(offset): refused: '\(name)' is no name that a state dict needs. The file may be malicious; "
+        + "nothing in it was run."
+    case .torchTensor(let path, let tensor, let reason): "\(path): tensor '\(tensor)': \(reason). The file is damaged."
     case .notDecomposable(let path, let tensor):
       "\(path): tensor '\(tensor)' holds values that are not finite, so the decomposition that the adapter needs does not "
         + "exist. Check the base."

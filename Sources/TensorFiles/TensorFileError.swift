@@ -46,6 +46,21 @@ public enum TensorFileError: Error, Sendable, Equatable {
   /// A header to be written would be over the format's limit.
   case headerTooLargeToWrite(path: String, headerBytes: Int, limit: Int)
 
+  // Files of torch.
+
+  /// Neither a zip archive nor the stacked pickles of early releases.
+  case notTorch(path: String)
+  /// An archive that torch would not write, or that two readers could read differently.
+  case archive(path: String, reason: String)
+  /// A pickle that builds something else than a state dict.
+  case pickleMalformed(path: String, byteOffset: Int, reason: String)
+  /// An instruction that no state dict needs.
+  case pickleOpcode(path: String, byteOffset: Int, opcode: UInt8)
+  /// A name that no state dict needs.
+  case pickleGlobal(path: String, byteOffset: Int, name: String)
+  /// A tensor that does not lie within its storage.
+  case torchTensor(path: String, tensor: String, reason: String)
+
   // Sharded checkpoints.
 
   /// The index is no JSON object with a `weight_map` of strings.

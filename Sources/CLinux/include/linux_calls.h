@@ -14,4 +14,7 @@ int64_t linux_copy_range(int source, int64_t from, int target, int64_t to, size_
 /// fallocate(2): sets the length and reserves the room. Returns 0, or -1 with errno.
 int linux_allocate(int file, int64_t length);
 
+/// Flags of open(2) for a file without a name in a directory.
+int linux_temporary_flags(void);
+
 #endif

@@ -1,0 +1,87 @@
+internal import TensorFiles
+
+extension MergePlan {
+  /// The output's files for a checkpoint's own: the same division, under the names of safetensors files.
+  ///
+  /// A torch file's tensors that had to be laid out anew stand in a file of their own there, and come to their neighbours here.
+  static func shards(
+    of checkpoint: Checkpoint, provenance: Provenance?, output: (SafetensorsFile, TensorEntry) -> Output
+  ) -> [Shard] {
+    var shards: [Shard] = []
+    var paths: [String] = []
+    for file in checkpoint.shards {
+      let outputs = file.entries.map { output(file, $0) }
+      if let last = paths.last, last == file.path, let shard = shards.popLast() {
+        shards.append(Shard(name: shard.name, outputs: shard.outputs + outputs, metadata: shard.metadata))
+        continue
+      }
+      var metadata = file.metadata
+      if let provenance {
+        metadata.removeAll { $0.key == Provenance.key }
+        metadata.append(JSONValue.Member(Provenance.key, .string(provenance.text)))
+      }
+      paths.append(file.path)
+      shards.append(Shard(name: name(of: file.path), outputs: outputs, metadata: metadata))
+    }
+    if checkpoint.index == nil, let only = shards.first, shards.count == 1 {
+      shards = [Shard(name: Checkpoint.singleName, outputs: only.outputs, metadata: only.metadata)]
+    }
+    return shards
+  }
+
+  /// `pytorch_model-00001-of-00002.bin` becomes `model-00001-of-00002.safetensors`.
+  private static func name(of path: String) -> String {
+    let name = FileSystem.lastComponent(path)
+    guard name.hasSuffix(".bin") else { return name }
+    return name.dropLast(".bin".count).replacing("pytorch_model", with: "model") + ".safetensors"
+  }
+
+  /// The same outputs in files of at most that many bytes of data; nil keeps the files. Throws `.shardSize`.
+  static func resharded(_ shards: [Shard], limit: Int?) throws(AdapterError) -> [Shard] {
+    guard let limit else { return shards }
+    guard limit > 0 else { throw .shardSize(found: "\(limit)") }
+    var groups: [[Output]] = [[]]
+    var size = 0
+    for output in shards.flatMap(\.outputs) {
+      if size > 0 && size + output.item.byteCount > limit {
+        groups.append([])
+        size = 0
+      }
+      groups[groups.count - 1].append(output)
+      size += output.item.byteCount
+    }
+    let metadata = shards[0].metadata
+    if groups.count == 1 {
+      return [Shard(name: Checkpoint.singleName, outputs: groups[0], metadata: metadata)]
+    }
+    func padded(_ number: Int) -> String {
+      let digits = String(number)
+      return String(repeating: "0", count: max(0, 5 - digits.count)) + digits
+    }
+    return groups.enumerated().map { index, outputs in
+      Shard(
+        name: "model-\(padded(index + 1))-of-\(padded(groups.count)).safetensors", outputs: outputs,
+        metadata: metadata)
+    }
+  }
+
+  /// A plan that writes a checkpoint as safetensors files and changes nothing. Second names of tensors are left out.
+  ///
+  /// Throws what `BaseModel.init` throws, and `.shardSize`.
+  public init(converting path: String, options: MergeOptions = MergeOptions()) throws(AdapterError) {
+    let base = try BaseModel(path: path)
+    let shards = Self.shards(of: base.checkpoint, provenance: nil) { file, entry in
+      Output(
+        item: SafetensorsLayout.Item(name: entry.name, dtype: entry.dtype, shape: entry.shape),
+        source: .copy(file, entry))
+    }
+    let sideFiles = try asAdapterError { () throws(TensorFileError) in
+      try SideFiles(base: base.directory, adapters: [])
+    }
+    self.init(
+      base: base, adapters: [], weights: [], options: options,
+      shards: try Self.resharded(shards, limit: options.maxShardBytes), editedConfig: nil, sideFiles: sideFiles,
+      mergedCount: 0, replacedCount: 0, addedCount: 0,
+      notes: base.checkpoint.aliases.sorted { $0.key < $1.key }.map { "'\($0.key)' is '\($0.value)' under a second name" })
+  }
+}

@@ -1,0 +1,297 @@
+/// A file of tensors as `torch.save` writes it: a zip archive, or the stacked pickles of torch before 1.6.
+///
+/// Nothing in it is executed: see `PickleMachine`. Tensors that lie together row by row are read where they lie, as those of
+/// a safetensors file are; the others are laid out anew in a temporary file without a name.
+struct TorchFile {
+  /// Tensors by name, in the order of the state dict.
+  private(set) var tensors: [(name: String, tensor: TorchTensor)] = []
+  /// Where each storage's bytes lie, by its key.
+  private var storages: [String: Range<Int>] = [:]
+  private let file: File
+
+  /// Bytes that the pickle of a state dict may have.
+  private static let pickleLimit = 1_000_000_000
+  /// What a file that torch wrote before 1.6 begins with: a pickle of this number.
+  private static let legacyMagic: [UInt8] = [0x80, 2, 0x8A, 10, 0x6C, 0xFC, 0x9C, 0x46, 0xF9, 0x20, 0x6A, 0xA8, 0x50, 0x19]
+
+  /// Throws `.archive`, `.pickleMalformed`, `.pickleOpcode`, `.pickleGlobal`, `.torchTensor`, `.notTorch`.
+  init(path: String) throws(TensorFileError) {
+    file = try File.open(reading: path)
+    let count = try file.byteCount()
+    let start = try file.bytes(0..<min(count, Self.legacyMagic.count))
+    let root: PickleValue
+    if start.starts(with: [0x50, 0x4B, 3, 4]) {
+      root = try readArchive()
+    } else if start == Self.legacyMagic {
+      root = try readStackedPickles(count)
+    } else {
+      throw .notTorch(path: path)
+    }
+    try collect(root)
+    for (name, tensor) in tensors { try check(name, tensor) }
+  }
+
+  private mutating func readArchive() throws(TensorFileError) -> PickleValue {
+    let archive = try ZipArchive(file)
+    let pickles = archive.records.keys.filter { $0 == "data.pkl" || $0.hasSuffix("/data.pkl") }
+    guard pickles.count == 1, let pickle = pickles.first else {
+      throw .archive(path: file.path, reason: "\(pickles.count) records named data.pkl; expected one")
+    }
+    let root = pickle.dropLast("data.pkl".count)
+    guard !archive.records.keys.contains(where: { $0.hasPrefix("\(root)code/") || $0 == "\(root)constants.pkl" }) else {
+      throw .archive(path: file.path, reason: "it is a TorchScript program, not a state dict")
+    }
+    for (name, range) in archive.records where name.hasPrefix("\(root)data/") {
+      storages[String(name.dropFirst(root.count + 5))] = range
+    }
+    if archive.records["\(root)byteorder"] != nil {
+      guard try archive.bytes("\(root)byteorder", limit: 100) == Array("little".utf8) else {
+        throw .archive(path: file.path, reason: "its bytes are in big-endian order")
+      }
+    }
+    let bytes = try archive.bytes(pickle, limit: Self.pickleLimit)
+    var machine = PickleMachine(path: file.path, bytes: bytes, origin: archive.records[pickle]?.lowerBound ?? 0)
+    return try machine.run()
+  }
+
+  /// Magic number, protocol, system, state dict, the storages' keys; then each storage with its count before it.
+  private mutating func readStackedPickles(_ count: Int) throws(TensorFileError) -> PickleValue {
+    // The pickles come first, but nothing says how long they are.
+    let head = try file.bytes(0..<min(count, Self.pickleLimit))
+    var position = Self.legacyMagic.count + 1
+    func next() throws(TensorFileError) -> PickleValue {
+      guard position <= head.count else {
+        throw .pickleMalformed(path: file.path, byteOffset: position, reason: "it ends in the middle")
+      }
+      var machine = PickleMachine(path: file.path, bytes: Array(head[position...]), origin: position)
+      defer { position += machine.consumedBytes }
+      return try machine.run()
+    }
+    guard head.count > Self.legacyMagic.count, head[Self.legacyMagic.count] == UInt8(ascii: ".") else {
+      throw .notTorch(path: file.path)
+    }
+    guard case .integer(1001) = try next() else {
+      throw .pickleMalformed(path: file.path, byteOffset: position, reason: "an unknown protocol of torch")
+    }
+    guard case .dictionary(let system) = try next() else {
+      throw .pickleMalformed(path: file.path, byteOffset: position, reason: "no description of the system")
+    }
+    if case .bool(false)? = system.members.first(where: { $0.key == "little_endian" })?.value {
+      throw .archive(path: file.path, reason: "its bytes are in big-endian order")
+    }
+    let root = try next()
+    guard case .list(let keys) = try next() else {
+      throw .pickleMalformed(path: file.path, byteOffset: position, reason: "no list of storages")
+    }
+    var sizes: [String: Int] = [:]
+    try Self.visit(root, 0, path: file.path) { storage in
+      sizes[storage.key] = (storage.dtype?.bitCount ?? 8) / 8
+    }
+    for key in keys.elements {
+      guard case .string(let key) = key, let width = sizes[key], position <= count - 8 else {
+        throw .pickleMalformed(path: file.path, byteOffset: position, reason: "a storage that no tensor uses, or no bytes for it")
+      }
+      let digits = try file.bytes(position..<position + 8)
+      let elements = digits.reversed().reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
+      let (bytes, overflow) = elements.multipliedReportingOverflow(by: UInt64(width))
+      guard !overflow, bytes <= UInt64(count - position - 8), storages[key] == nil else {
+        throw .pickleMalformed(path: file.path, byteOffset: position, reason: "storage '\(key)' reaches past the end, or is there twice")
+      }
+      storages[key] = position + 8..<position + 8 + Int(bytes)
+      position += 8 + Int(bytes)
+    }
+    guard position == count else {
+      throw .archive(path: file.path, reason: "\(count - position) bytes follow the last storage")
+    }
+    return root
+  }
+
+  /// Calls the body for every storage of the tensors in a value.
+  private static func visit(
+    _ value: PickleValue, _ depth: Int, path: String, _ body: (TorchStorage) -> Void
+  ) throws(TensorFileError) {
+    guard depth < 20 else { throw .pickleMalformed(path: path, byteOffset: 0, reason: "containers within containers") }
+    switch value {
+    case .tensor(let tensor): body(tensor.storage)
+    case .dictionary(let dictionary): for member in dictionary.members { try visit(member.value, depth + 1, path: path, body) }
+    default: break
+    }
+  }
+
+  /// The state dict: the top level, or what stands under `state_dict` or `model_state_dict`.
+  private mutating func collect(_ root: PickleValue) throws(TensorFileError) {
+    guard case .dictionary(var dictionary) = root else {
+      throw .pickleMalformed(path: file.path, byteOffset: 0, reason: "the top level is no dict")
+    }
+    for key in ["state_dict", "model_state_dict"] {
+      if case .dictionary(let inner)? = dictionary.members.first(where: { $0.key == key })?.value { dictionary = inner }
+    }
+    var positions: [String: Int] = [:]
+    for (key, value) in dictionary.members {
+      guard case .tensor(let tensor) = value else { continue }
+      // As in Python, the last of equal keys counts.
+      if let index = positions[key] {
+        tensors[index].tensor = tensor
+      } else {
+        positions[key] = tensors.count
+        tensors.append((key, tensor))
+      }
+    }
+  }
+
+  /// Checks that a tensor lies within its storage, and the storage within the file.
+  private func check(_ name: String, _ tensor: TorchTensor) throws(TensorFileError) {
+    func failure(_ reason: String) -> TensorFileError { .torchTensor(path: file.path, tensor: name, reason: reason) }
+    guard let range = storages[tensor.storage.key] else {
+      throw failure("storage '\(tensor.storage.key)' is not in the file")
+    }
+    let width = tensor.dtype.bitCount / 8
+    let storageWidth = (tensor.storage.dtype?.bitCount ?? 8) / 8
+    let (bytes, overflow) = tensor.storage.count.multipliedReportingOverflow(by: storageWidth)
+    guard !overflow, bytes == range.count else {
+      throw failure("its storage says \(tensor.storage.count) elements, the file has \(range.count) bytes")
+    }
+    guard tensor.storage.dtype == nil || storageWidth == width else {
+      throw failure("its element type differs from its storage's")
+    }
+    var count = 1
+    for extent in tensor.shape {
+      let (product, overflow) = count.multipliedReportingOverflow(by: extent)
+      guard !overflow, product <= 1 << 48 else { throw failure("its shape \(tensor.shape) is too large") }
+      count = product
+    }
+    if count == 0 { return }
+    var last = tensor.offset
+    for (extent, stride) in zip(tensor.shape, tensor.strides) {
+      let (step, overflow) = (extent - 1).multipliedReportingOverflow(by: stride)
+      let (sum, overflowOfSum) = last.addingReportingOverflow(step)
+      guard !overflow, !overflowOfSum else { throw failure("its strides overflow") }
+      last = sum
+    }
+    guard last < range.count / width else {
+      throw failure("it reaches element \(last) of a storage of \(range.count / width)")
+    }
+    // A tensor that repeats few values many times would make a small file large.
+    guard count <= max(1 << 24, 16 * (range.count / width)) else {
+      throw failure("it spreads \(range.count / width) elements over \(count)")
+    }
+  }
+
+  // MARK: As other files are
+
+  /// True if the elements lie together, row by row.
+  private func isRowMajor(_ tensor: TorchTensor) -> Bool {
+    var expected = 1
+    for (extent, stride) in zip(tensor.shape, tensor.strides).reversed() {
+      if extent != 1 && stride != expected { return false }
+      expected *= extent
+    }
+    return true
+  }
+
+  /// The tensors as a file's entries, and those that had to be laid out anew, in a second file; names of tensors that are another's
+  /// under a second name are left out and returned.
+  func views() throws(TensorFileError) -> (files: [SafetensorsFile], aliases: [String: String]) {
+    var plain: [TensorEntry] = []
+    var strided: [(name: String, tensor: TorchTensor)] = []
+    var aliases: [String: String] = [:]
+    var seen: [(tensor: TorchTensor, name: String)] = []
+    var firstByStorage: [String: [Int]] = [:]
+    for (name, tensor) in tensors {
+      if let index = firstByStorage[tensor.storage.key]?.first(where: { seen[$0].tensor == tensor }),
+        !tensor.shape.contains(0)
+      {
+        aliases[name] = seen[index].name
+        continue
+      }
+      firstByStorage[tensor.storage.key, default: []].append(seen.count)
+      seen.append((tensor, name))
+      guard isRowMajor(tensor), let range = storages[tensor.storage.key] else {
+        strided.append((name, tensor))
+        continue
+      }
+      let count = tensor.shape.reduce(1, *)
+      let start = range.lowerBound + (count == 0 ? 0 : tensor.offset) * tensor.dtype.bitCount / 8
+      plain.append(
+        TensorEntry(
+          name: name, dtype: tensor.dtype, shape: tensor.shape,
+          byteRange: start..<start + count * tensor.dtype.bitCount / 8))
+    }
+    var files = [SafetensorsFile(unchecked: file, entries: plain)]
+    if !strided.isEmpty { files.append(try laidOut(strided)) }
+    return (files, aliases)
+  }
+
+  /// All tensors, each with bytes of its own.
+  func copied() throws(TensorFileError) -> SafetensorsFile {
+    if tensors.allSatisfy({ isRowMajor($0.tensor) }) {
+      let entries = tensors.compactMap { name, tensor -> TensorEntry? in
+        guard let range = storages[tensor.storage.key] else { return nil }
+        let start = range.lowerBound + tensor.offset * tensor.dtype.bitCount / 8
+        let count = tensor.shape.reduce(1, *) * tensor.dtype.bitCount / 8
+        return TensorEntry(
+          name: name, dtype: tensor.dtype, shape: tensor.shape, byteRange: start..<start + count)
+      }
+      return SafetensorsFile(unchecked: file, entries: entries)
+    }
+    return try laidOut(tensors)
+  }
+
+  private func laidOut(_ strided: [(name: String, tensor: TorchTensor)]) throws(TensorFileError) -> SafetensorsFile {
+    let target = try File.temporary(named: file.path)
+    var entries: [TensorEntry] = []
+    var position = 0
+    for (name, tensor) in strided {
+      guard let range = storages[tensor.storage.key] else { continue }
+      let width = tensor.dtype.bitCount / 8
+      let count = tensor.shape.reduce(1, *)
+      if count == 0 {
+        entries.append(
+          TensorEntry(name: name, dtype: tensor.dtype, shape: tensor.shape, byteRange: position..<position))
+        continue
+      }
+      // The part of the storage that the tensor touches.
+      let last = zip(tensor.shape, tensor.strides).reduce(tensor.offset) { $0 + ($1.0 - 1) * $1.1 }
+      let start = range.lowerBound + tensor.offset * width
+      let bytes = try file.bytes(start..<range.lowerBound + (last + 1) * width)
+      var dense: [UInt8] = []
+      dense.reserveCapacity(count * width)
+      var index = [Int](repeating: 0, count: tensor.shape.count)
+      for _ in 0..<count {
+        let place = zip(index, tensor.strides).reduce(0) { $0 + $1.0 * $1.1 } * width
+        dense += bytes[place..<place + width]
+        for axis in index.indices.reversed() {
+          index[axis] += 1
+          if index[axis] < tensor.shape[axis] { break }
+          index[axis] = 0
+        }
+      }
+      try target.write(dense.span.bytes, at: position)
+      entries.append(
+        TensorEntry(
+          name: name, dtype: tensor.dtype, shape: tensor.shape, byteRange: position..<position + dense.count))
+      position += dense.count
+    }
+    return SafetensorsFile(unchecked: target, entries: entries)
+  }
+}
+
+extension SafetensorsFile {
+  /// Opens a safetensors file, or a torch file, whose tensors are then seen as if they stood in one.
+  ///
+  /// The content decides, not the name; a file that is refused is never tried as the other kind.
+  /// Throws: what `SafetensorsFile.init` and `TorchFile.init` throw.
+  package static func openAny(
+    path: String
+  ) throws(TensorFileError) -> (files: [SafetensorsFile], aliases: [String: String]) {
+    guard path.hasSuffix(".bin") || path.hasSuffix(".pt") || path.hasSuffix(".pth") else {
+      return ([try SafetensorsFile(path: path)], [:])
+    }
+    return try TorchFile(path: path).views()
+  }
+
+  /// Opens a torch file as one, for small files: tensors that share bytes or do not lie together are laid out anew.
+  package static func openTorch(path: String) throws(TensorFileError) -> SafetensorsFile {
+    try TorchFile(path: path).copied()
+  }
+}
