@@ -185,7 +185,9 @@ enum CommandTable {
       ],
       flags: [
         Flag("force", letter: "f", "replace OUT if it exists and is not empty"),
-        Flag("max-shard-size", value: "SIZE", "write shards of at most SIZE, such as 5GB", default: "the model's own shards"),
+        Flag(
+          "max-shard-size", value: "SIZE", "write shards of at most SIZE, such as 5GB",
+          default: "the model's own shards"),
         Flag("threads", value: "N", "tasks at work at once", default: "2"),
       ],
       detail: """

@@ -15,6 +15,7 @@ internal import PEFT
   }
   bar.finish()
   for note in plan.notes { console.line("left out: \(note)") }
-  console.line("wrote \(invocation.operands[1]): \(countText(plan.tensorCount, "tensor")), \(bytesText(plan.dataBytes))")
+  console.line(
+    "wrote \(invocation.operands[1]): \(countText(plan.tensorCount, "tensor")), \(bytesText(plan.dataBytes))")
   return 0
 }

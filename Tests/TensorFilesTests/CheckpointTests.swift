@@ -82,9 +82,9 @@ import Testing
 
   @Test func aDirectoryWithoutTensorsSaysWhatItFound() throws {
     let scratch = try ScratchDirectory()
-    try overwrite(scratch("pytorch_model.bin"), "x")
+    try overwrite(scratch("consolidated.bin"), "x")
     let error = try failure(scratch)
-    #expect(caseName(error) == "noCheckpoint" && error.description.contains("pytorch_model.bin"))
+    #expect(caseName(error) == "noCheckpoint" && error.description.contains("consolidated.bin"))
   }
 }
 

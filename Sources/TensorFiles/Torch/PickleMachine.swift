@@ -36,7 +36,9 @@ struct PickleMachine {
       guard steps <= Self.valueLimit else { throw malformed("more than \(Self.valueLimit) steps") }
       let opcode = try take()
       if opcode == UInt8(ascii: ".") {
-        guard stack.count == 1, let value = stack.popLast() else { throw malformed("it ends with \(stack.count) values") }
+        guard stack.count == 1, let value = stack.popLast() else {
+          throw malformed("it ends with \(stack.count) values")
+        }
         return value
       }
       try perform(opcode)
@@ -109,7 +111,9 @@ struct PickleMachine {
   }
 
   private mutating func slice(_ count: Int) throws(TensorFileError) -> ArraySlice<UInt8> {
-    guard count >= 0, count <= bytes.count - position else { throw malformed("\(count) bytes announced, fewer are there") }
+    guard count >= 0, count <= bytes.count - position else {
+      throw malformed("\(count) bytes announced, fewer are there")
+    }
     position += count
     return bytes[position - count..<position]
   }
@@ -120,7 +124,9 @@ struct PickleMachine {
   }
 
   private mutating func text(_ count: Int) throws(TensorFileError) -> String {
-    guard let text = String(validating: try slice(count), as: UTF8.self) else { throw malformed("text that is no UTF-8") }
+    guard let text = String(validating: try slice(count), as: UTF8.self) else {
+      throw malformed("text that is no UTF-8")
+    }
     return text
   }
 
@@ -226,7 +232,9 @@ struct PickleMachine {
       let dictionary = PickleDictionary()
       // Early files give the members as a list of pairs.
       if let first = arguments.first {
-        guard case .list(let pairs) = first, arguments.count == 1 else { throw malformed("an OrderedDict of something else") }
+        guard case .list(let pairs) = first, arguments.count == 1 else {
+          throw malformed("an OrderedDict of something else")
+        }
         for pair in pairs.elements {
           let parts: [PickleValue]
           switch pair {
@@ -246,7 +254,9 @@ struct PickleMachine {
       }
       stack.append(.tensor(tensor))
     case .size:
-      guard case .tuple(let extents)? = arguments.first, arguments.count == 1 else { throw malformed("a size of no tuple") }
+      guard case .tuple(let extents)? = arguments.first, arguments.count == 1 else {
+        throw malformed("a size of no tuple")
+      }
       stack.append(.tuple(extents))
     default: throw malformed("a call of a type")
     }

@@ -12,7 +12,9 @@ struct TorchFile {
   /// Bytes that the pickle of a state dict may have.
   private static let pickleLimit = 1_000_000_000
   /// What a file that torch wrote before 1.6 begins with: a pickle of this number.
-  private static let legacyMagic: [UInt8] = [0x80, 2, 0x8A, 10, 0x6C, 0xFC, 0x9C, 0x46, 0xF9, 0x20, 0x6A, 0xA8, 0x50, 0x19]
+  private static let legacyMagic: [UInt8] = [
+    0x80, 2, 0x8A, 10, 0x6C, 0xFC, 0x9C, 0x46, 0xF9, 0x20, 0x6A, 0xA8, 0x50, 0x19,
+  ]
 
   /// Throws `.archive`, `.pickleMalformed`, `.pickleOpcode`, `.pickleGlobal`, `.torchTensor`, `.notTorch`.
   init(path: String) throws(TensorFileError) {
@@ -89,13 +91,15 @@ struct TorchFile {
     }
     for key in keys.elements {
       guard case .string(let key) = key, let width = sizes[key], position <= count - 8 else {
-        throw .pickleMalformed(path: file.path, byteOffset: position, reason: "a storage that no tensor uses, or no bytes for it")
+        throw .pickleMalformed(
+          path: file.path, byteOffset: position, reason: "a storage that no tensor uses, or no bytes for it")
       }
       let digits = try file.bytes(position..<position + 8)
       let elements = digits.reversed().reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
       let (bytes, overflow) = elements.multipliedReportingOverflow(by: UInt64(width))
       guard !overflow, bytes <= UInt64(count - position - 8), storages[key] == nil else {
-        throw .pickleMalformed(path: file.path, byteOffset: position, reason: "storage '\(key)' reaches past the end, or is there twice")
+        throw .pickleMalformed(
+          path: file.path, byteOffset: position, reason: "storage '\(key)' reaches past the end, or is there twice")
       }
       storages[key] = position + 8..<position + 8 + Int(bytes)
       position += 8 + Int(bytes)
@@ -113,7 +117,8 @@ struct TorchFile {
     guard depth < 20 else { throw .pickleMalformed(path: path, byteOffset: 0, reason: "containers within containers") }
     switch value {
     case .tensor(let tensor): body(tensor.storage)
-    case .dictionary(let dictionary): for member in dictionary.members { try visit(member.value, depth + 1, path: path, body) }
+    case .dictionary(let dictionary):
+      for member in dictionary.members { try visit(member.value, depth + 1, path: path, body) }
     default: break
     }
   }
@@ -279,7 +284,7 @@ struct TorchFile {
 extension SafetensorsFile {
   /// Opens a safetensors file, or a torch file, whose tensors are then seen as if they stood in one.
   ///
-  /// The content decides, not the name; a file that is refused is never tried as the other kind.
+  /// The name says which it must be. A file that is refused is never tried as the other kind.
   /// Throws: what `SafetensorsFile.init` and `TorchFile.init` throw.
   package static func openAny(
     path: String

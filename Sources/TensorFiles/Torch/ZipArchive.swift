@@ -86,13 +86,16 @@ private struct Reader {
     guard byteCount >= 22 else { throw failure("too short for a zip archive") }
     let tail = try file.bytes(byteCount - 22..<byteCount)
     guard number(tail, 0, 4) == 0x0605_4B50, number(tail, 20, 2) == 0 else {
-      throw failure("it does not end as a zip archive without a comment does; the file is cut or has bytes after its end")
+      throw failure(
+        "it does not end as a zip archive without a comment does; the file is cut or has bytes after its end")
     }
     var (records, size, offset) = (number(tail, 10, 2) ?? 0, number(tail, 12, 4) ?? 0, number(tail, 16, 4) ?? 0)
     if records == 0xFFFF || size == 0xFFFF_FFFF || offset == 0xFFFF_FFFF || byteCount >= 22 + 20 + 56 {
       let locator = byteCount >= 42 ? try file.bytes(byteCount - 42..<byteCount - 22) : []
       if number(locator, 0, 4) == 0x0706_4B50 {
-        guard let place = number(locator, 8, 8), place <= byteCount - 42 - 56 else { throw failure("a damaged end record") }
+        guard let place = number(locator, 8, 8), place <= byteCount - 42 - 56 else {
+          throw failure("a damaged end record")
+        }
         let long = try file.bytes(place..<place + 56)
         guard number(long, 0, 4) == 0x0606_4B50, let r = number(long, 32, 8), let s = number(long, 40, 8),
           let o = number(long, 48, 8)
@@ -147,7 +150,9 @@ private struct Reader {
       let nameLength = number(header, 26, 2), let extraLength = number(header, 28, 2)
     else { throw failure("record '\(entry.name)' has another local header than the directory says") }
     let start = entry.offset + 30 + nameLength + extraLength
-    guard start <= limit, entry.size <= limit - start else { throw failure("record '\(entry.name)' lies outside the file") }
+    guard start <= limit, entry.size <= limit - start else {
+      throw failure("record '\(entry.name)' lies outside the file")
+    }
     let name = try file.bytes(entry.offset + 30..<entry.offset + 30 + nameLength)
     guard name.elementsEqual(entry.name.utf8) else {
       throw failure("record '\(entry.name)' has another name in its local header")
