@@ -46,6 +46,8 @@ bench: bootstrap
 	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE .build/release/peft-bench startup
 	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE .build/release/peft-bench kernels
 	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE .build/release/peft-bench merge
+	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE .build/release/peft-bench methods --rounds 3
+	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE .build/release/peft-bench trust --rounds 3
 
 fuzz: bootstrap
 	FUZZ_ROUNDS=1000000 swift test -c release -Xswiftc -enable-testing --filter "NeverTrap"

@@ -20,9 +20,9 @@ func printMachine() {
 }
 
 /// Makes base and adapters in a process of their own: a child's peak memory counts from that of its parent.
-func prepareApart(directory: String, layers: Int) {
+func prepareApart(directory: String, layers: Int, methods: Bool = false) {
   let program = FileSystem.join(programDirectory, "peft-bench")
-  _ = measure([program, "prepare", "--directory", directory, "--layers", "\(layers)"])
+  _ = measure([program, methods ? "prepare-methods" : "prepare", "--directory", directory, "--layers", "\(layers)"])
 }
 
 func megabytes(_ bytes: Int) -> String { fixed(Double(bytes) / 1e6, 1) }
@@ -43,10 +43,15 @@ struct MergeBenchmark {
   func run() throws {
     let model = SyntheticModel(layers: layers, directory: directory)
     prepareApart(directory: directory, layers: layers)
-    let adapters = [
+    try run([
       ("merge q,v r=16", model.adapter("qv")), ("merge all-linear r=16", model.adapter("all")),
       ("merge all-linear DoRA r=16", model.adapter("dora")),
-    ]
+    ])
+  }
+
+  /// Times the merges of adapters, each beside `cp -r`.
+  func run(_ adapters: [(String, String)]) throws {
+    let model = SyntheticModel(layers: layers, directory: directory)
     let bytes = try Checkpoint(path: model.base).dataBytes
     let output = FileSystem.join(directory, "out")
     let tool = FileSystem.join(programDirectory, "peft-tool")
@@ -73,6 +78,59 @@ struct MergeBenchmark {
       printRow([
         command.0, fixed(median(seconds), 3), fixed(seconds.min() ?? 0, 3), fixed(median(ratios), 2),
         megabytes(results[index].map(\.peakBytes).max() ?? 0),
+      ])
+    }
+  }
+}
+
+/// Merges of other methods than LoRA against `cp -r`.
+struct MethodBenchmark {
+  let directory: String
+  let layers: Int
+  let rounds: Int
+
+  func run() throws {
+    let model = SyntheticModel(layers: layers, directory: directory)
+    prepareApart(directory: directory, layers: layers, methods: true)
+    try MergeBenchmark(directory: directory, layers: layers, rounds: rounds).run(
+      ["oft", "loha", "lokr"].map { ("merge all-linear \($0)", model.adapter($0)) })
+  }
+}
+
+/// `verify` against the merge that it checks, and `inspect --stats` of a large adapter.
+struct TrustBenchmark {
+  let directory: String
+  let layers: Int
+  let rounds: Int
+
+  func run() throws {
+    let model = SyntheticModel(layers: layers, directory: directory)
+    prepareApart(directory: directory, layers: layers, methods: true)
+    let tool = FileSystem.join(programDirectory, "peft-tool")
+    let output = FileSystem.join(directory, "out")
+    let (adapter, large) = (model.adapter("all"), FileSystem.join(directory, "adapter-7b-r64"))
+    printMachine()
+    var (merges, checks, statistics): ([Measurement], [Measurement], [Measurement]) = ([], [], [])
+    for round in 0...rounds {
+      if FileSystem.kind(output) != nil { try FileSystem.remove(output) }
+      let merge = measure([tool, "merge", "--quiet", model.base, adapter, output])
+      let check = measure([tool, "verify", model.base, adapter, output])
+      let statistic = measure([tool, "inspect", "--stats", large])
+      guard round > 0 else { continue }
+      merges.append(merge)
+      checks.append(check)
+      statistics.append(statistic)
+    }
+    if FileSystem.kind(output) != nil { try FileSystem.remove(output) }
+    printRow(["", "median s", "best s", "x merge", "peak MB"])
+    for (name, results) in [
+      ("merge all-linear r=16", merges), ("verify", checks), ("inspect --stats 7B r=64", statistics),
+    ] {
+      let ratios = zip(results, merges).map { $0.seconds / $1.seconds }
+      printRow([
+        name, fixed(median(results.map(\.seconds)), 3), fixed(results.map(\.seconds).min() ?? 0, 3),
+        fixed(median(ratios), 2),
+        megabytes(results.map(\.peakBytes).max() ?? 0),
       ])
     }
   }

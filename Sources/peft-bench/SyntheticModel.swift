@@ -49,6 +49,88 @@ struct SyntheticModel {
     try makeAdapter("dora", targets: .pattern(ModuleRule.allLinear), dora: true)
   }
 
+  /// Makes adapters of other methods for all linear layers, unless they are there already.
+  func makeMethods() throws {
+    try makeMethod("oft", #"{"peft_type": "OFT", "oft_block_size": 32}"#) { _, input in
+      [("oft_R.weight", [input / 32, 496])]
+    }
+    try makeMethod("loha", #"{"peft_type": "LOHA", "r": 16, "alpha": 16}"#) { output, input in
+      [
+        ("hada_w1_a", [output, 16]), ("hada_w1_b", [16, input]), ("hada_w2_a", [output, 16]),
+        ("hada_w2_b", [16, input]),
+      ]
+    }
+    // The factors nearest to the square root, as PEFT takes them.
+    try makeMethod("lokr", #"{"peft_type": "LOKR", "r": 16, "alpha": 16}"#) { output, input in
+      let (rows, columns) = (nearestFactor(output), nearestFactor(input))
+      return [
+        ("lokr_w1", [rows, columns]), ("lokr_w2_a", [output / rows, 16]), ("lokr_w2_b", [16, input / columns]),
+      ]
+    }
+  }
+
+  private func nearestFactor(_ number: Int) -> Int {
+    var factor = Int(Double(number).squareRoot())
+    while number % factor != 0 { factor -= 1 }
+    return factor
+  }
+
+  private func makeMethod(
+    _ name: String, _ config: String, tensors: (Int, Int) -> [(String, [Int])]
+  ) throws {
+    let path = adapter(name)
+    guard FileSystem.kind(path) == nil, var settings = JSONValue(parsing: config) else { return }
+    settings["target_modules"] = .array(linears.map { .string(String($0.0.split(separator: ".")[1])) })
+    settings["task_type"] = .string("CAUSAL_LM")
+    var items: [SafetensorsLayout.Item] = []
+    for layer in 0..<layers {
+      for (module, shape) in linears {
+        for (role, extents) in tensors(shape[0], shape[1]) {
+          items.append(
+            SafetensorsLayout.Item(
+              name: "base_model.model.model.layers.\(layer).\(module).\(role)", dtype: .f32, shape: extents))
+        }
+      }
+    }
+    try write(items, settings.compactText, to: path)
+  }
+
+  /// An adapter in the shapes of a 7B model, rank 64 on all linear layers: 640 MB.
+  func makeLargeAdapter() throws {
+    let path = FileSystem.join(directory, "adapter-7b-r64")
+    guard FileSystem.kind(path) == nil else { return }
+    let (hidden, intermediate) = (4096, 11008)
+    var items: [SafetensorsLayout.Item] = []
+    for layer in 0..<32 {
+      for name in ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"] {
+        let input = name == "down_proj" ? intermediate : hidden
+        let output = name == "gate_proj" || name == "up_proj" ? intermediate : hidden
+        let stem = "base_model.model.model.layers.\(layer).\(name.count == 6 ? "self_attn" : "mlp").\(name)"
+        items.append(SafetensorsLayout.Item(name: "\(stem).lora_A.weight", dtype: .f32, shape: [64, input]))
+        items.append(SafetensorsLayout.Item(name: "\(stem).lora_B.weight", dtype: .f32, shape: [output, 64]))
+      }
+    }
+    var config = PeftConfig()
+    config.rank = 64
+    try write(items, config.fileText, to: path)
+  }
+
+  private func write(_ items: [SafetensorsLayout.Item], _ config: String, to path: String) throws {
+    try FileSystem.makeDirectory(path)
+    try File.create(FileSystem.join(path, PeftConfig.fileName)).write(config)
+    let weights = FileSystem.join(path, Adapter.weightsName)
+    let layout = try SafetensorsLayout(path: weights, items: items)
+    let file = try layout.create(at: weights)
+    var generator = SplitMix(state: 7)
+    for entry in layout.entries {
+      // f32 values of magnitude 2^-7 to 2^-4.
+      let words = (0..<entry.elementCount).map { _ in
+        UInt32(truncatingIfNeeded: generator.next()) & 0x81FF_FFFF | 0x3C00_0000
+      }
+      try file.write(words.span.bytes, at: entry.byteRange.lowerBound)
+    }
+  }
+
   /// Makes the base in three shards, unless it is there already.
   private func makeBase() throws {
     guard FileSystem.kind(base) == nil else { return }

@@ -19,11 +19,17 @@ do {
   try FileSystem.makeDirectories(directory)
   switch words.first {
   case "prepare"?: try SyntheticModel(layers: layers, directory: directory).make()
+  case "prepare-methods"?:
+    try SyntheticModel(layers: layers, directory: directory).make()
+    try SyntheticModel(layers: layers, directory: directory).makeMethods()
+    try SyntheticModel(layers: layers, directory: directory).makeLargeAdapter()
+  case "methods"?: try MethodBenchmark(directory: directory, layers: layers, rounds: rounds).run()
+  case "trust"?: try TrustBenchmark(directory: directory, layers: layers, rounds: rounds).run()
   case "merge"?: try MergeBenchmark(directory: directory, layers: layers, rounds: rounds).run()
   case "startup"?: try StartupBenchmark(directory: directory, layers: layers, rounds: rounds).run()
   case "kernels"?: KernelBenchmark(rounds: rounds).run()
   default:
-    print("usage: peft-bench merge|startup|kernels [--rounds N] [--layers N] [--directory DIR]")
+    print("usage: peft-bench merge|methods|trust|startup|kernels [--rounds N] [--layers N] [--directory DIR]")
     exit(2)
   }
 } catch {
