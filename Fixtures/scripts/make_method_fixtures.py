@@ -126,6 +126,17 @@ def main():
     on_llama("beft", p.BeftConfig, model=llama(attention_bias=True), targets=["q_proj", "v_proj"])
     on_llama("psoft", p.PsoftConfig, r=4)
     on_llama("adamss", p.AdamssConfig, r=4, num_subspaces=2, targets=["q_proj"])
+    whisper = transformers.WhisperConfig(
+        d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=24, decoder_ffn_dim=24, num_mel_bins=8, vocab_size=40, max_source_positions=8,
+        max_target_positions=8, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1)
+    case("lokr-convolution-1d", whisper, transformers.AutoModelForSpeechSeq2Seq,
+         p.LoKrConfig(r=8, target_modules=["conv1", "conv2"]))
+    on_llama("osf-nothing-low", p.OSFConfig, effective_rank=8, targets=["q_proj", "v_proj"])
+    on_llama("trainable-tokens-tied", p.TrainableTokensConfig, targets=["embed_tokens"], token_indices=[3, 0],
+             model=llama(tie_word_embeddings=True))
+    case("tinylora-gpt2", gpt2(), LM, p.TinyLoraConfig(r=2, u=4, weight_tying=0.4, target_modules=[
+        "c_attn", "c_proj", "c_fc"], **TASK))
     loose = [
         ("prompt-tuning", p.PromptTuningConfig(num_virtual_tokens=3, **TASK)),
         ("multitask-prompt-tuning", p.MultitaskPromptTuningConfig(num_virtual_tokens=3, num_tasks=2, num_ranks=2, **TASK)),

@@ -1,12 +1,12 @@
 extension BaseModel {
   /// Names of modules in the order in which transformers registers them within their parents. Some methods draw random
-  /// numbers, or share vectors, in this order.
+  /// numbers, or share vectors, in this order. A name after a dot counts within that parent only.
   ///
   /// Source: the classes in transformers 5.23; model types that are not listed here have no known order.
   private static let orders: [(types: String, names: String)] = [
     (
       """
-      llama mistral qwen2 qwen3 gemma gemma2 gemma3_text phi3 mixtral qwen2_moe qwen3_moe olmo olmo2 stablelm granite \
+      llama mistral qwen2 qwen3 gemma gemma2 gemma3_text mixtral qwen2_moe qwen3_moe olmo olmo2 stablelm granite \
       smollm3 cohere starcoder2
       """,
       """
@@ -21,7 +21,8 @@ extension BaseModel {
       fc2 lm_head score
       """
     ),
-    ("gpt2", "transformer wte wpe h attn c_attn q_attn c_proj mlp c_fc lm_head score"),
+    ("phi3", "model embed_tokens layers self_attn o_proj qkv_proj mlp gate_up_proj down_proj lm_head score"),
+    ("gpt2", "transformer wte wpe h attn c_attn q_attn c_proj mlp mlp.c_fc mlp.c_proj lm_head score"),
     (
       "gpt_neox",
       "gpt_neox embed_in layers attention query_key_value dense mlp dense_h_to_4h dense_4h_to_h embed_out lm_head"
@@ -53,9 +54,11 @@ extension BaseModel {
     var keyed: [(key: [Int], path: String)] = []
     for path in paths {
       var key: [Int] = []
+      var parent: Substring = ""
       for part in path.split(separator: ".") {
-        guard let rank = Int(part) ?? ranks[part] else { return nil }
+        guard let rank = Int(part) ?? ranks["\(parent).\(part)"] ?? ranks[part] else { return nil }
         key.append(rank)
+        parent = part
       }
       keyed.append((key, path))
     }

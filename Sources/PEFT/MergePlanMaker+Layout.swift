@@ -24,6 +24,9 @@ extension MergePlanMaker {
     if let bias = biases[entry.name] { return MergePlan.Output(item: item, source: .addBias(file, entry, bias)) }
     if let rows = tokens[entry.name] { return MergePlan.Output(item: item, source: .replaceRows(file, entry, rows)) }
     if let replacement = replacements[entry.name] {
+      guard entry.dtype.isComputable else {
+        return MergePlan.Output(item: item, source: .copy(replacement.file, replacement.replacement.entry))
+      }
       return MergePlan.Output(item: item, source: .replace(replacement.file, replacement.replacement.entry))
     }
     return MergePlan.Output(item: item, source: .copy(file, entry))
@@ -47,6 +50,11 @@ extension MergePlanMaker {
     guard let entry = storedWeight(name) ?? keptHead.flatMap({ base.checkpoint[$0]?.entry }),
       let location = base.checkpoint[entry.name]
     else { return nil }
+    if let change = changes[name] {
+      return MergePlan.Output(
+        item: SafetensorsLayout.Item(name: name, dtype: entry.dtype, shape: entry.shape),
+        source: .change(base.checkpoint.shards[location.shard], entry, change))
+    }
     guard let update = updates[name] else {
       return MergePlan.Output(
         item: SafetensorsLayout.Item(name: name, dtype: entry.dtype, shape: entry.shape),

@@ -23,6 +23,11 @@ extension MergePlanMaker {
     case .rows(let tensor, let setting):
       for part in adapter.methodParts {
         guard let entry = part.tensors[tensor], let name = try resolver.resolve("\(part.path).weight") else {
+          // A tied weight's rows are stored once more under its second name.
+          if base.isTied, let entry = part.tensors[tensor], try isStoredElsewhere(entry, tensor) {
+            secondNames.insert(part.path)
+            continue
+          }
           unmatched.append(part.path)
           continue
         }
@@ -36,16 +41,38 @@ extension MergePlanMaker {
     }
   }
 
+  private func isStoredElsewhere(_ entry: TensorEntry, _ role: String) throws(AdapterError) -> Bool {
+    let file = adapter.file.file
+    for part in adapter.methodParts {
+      guard let other = part.tensors[role], other.name != entry.name else { continue }
+      let isSame = try asAdapterError { () throws(TensorFileError) in
+        try file.holdsSameBytes(entry.byteRange, other.byteRange)
+      }
+      if isSame { return true }
+    }
+    return false
+  }
+
   private mutating func matchRules(
     _ makeRule: (MethodModule) throws(AdapterError) -> any WeightRule, _ resolver: NameResolver,
     _ unmatched: inout [String]
   ) throws(AdapterError) -> Set<String> {
     var found: [(part: Adapter.MethodPart, weight: TensorEntry, shape: WeightShape)] = []
     for part in try parts() {
-      guard let name = try resolver.resolve("\(part.path).weight"), let entry = base.checkpoint[name]?.entry else {
+      let stored: TensorEntry?
+      if part.path == tiedHead?.path {
+        // The head gets a weight of its own: what its adapter computes while it is apart.
+        stored = storedWeight("\(part.path).weight").map {
+          TensorEntry(name: "\(part.path).weight", dtype: $0.dtype, shape: $0.shape, byteRange: $0.byteRange)
+        }
+      } else {
+        stored = try resolver.resolve("\(part.path).weight").flatMap { base.checkpoint[$0]?.entry }
+      }
+      guard let entry = stored else {
         unmatched.append(part.path)
         continue
       }
+      let name = entry.name
       guard entry.dtype.isComputable else { throw .baseDType(base: base.path, tensor: name, dtype: entry.dtype) }
       found.append((part, entry, try weightShape(entry, part)))
     }
@@ -96,6 +123,7 @@ extension MergePlanMaker {
         changes[weight.name] = earlier
       } else {
         try own(weight.name, part.path)
+        if base.checkpoint[weight.name] == nil, !added.contains(weight.name) { added.append(weight.name) }
         changes[weight.name] = WeightChange(rules: [(rule, adapterWeight)], shape: shape)
       }
     }

@@ -32,6 +32,8 @@ struct MergePlanMaker {
   /// The embedding that a tied head keeps the weight of, while the embedding itself is replaced.
   var keptHead: String?
   var notes: [String] = []
+  /// Modules that are a tied weight's second name.
+  var secondNames: Set<String> = []
   /// True if a tied head changes as its embedding does.
   var headFollows = false
   /// Modules of another method than LoRA that are matched.
@@ -226,9 +228,9 @@ struct MergePlanMaker {
       let embeddingName = try resolver.resolve("\(embedding).weight")
     else { return }
     let headName = try resolver.resolve("\(head).weight") ?? "\(head).weight"
-    let changesHead = updates[headName] != nil || replacements[headName] != nil
+    let changesHead = updates[headName] != nil || replacements[headName] != nil || changes[headName] != nil
     let changesEmbedding =
-      (replacements[embeddingName] != nil || updates[embeddingName] != nil)
+      (replacements[embeddingName] != nil || updates[embeddingName] != nil || changes[embeddingName] != nil)
       && !headFollows
     guard changesHead || changesEmbedding else { return }
     if !changesHead && base.checkpoint[headName] == nil {
@@ -288,7 +290,10 @@ struct MergePlanMaker {
     }
     try own(name, replacement.name)
     if let entry = base.checkpoint[name]?.entry {
-      guard entry.dtype.isComputable else { throw .baseDType(base: base.path, tensor: name, dtype: entry.dtype) }
+      // Whole numbers, such as a norm's count of batches, are taken over as they are.
+      guard entry.dtype.isComputable || entry.dtype == replacement.entry.dtype else {
+        throw .baseDType(base: base.path, tensor: name, dtype: entry.dtype)
+      }
       if entry.shape != replacement.entry.shape {
         try resize(entry, by: replacement, name)
         if tokens[name] != nil { return }
@@ -314,7 +319,7 @@ struct MergePlanMaker {
     let paths = adapter.modules.map(\.path) + adapter.methodParts.map(\.path)
     let present = Set(paths)
     if !options.allowUntargeted {
-      for path in paths where try !isTargeted(path, matcher) {
+      for path in paths where try !secondNames.contains(path) && !isTargeted(path, matcher) {
         throw .moduleNotTargeted(
           path: adapter.file.path, module: path,
           targets: config.targetModules?.description ?? "nothing")

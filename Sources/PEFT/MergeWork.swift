@@ -207,8 +207,8 @@ enum MergeWork: Sendable {
     return 4 * rows * change.storedColumns * width
   }
 
-  /// Bytes of a weight in f32 or f64 that rules change at once: enough rows for matrix products to be worth it.
-  private static let changeBlockBytes = 2 << 20
+  /// Bytes of a weight in f32 or f64 that rules change at once: with two such products beside it, a second-level cache.
+  private static let changeBlockBytes = 256 << 10
 
   // MARK: Doing
 

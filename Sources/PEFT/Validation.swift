@@ -54,11 +54,12 @@ public struct Validation: Sendable {
   // MARK: Values
 
   /// Looks at all values of a file's tensors. Returns what was seen by name.
-  mutating func scan(_ file: SafetensorsFile) -> [String: ValueScan] {
+  /// - Parameter allowsEmpty: for methods that may prune a module to nothing.
+  mutating func scan(_ file: SafetensorsFile, allowsEmpty: Bool = false) -> [String: ValueScan] {
     var seen: [String: ValueScan] = [:]
     for entry in file.entries {
       tensorCount += 1
-      if entry.elementCount == 0 {
+      if entry.elementCount == 0 && !allowsEmpty {
         note("empty-tensor", entry.name, "shape \(entry.shape) holds nothing; common after saving under ZeRO-3")
       }
       guard let format = entry.dtype.format else { continue }
@@ -114,7 +115,8 @@ extension Validation {
       )
     }
     var seen: [String: ValueScan] = [:]
-    if readsValues { seen = scan(file) } else { count(file) }
+    let prunes = ["ADALORA", "OSF"].contains(config?.peftType.rawValue)
+    if readsValues { seen = scan(file, allowsEmpty: prunes) } else { count(file) }
     checkNames(file)
     guard let config else { return }
     if let method = AdapterMethod.named(config.peftType) {

@@ -32,10 +32,8 @@ private struct LoHaRule: WeightRule {
     let (firstLeft, firstRight) = try first.factors(Scalar.self)
     let (secondLeft, secondRight) = try second.factors(Scalar.self)
     let factor = Scalar(scale) * weight
-    return { rows, block in
-      let one = firstLeft.rows(rows).times(firstRight)
-      block.add(elementwise: one, secondLeft.rows(rows).times(secondRight), scale: factor)
-    }
+    let (one, other) = (RowProduct(firstLeft, firstRight), RowProduct(secondLeft, secondRight))
+    return { rows, block in block.add(elementwise: one.rows(rows), other.rows(rows), scale: factor) }
   }
 }
 

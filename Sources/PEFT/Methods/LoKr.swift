@@ -27,6 +27,8 @@ private struct LoKrRule: WeightRule {
   private let second: Factor
   private let firstShape: (rows: Int, columns: Int)
   private let scale: Double
+  /// The kernel's extent where PEFT computes the product of a matrix and a tensor of three extents.
+  private let flatKernel: Int?
 
   init(_ module: MethodModule) throws(AdapterError) {
     let shape = module.shape
@@ -49,7 +51,9 @@ private struct LoKrRule: WeightRule {
     let (output, input) = (shape.output / rows, shape.channels / channels)
     if module.tensors["lokr_w2"] != nil {
       second = .whole(try module.tensor("lokr_w2", [output, input] + shape.kernel))
+      flatKernel = shape.kernel.count == 1 ? shape.kernel[0] : nil
     } else {
+      flatKernel = nil
       second = .product(
         try KernelProduct(
           module, a: "lokr_w2_a", b: "lokr_w2_b", core: "lokr_t2", output: output,
@@ -76,6 +80,13 @@ private struct LoKrRule: WeightRule {
     let w1: Matrix<Scalar> = try Self.matrix(first, rows: nil)
     let w2: Matrix<Scalar> = try Self.matrix(second, rows: nil)
     let factor = Scalar(scale) * weight
+    if let flatKernel {
+      let change = Self.flatProduct(w1, w2, flatKernel)
+      return { rows, block in
+        let start = rows.lowerBound * block.columns
+        for index in block.values.indices { block.values[index] += factor * change[start + index] }
+      }
+    }
     return { rows, block in
       for row in rows {
         block.addRow(
@@ -83,5 +94,24 @@ private struct LoKrRule: WeightRule {
           factors: (0..<w1.columns).map { factor * w1[row / w2.rows, $0] })
       }
     }
+  }
+
+  /// The elements of torch.kron of `[a, b]` and `[c, d, k]`, which is `[c, a·d, b·k]`, in their order: PEFT reshapes them to
+  /// the weight of a one-dimensional convolution, whatever they mean there, and trains with that.
+  private static func flatProduct<Scalar: FactorElement>(
+    _ w1: Matrix<Scalar>, _ w2: Matrix<Scalar>, _ kernel: Int
+  ) -> [Scalar] {
+    var result: [Scalar] = []
+    result.reserveCapacity(w1.values.count * w2.values.count)
+    for c in 0..<w2.rows {
+      for a in 0..<w1.rows {
+        for d in 0..<w2.columns / max(1, kernel) {
+          for b in 0..<w1.columns {
+            for k in 0..<kernel { result.append(w1[a, b] * w2[c, d * kernel + k]) }
+          }
+        }
+      }
+    }
+    return result
   }
 }

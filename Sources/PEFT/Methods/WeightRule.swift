@@ -58,6 +58,34 @@ extension LowRankRule {
   }
 }
 
+/// left · right, of which some rows are wanted at a time.
+struct RowProduct<Scalar: FactorElement> {
+  private let left: Matrix<Scalar>
+  private let right: Matrix<Scalar>
+  /// The own kernel, which is faster than BLAS for few ranks in f32.
+  private let kernel: LowRankUpdate?
+
+  init(_ left: Matrix<Scalar>, _ right: Matrix<Scalar>) {
+    self.left = left
+    self.right = right
+    kernel =
+      if let left = left as? Matrix<Float>, let right = right as? Matrix<Float>, right.rows < LowRankUpdate.wideRank {
+        LowRankUpdate(
+          left: left.values, right: right.values, rows: left.rows, columns: right.columns, rank: right.rows, scale: 1)
+      } else { nil }
+  }
+
+  /// Some rows of the product.
+  func rows(_ range: Range<Int>) -> Matrix<Scalar> {
+    guard let kernel, range.lowerBound % LowRankUpdate.rowGroup == 0 else { return left.rows(range).times(right) }
+    var values = [Scalar](repeating: 0, count: range.count * right.columns)
+    var span = values.mutableSpan
+    var bytes = span.mutableBytes
+    kernel.apply(toRowsFrom: range.lowerBound, of: &bytes, format: .f32)
+    return Matrix(rows: range.count, columns: right.columns, values: values)
+  }
+}
+
 /// A tensor of an adapter's file, read on demand.
 struct StoredTensor: Sendable {
   let file: File
@@ -76,12 +104,13 @@ struct StoredTensor: Sendable {
     rows: Int, _ type: Scalar.Type = Scalar.self
   ) throws(TensorFileError) -> Matrix<Scalar> {
     let values = try values(type)
-    return Matrix(rows: rows, columns: rows == 0 ? 0 : values.count / rows, values: values)
+    return Matrix(
+      rows: rows, columns: rows == 0 ? shape.dropFirst().reduce(1, *) : values.count / rows, values: values)
   }
 
   /// The tensor's last extents as a matrix: `[a, b, c]` is `[a·b, c]`.
   func matrix<Scalar: FactorElement>(_ type: Scalar.Type = Scalar.self) throws(TensorFileError) -> Matrix<Scalar> {
-    try matrix(rows: shape.dropLast().reduce(1, *), type)
+    Matrix(rows: shape.dropLast().reduce(1, *), columns: shape.last ?? 1, values: try values(type))
   }
 
   /// Whole numbers of any integer dtype; nil if one does not lie in `range`.
