@@ -319,7 +319,8 @@ struct MergePlanMaker {
     let paths = adapter.modules.map(\.path) + adapter.methodParts.map(\.path)
     let present = Set(paths)
     if !options.allowUntargeted {
-      for path in paths where try !secondNames.contains(path) && !isTargeted(path, matcher) {
+      for path in paths where !secondNames.contains(path) {
+        if try isTargeted(path, matcher) { continue }
         throw .moduleNotTargeted(
           path: adapter.file.path, module: path,
           targets: config.targetModules?.description ?? "nothing")
