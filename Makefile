@@ -52,10 +52,10 @@ bench: bootstrap
 fuzz: bootstrap
 	FUZZ_ROUNDS=1000000 swift test -c release -Xswiftc -enable-testing --filter "NeverTrap"
 
-# The programs that tests start are left out: they would have to be built with the same sanitizer to say anything.
+# Tests that start programs are left out: Foundation reads past a buffer when it starts one, and the programs are built plain.
 sanitize: bootstrap
-	ASAN_OPTIONS=detect_leaks=0 swift test --sanitize=address --scratch-path .build/address --skip peft-toolTests
-	swift test --sanitize=thread --scratch-path .build/thread --skip peft-toolTests
+	ASAN_OPTIONS=detect_leaks=0 swift test --sanitize=address --scratch-path .build/address --skip peft_toolTests --skip aBrowserShowsTheReport
+	swift test --sanitize=thread --scratch-path .build/thread --skip peft_toolTests --skip aBrowserShowsTheReport
 
 docs: bootstrap
 	rm -rf .build/symbols && mkdir -p .build/symbols

@@ -52,13 +52,14 @@ extension BaseModel {
   ///
   /// - Parameter weights: the adapter's file, if there is one: tells the size of saved modules that the base lacks.
   /// Source: peft/peft_model.py `PeftModel.get_nb_trainable_parameters`.
-  /// Throws what `targets(of:)` and `LoRAScaling` throw, and `.unsupported` for another method.
+  /// Throws what `targets(of:)` and `LoRAScaling` throw, and `.unsupported` for another method: see `parameterCount(of:storedIn:)`.
   public func parameterCount(
     of config: PeftConfig, configPath: String, weights: Adapter.SavedSizes = .none
   ) throws(AdapterError) -> ParameterCount {
     guard config.peftType == .lora else {
       throw .unsupported(
-        path: configPath, what: "peft_type \(config.peftType.rawValue)", reason: "only LORA is counted.")
+        path: configPath, what: "peft_type \(config.peftType.rawValue)",
+        reason: "it is counted by its stored weights; give the adapter's directory.")
     }
     let scaling = try LoRAScaling(config, path: configPath)
     var adapterCount = 0
@@ -79,6 +80,59 @@ extension BaseModel {
     return ParameterCount(
       trainable: trainable,
       all: baseCount(taskType: config.taskType) + adapterCount + saved.copies + saved.missing + tokenCount(config))
+  }
+
+  /// What PEFT counts for an adapter of another method than LoRA: the stored parameters, and the base's.
+  ///
+  /// Throws `.unsupported` for LoRA, and where the trained parameters are not those that are stored, such as encoders of prompts.
+  public func parameterCount(
+    of config: PeftConfig, storedIn file: SafetensorsFile
+  ) throws(AdapterError) -> ParameterCount {
+    let name = config.peftType.rawValue
+    guard let method = AdapterMethod.named(config.peftType) else {
+      throw .unsupported(path: file.path, what: "peft_type \(name)", reason: "it is counted by its configuration.")
+    }
+    if name == "P_TUNING" || (name == "PREFIX_TUNING" && config.settings["prefix_projection"] == .bool(true))
+      || config.settings["save_only_topk_weights"] == .bool(true) || name == "LILY"
+    {
+      throw .unsupported(
+        path: file.path, what: "the count of \(name)", reason: "what is stored is not what is trained.")
+    }
+    var (stored, modules) = (0, Set<String>())
+    for entry in file.entries {
+      let inner = AdapterName.withoutForeignParts(entry.name).name
+      let plain = inner.hasPrefix(Adapter.prefix) ? String(inner.dropFirst(Adapter.prefix.count)) : inner
+      let parts = (method.split(plain)?.role ?? plain.replacing("base_model.", with: "")).split(separator: ".")
+      if parts.contains(where: { method.buffers.contains(String($0)) }) { continue }
+      guard let (path, _) = method.split(plain) else {
+        // Tensors of the whole adapter have no module; saved modules and copies of the base are counted below or not at all.
+        if method.prefixes.contains(where: { parts.first?.hasPrefix($0) ?? false }) { stored += entry.elementCount }
+        continue
+      }
+      // A tied head's rows are the embedding's.
+      if base(of: path) == nil && isTied && name == "TRAINABLE_TOKENS" { continue }
+      stored += entry.elementCount
+      modules.insert(path)
+    }
+    let saved = savedCounts(config, Adapter.savedSizes(config, in: file))
+    // AdaLoRA holds each module's rank as a parameter that is not trained.
+    var untrained = name == "ADALORA" ? modules.count : 0
+    var trained = stored
+    if name == "CARTRIDGE", let frozen = config.settings["num_frozen_tokens"]?.integerValue,
+      let tokens = config.settings["num_virtual_tokens"]?.integerValue, tokens >= frozen, frozen >= 0, tokens > 0
+    {
+      trained = stored / tokens * (tokens - frozen)
+      untrained = stored - trained
+    }
+    // CPT keeps the prompt's embedding beside what it learns to add to it.
+    if name == "CPT" { untrained = stored }
+    return ParameterCount(
+      trainable: trained + saved.copies,
+      all: baseCount(taskType: config.taskType) + trained + untrained + saved.copies + saved.missing)
+  }
+
+  private func base(of path: String) -> TensorEntry? {
+    fileNames["\(path).weight"].flatMap { checkpoint[$0]?.entry }
   }
 
   private func loraCount(_ module: Module, rank: Int, _ config: PeftConfig) -> Int {

@@ -9,7 +9,12 @@ internal import TensorFiles
   if FileSystem.kind(invocation.operands[1]) == .directory {
     sizes = (try? Adapter.openWeights(invocation.operands[1])).map { Adapter.savedSizes(config, in: $0) } ?? .none
   }
-  let count = try base.parameterCount(of: config, configPath: configPath, weights: sizes)
+  let count: ParameterCount
+  if config.peftType == .lora || FileSystem.kind(invocation.operands[1]) != .directory {
+    count = try base.parameterCount(of: config, configPath: configPath, weights: sizes)
+  } else {
+    count = try base.parameterCount(of: config, storedIn: try Adapter.openWeights(invocation.operands[1]))
+  }
   if invocation.has("json") {
     let percent = count.all == 0 ? 0 : 100 * Double(count.trainable) / Double(count.all)
     console.json(

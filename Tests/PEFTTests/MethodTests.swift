@@ -97,6 +97,21 @@ import Testing
     }
   }
 
+  /// Encoders of prompts and the like are trained but not stored. On bf16 models PEFT counts AdaLoRA's ranks as trained,
+  /// which they are not.
+  static let uncounted = [
+    "p-tuning", "p-tuning-lstm", "prefix-tuning-projection", "vblora-topk", "lily", "adalora-bf16",
+  ]
+
+  @Test(arguments: cases.filter { !uncounted.contains($0) })
+  func theCountIsPEFTs(name: String) throws {
+    let root = Fixtures.path("methods/\(name)")
+    let config = try PeftConfig.load(directory: "\(root)/adapter")
+    let base = try BaseModel(path: "\(root)/base", taskType: config.taskType)
+    let count = try base.parameterCount(of: config, storedIn: try Adapter.openWeights("\(root)/adapter"))
+    #expect("\(count)\n" == (try FileSystem.text("\(root)/count.txt")))
+  }
+
   @Test func anUnknownMethodListsTheKnownOnes() throws {
     let error = #expect(throws: AdapterError.self) {
       try PeftConfig(json: .object([.init("peft_type", .string("NEXT"))]), path: "x")

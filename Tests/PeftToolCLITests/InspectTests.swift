@@ -15,6 +15,11 @@ import Testing
     #expect(await run("validate", "/nonexistent").code == 2)
   }
 
+  @Test func controlCharactersFromFilesAreEscaped() async throws {
+    let answer = await run("inspect", "/nonexistent/\u{1B}[31mred\u{7}")
+    #expect(answer.code == 2 && !answer.error.contains("\u{1B}") && !answer.error.contains("\u{7}"))
+  }
+
   @Test func inspectSaysWhetherABaseFitsAndWhatServersRefuse() async throws {
     let adapter = Fixtures.path("merge/llama-dora/adapter")
     let fits = await run("inspect", adapter, "--base", Fixtures.path("merge/llama-dora/base"))

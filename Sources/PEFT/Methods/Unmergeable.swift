@@ -116,7 +116,7 @@ extension AdapterMethod {
       "num_subspaces": 5, "r": 100, "random_seed": 0, "subspace_rank": 1, "svd_threshold": 0.1, \
       "target_modules": null, "use_asa": false, "use_dynamic_rank": false}
       """,
-    prefixes: ["adamss_"],
+    prefixes: ["adamss_"], buffers: ["adamss_newB"],
     merging: .none(
       reason: "which rows its parts act on is not stored: it comes from a clustering of the weight that depends on the "
         + "library which does it."))
