@@ -1,6 +1,6 @@
 # Two commands do everything: `make demo` and `make test`. Both install what is missing first.
 SHELL := /bin/bash
-PACKAGES := libopenblas-dev zlib1g-dev libpcre2-dev libjansson-dev nettle-dev pkg-config
+PACKAGES := libopenblas-dev zlib1g-dev libpcre2-dev libjansson-dev nettle-dev pkg-config curl
 RELEASE := swift build -c release --static-swift-stdlib
 STRICT := -Xswiftc -warnings-as-errors
 TOOL := .build/release/peft-tool

@@ -79,6 +79,10 @@ extension AdapterError: CustomStringConvertible {
     case .replacementShape(let base, let tensor, let found, let replacement):
       "\(base): tensor '\(tensor)' has shape \(found), its replacement in the adapter \(replacement). "
         + "The model was resized before training; resize the base in the same way first."
+    case .notInCache(let name, let revision, let cache):
+      "\(name): no such path, and revision '\(revision)' of that repository is not in the cache \(cache). "
+        + "Give a path, or leave out --offline and HF_HUB_OFFLINE."
+    case .download(let name, let reason): "\(name): cannot be downloaded: \(reason)."
     case .alreadyMerged(let base, let adapter, let weight):
       "\(base): the adapter \(adapter) is merged into it already, with weight \(weight). Merge into the original base, or "
         + "pass --allow-repeated to merge it once more."

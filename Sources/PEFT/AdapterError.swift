@@ -82,6 +82,10 @@ public enum AdapterError: Error, Sendable, Equatable {
   case baseConfigMissing(base: String, reason: String)
   /// A replaced tensor and its replacement differ in shape.
   case replacementShape(base: String, tensor: String, found: [Int], replacement: [Int])
+  /// A repository that is not in the cache, while nothing may be downloaded.
+  case notInCache(name: String, revision: String, cache: String)
+  /// A repository could not be downloaded.
+  case download(name: String, reason: String)
   /// The base says that this adapter has been merged into it already.
   case alreadyMerged(base: String, adapter: String, weight: Double)
   /// A shard size that cannot hold even one tensor's header, or is not a size.

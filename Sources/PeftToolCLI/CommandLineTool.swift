@@ -54,6 +54,7 @@ public struct CommandLineTool: Sendable {
     }
     var console = console
     console.isQuiet = invocation.has("quiet")
-    return try await command.run(invocation, console)
+    let located = try command.locatingModels(invocation) { console.note($0) }
+    return try await command.run(located, console)
   }
 }

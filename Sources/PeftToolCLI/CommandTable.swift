@@ -5,6 +5,7 @@ enum CommandTable {
   static let version = Provenance.version
 
   static let commonFlags: [Flag] = [
+    Flag("offline", "download nothing: repositories must be in the cache"),
     Flag("quiet", letter: "q", "say nothing on standard error but failures"),
     Flag("help", letter: "h", "show this help"),
     Flag("version", letter: "V", "show the version"),
@@ -54,10 +55,10 @@ enum CommandTable {
     Command(
       name: "merge", summary: "fold adapters into their base model",
       operands: [
-        Operand(name: "BASE", summary: "directory, index or safetensors file of the base model"),
+        Operand(name: "BASE", summary: "directory, index or safetensors file of the base model", isModel: true),
         Operand(
           name: "ADAPTER", summary: "directory of an adapter, with :WEIGHT if its change is to be multiplied",
-          repeats: true),
+          repeats: true, isModel: true),
         Operand(name: "OUT", summary: "directory to be made"),
       ],
       flags: mergeFlags,
@@ -75,9 +76,10 @@ enum CommandTable {
     Command(
       name: "unmerge", summary: "take merged adapters out of a model again",
       operands: [
-        Operand(name: "MERGED", summary: "directory, index or safetensors file of the merged model"),
+        Operand(name: "MERGED", summary: "directory, index or safetensors file of the merged model", isModel: true),
         Operand(
-          name: "ADAPTER", summary: "directory of an adapter, with :WEIGHT if it was merged with one", repeats: true),
+          name: "ADAPTER", summary: "directory of an adapter, with :WEIGHT if it was merged with one", repeats: true,
+          isModel: true),
         Operand(name: "OUT", summary: "directory to be made"),
       ],
       flags: mergeFlags,
@@ -91,10 +93,11 @@ enum CommandTable {
     Command(
       name: "verify", summary: "check that a model is the merge that it claims to be",
       operands: [
-        Operand(name: "BASE", summary: "directory, index or safetensors file of the base model"),
+        Operand(name: "BASE", summary: "directory, index or safetensors file of the base model", isModel: true),
         Operand(
-          name: "ADAPTER", summary: "directory of an adapter, with :WEIGHT if it was merged with one", repeats: true),
-        Operand(name: "MERGED", summary: "directory, index or safetensors file of the merged model"),
+          name: "ADAPTER", summary: "directory of an adapter, with :WEIGHT if it was merged with one", repeats: true,
+          isModel: true),
+        Operand(name: "MERGED", summary: "directory, index or safetensors file of the merged model", isModel: true),
       ],
       flags: [
         configKeyFlag, allowMissingFlag, allowUntargetedFlag,
@@ -108,7 +111,7 @@ enum CommandTable {
       run: verifyCommand),
     Command(
       name: "inspect", summary: "show what an adapter holds",
-      operands: [Operand(name: "ADAPTER", summary: "directory of the adapter")],
+      operands: [Operand(name: "ADAPTER", summary: "directory of the adapter", isModel: true)],
       flags: [
         Flag(
           "stats", "show the size, effective rank and health of each module's change",
@@ -127,7 +130,10 @@ enum CommandTable {
       run: inspectCommand),
     Command(
       name: "validate", summary: "find what is wrong with an adapter, a model or an index",
-      operands: [Operand(name: "PATH", summary: "directory of an adapter or a model, an index, or a safetensors file")],
+      operands: [
+        Operand(
+          name: "PATH", summary: "directory of an adapter or a model, an index, or a safetensors file", isModel: true)
+      ],
       flags: [
         Flag("headers-only", "look at headers and configuration, not at values"), jsonFlag,
       ],
@@ -141,8 +147,8 @@ enum CommandTable {
     Command(
       name: "count", summary: "print trainable parameters as PEFT prints them",
       operands: [
-        Operand(name: "BASE", summary: "directory, index or safetensors file of the base model"),
-        Operand(name: "ADAPTER", summary: "directory of an adapter, or an adapter_config.json"),
+        Operand(name: "BASE", summary: "directory, index or safetensors file of the base model", isModel: true),
+        Operand(name: "ADAPTER", summary: "directory of an adapter, or an adapter_config.json", isModel: true),
       ],
       flags: [jsonFlag],
       detail: "Tied weights count once and buffers not at all, as in PEFT's print_trainable_parameters.",
@@ -150,7 +156,7 @@ enum CommandTable {
     Command(
       name: "init", summary: "make a fresh adapter for a base model",
       operands: [
-        Operand(name: "BASE", summary: "directory, index or safetensors file of the base model"),
+        Operand(name: "BASE", summary: "directory, index or safetensors file of the base model", isModel: true),
         Operand(name: "CONFIG", summary: "an adapter_config.json"),
         Operand(name: "OUT", summary: "directory to be made"),
       ],
@@ -167,8 +173,8 @@ enum CommandTable {
     Command(
       name: "diff", summary: "compare two checkpoints tensor by tensor",
       operands: [
-        Operand(name: "A", summary: "directory, index or safetensors file"),
-        Operand(name: "B", summary: "directory, index or safetensors file"),
+        Operand(name: "A", summary: "directory, index or safetensors file", isModel: true),
+        Operand(name: "B", summary: "directory, index or safetensors file", isModel: true),
       ],
       flags: [
         Flag(
@@ -180,7 +186,7 @@ enum CommandTable {
     Command(
       name: "convert", summary: "write a checkpoint as safetensors",
       operands: [
-        Operand(name: "MODEL", summary: "directory, index, .bin or safetensors file"),
+        Operand(name: "MODEL", summary: "directory, index, .bin or safetensors file", isModel: true),
         Operand(name: "OUT", summary: "directory to be made"),
       ],
       flags: [

@@ -1,3 +1,6 @@
+internal import PEFT
+internal import TensorFiles
+
 /// An option of a command: the one place that its name, value, texts and default stand in.
 struct Flag: Sendable {
   let name: String
@@ -32,6 +35,8 @@ struct Operand: Sendable {
   let summary: String
   /// True if several may stand in this place; at most one operand of a command repeats.
   var repeats = false
+  /// True if it may be a repository's name in the place of a path.
+  var isModel = false
 
   /// The name in help: "ADAPTER..." if it repeats.
   var spelling: String { repeats ? "\(name)..." : name }
@@ -51,7 +56,7 @@ struct Command: Sendable {
 
 /// What was typed, checked against the table.
 struct Invocation: Sendable {
-  let operands: [String]
+  fileprivate(set) var operands: [String]
   fileprivate(set) var values: [String: [String]] = [:]
 
   /// True if a switch was given.
@@ -81,6 +86,41 @@ struct Invocation: Sendable {
 }
 
 extension Command {
+  /// The invocation with repositories' names replaced by the directories that hold them.
+  ///
+  /// A word that leads somewhere is a path. Throws what `Hub.directory(of:)` throws.
+  func locatingModels(_ invocation: Invocation, note: @escaping (String) -> Void) throws(AdapterError) -> Invocation {
+    var invocation = invocation
+    let hub = Hub(isOffline: invocation.has("offline"))
+    for (index, word) in invocation.operands.enumerated()
+    where operand(at: index, of: invocation.operands.count).isModel {
+      invocation.operands[index] = try Self.located(word, hub, note)
+    }
+    return invocation
+  }
+
+  private static func located(_ word: String, _ hub: Hub, _ note: @escaping (String) -> Void) throws(AdapterError)
+    -> String
+  {
+    guard FileSystem.kind(word) == nil else { return word }
+    if let repository = Repository(word) { return try hub.directory(of: repository, note: note) }
+    // An adapter's weight in a merge.
+    if let colon = word.lastIndex(of: ":"), Double(word[word.index(after: colon)...]) != nil,
+      FileSystem.kind(String(word[..<colon])) == nil, let repository = Repository(String(word[..<colon]))
+    {
+      return try hub.directory(of: repository, note: note) + word[colon...]
+    }
+    return word
+  }
+
+  /// The operand that a word stands for: a repeating one takes what the others leave.
+  private func operand(at index: Int, of count: Int) -> Operand {
+    guard let repeating = operands.firstIndex(where: \.repeats) else { return operands[min(index, operands.count - 1)] }
+    let after = operands.count - 1 - repeating
+    if index < repeating { return operands[index] }
+    return index >= count - after ? operands[operands.count - (count - index)] : operands[repeating]
+  }
+
   /// Reads words by GNU's conventions: `--flag value`, `--flag=value`, `-f value`, `-fvalue`, joined switches, options and
   /// operands in any order, unambiguous abbreviations, `--` before operands only.
   ///

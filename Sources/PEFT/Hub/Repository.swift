@@ -1,0 +1,110 @@
+internal import Glibc
+internal import TensorFiles
+
+/// A model or adapter by its name on a hub: `facebook/opt-350m`, with `@revision` after it or without.
+public struct Repository: Sendable, Hashable {
+  /// `owner/name`, or `name` alone.
+  public let name: String
+  /// A branch, a tag or a commit; `main` if none is given.
+  public let revision: String
+
+  /// Nil for a word that cannot be a repository's name, such as a path.
+  ///
+  /// Source: huggingface_hub/utils/_validators.py `validate_repo_id`.
+  public init?(_ word: String) {
+    let parts = word.split(separator: "@", maxSplits: 1, omittingEmptySubsequences: false).map(String.init)
+    let names = parts[0].split(separator: "/", omittingEmptySubsequences: false)
+    func isPlain(_ text: Substring) -> Bool {
+      !text.isEmpty && text.utf8.count <= 96
+        && text.utf8.allSatisfy { byte in
+          (0x30...0x39).contains(byte) || (0x41...0x5A).contains(byte) || (0x61...0x7A).contains(byte)
+            || [0x2D, 0x2E, 0x5F].contains(byte)
+        } && !text.contains("--") && !text.contains("..") && !".-".contains(text.first ?? ".")
+        && !".-".contains(text.last ?? ".")
+    }
+    guard names.count == 2, names.allSatisfy(isPlain) else { return nil }
+    name = parts[0]
+    revision = parts.count > 1 ? parts[1] : "main"
+    guard !revision.isEmpty, !revision.contains(".."), revision.utf8.allSatisfy({ $0 > 0x20 && $0 < 0x7F }) else {
+      return nil
+    }
+  }
+}
+
+/// Where repositories are kept and fetched from, as the environment says: HF_HUB_CACHE, HF_HOME, HF_ENDPOINT, HF_TOKEN,
+/// HF_HUB_OFFLINE.
+///
+/// Source: huggingface_hub/constants.py, file_download.py; the cache is the same and can be shared.
+public struct Hub: Sendable {
+  /// The cache's directory.
+  public let cache: String
+  /// Where files come from, without a slash at the end.
+  public let endpoint: String
+  /// Sent to the endpoint's host only, and never shown.
+  let token: String?
+  /// True to use what is in the cache only.
+  public let isOffline: Bool
+
+  public init(cache: String, endpoint: String = "https://huggingface.co", token: String? = nil, isOffline: Bool = false)
+  {
+    self.cache = cache
+    self.endpoint = endpoint.hasSuffix("/") ? String(endpoint.dropLast()) : endpoint
+    self.token = token
+    self.isOffline = isOffline
+  }
+
+  /// The hub that the environment describes.
+  public init(environment: (String) -> String? = Hub.variable, isOffline: Bool = false) {
+    func value(_ name: String) -> String? { environment(name).flatMap { $0.isEmpty ? nil : $0 } }
+    let user = value("XDG_CACHE_HOME") ?? "\(value("HOME") ?? "")/.cache"
+    let home = value("HF_HOME") ?? "\(user)/huggingface"
+    let flag = value("HF_HUB_OFFLINE")?.uppercased() ?? ""
+    var token = value("HF_TOKEN")
+    if token == nil, let text = try? FileSystem.text(value("HF_TOKEN_PATH") ?? "\(home)/token") {
+      let word = text.split(whereSeparator: \.isWhitespace).first.map(String.init)
+      token = word
+    }
+    self.init(
+      cache: value("HF_HUB_CACHE") ?? "\(home)/hub", endpoint: value("HF_ENDPOINT") ?? "https://huggingface.co",
+      token: token, isOffline: isOffline || ["1", "ON", "YES", "TRUE"].contains(flag))
+  }
+
+  /// A variable of the process's environment.
+  public static let variable: @Sendable (String) -> String? = { name in getenv(name).map { String(cString: $0) } }
+
+  /// The directory of a repository's files: in the cache, or downloaded into it.
+  ///
+  /// - Parameter note: told of each file that is downloaded.
+  /// Throws `.notInCache` when offline, `.download`, `.file`.
+  public func directory(of repository: Repository, note: @escaping (String) -> Void = { _ in }) throws(AdapterError)
+    -> String
+  {
+    if let found = cached(repository) { return found }
+    guard !isOffline else {
+      throw .notInCache(name: repository.name, revision: repository.revision, cache: cache)
+    }
+    return try HubDownload(hub: self, repository: repository, note: note).run()
+  }
+
+  /// Where the repository's folder stands in the cache.
+  func folder(_ repository: Repository) -> String {
+    FileSystem.join(cache, "models--" + repository.name.replacing("/", with: "--"))
+  }
+
+  /// The snapshot that a revision names, if it is there with a configuration or weights.
+  func cached(_ repository: Repository) -> String? {
+    let folder = folder(repository)
+    var commit = repository.revision
+    if let text = try? FileSystem.text("\(folder)/refs/\(repository.revision)"),
+      let word = text.split(whereSeparator: \.isWhitespace).first
+    {
+      commit = String(word)
+    }
+    guard !commit.contains("/"), !commit.contains("..") else { return nil }
+    let snapshot = "\(folder)/snapshots/\(commit)"
+    guard FileSystem.kind(snapshot) == .directory, let names = try? FileSystem.names(in: snapshot),
+      names.contains(where: { $0.hasSuffix(".safetensors") || $0.hasSuffix(".bin") })
+    else { return nil }
+    return snapshot
+  }
+}
