@@ -58,6 +58,7 @@ public final class LocalServer: Sendable {
         Unmanaged<LocalServer>.fromOpaque(argument).takeRetainedValue().serve()
         return nil
       }, context)
+    pthread_detach(thread)
   }
 
   /// Stops taking connections.
