@@ -1,3 +1,4 @@
+internal import Glibc
 internal import Numerics
 public import TensorFiles
 
@@ -188,14 +189,20 @@ private struct Tally: Sendable {
 private final class ComparingSink: TensorSink {
   private let comparison: Comparison
   var tallies: [String: Tally] = [:]
+  /// What the model holds; kept, since a fresh buffer for every step costs as much as the comparison.
+  private var found: [UInt8] = []
+  private var source: [UInt8] = []
 
   init(_ comparison: Comparison) { self.comparison = comparison }
 
-  func copy(_ range: Range<Int>, from source: File, to byteOffset: Int) throws(TensorFileError) {
-    let step = 1 << 20
+  func copy(_ range: Range<Int>, from file: File, to byteOffset: Int) throws(TensorFileError) {
+    let step = 1 << 18
+    var bytes: [UInt8] = []
+    swap(&bytes, &source)
+    defer { swap(&bytes, &source) }
     for start in stride(from: 0, to: range.count, by: step) {
       let end = min(start + step, range.count)
-      let bytes = try source.bytes(range.lowerBound + start..<range.lowerBound + end)
+      try file.read(range.lowerBound + start..<range.lowerBound + end, into: &bytes)
       try write(bytes.span.bytes, at: byteOffset + start)
     }
   }
@@ -211,20 +218,25 @@ private final class ComparingSink: TensorSink {
       let upper = min(end, entry.byteRange.upperBound)
       if let place = comparison.places[index], upper > position {
         let start = place.entry.byteRange.lowerBound + position - entry.byteRange.lowerBound
-        let found = try comparison.model.shards[place.shard].file.bytes(start..<start + upper - position)
-        let expected = source.extracting(position - byteOffset..<upper - byteOffset)
-        compare(expected.withUnsafeBytes { Array($0) }, found, entry)
+        try comparison.model.shards[place.shard].file.read(start..<start + upper - position, into: &found)
+        compare(source.extracting(position - byteOffset..<upper - byteOffset), entry)
       }
       position = max(position, upper)
       index += 1
     }
   }
 
-  private func compare(_ expected: [UInt8], _ found: [UInt8], _ entry: TensorEntry) {
+  /// Compares with as many bytes of `found`.
+  private func compare(_ expected: RawSpan, _ entry: TensorEntry) {
     var tally = tallies[entry.name] ?? Tally()
-    if expected != found {
+    let count = expected.byteCount
+    let isSame = expected.withUnsafeBytes { a in
+      found.withUnsafeBytes { b in a.baseAddress.map { memcmp($0, b.baseAddress!, count) == 0 } ?? true }
+    }
+    if !isSame {
       tally.isIdentical = false
       if let format = entry.dtype.format {
+        let expected = expected.withUnsafeBytes { Array($0) }
         for (x, y) in zip(Double.decoded(expected, format), Double.decoded(found, format)) {
           tally.add(x, y, entry.dtype)
           tally.largestMagnitude = max(tally.largestMagnitude, abs(x))

@@ -83,6 +83,18 @@ public final class File: Sendable {
     return bytes
   }
 
+  /// Makes `buffer` the bytes of `range`, without new memory where it has held as many before. Throws as `read(into:at:)`.
+  public func read(_ range: Range<Int>, into buffer: inout [UInt8]) throws(TensorFileError) {
+    if buffer.count > range.count {
+      buffer.removeLast(buffer.count - range.count)
+    } else {
+      buffer.append(contentsOf: repeatElement(0, count: range.count - buffer.count))
+    }
+    var span = buffer.mutableSpan
+    var raw = span.mutableBytes
+    try read(into: &raw, at: range.lowerBound)
+  }
+
   /// True if two ranges hold the same bytes. Reads 1 MiB at a time. Throws as `read(into:at:)`.
   public func holdsSameBytes(_ first: Range<Int>, _ second: Range<Int>) throws(TensorFileError) -> Bool {
     guard first.count == second.count else { return false }
