@@ -243,7 +243,7 @@ private struct Victim {
     let original = try contents("\(victim.adapter)/adapter_config.json")
     var generator = SeededGenerator(seed: 21)
     var refused = 0
-    for _ in 0..<fuzzRounds / 10 {
+    for _ in 0..<fuzzRounds {
       var bytes = original
       for _ in 0..<Int.random(in: 1...3, using: &generator) {
         bytes[Int.random(in: 0..<bytes.count, using: &generator)] = UInt8.random(in: 0x20..<0x7F, using: &generator)

@@ -24,6 +24,28 @@ import Testing
     try overwrite(scratch(Checkpoint.indexName), index.compactText)
   }
 
+  @Test func mutatedIndexesNeverTrap() throws {
+    let scratch = try sharded()
+    let path = scratch(Checkpoint.indexName)
+    let original = try contents(path)
+    var generator = SeededGenerator(seed: 20)
+    var refused = 0
+    for _ in 0..<fuzzRounds {
+      var bytes = original
+      for _ in 0..<Int.random(in: 1...3, using: &generator) {
+        bytes[Int.random(in: 0..<bytes.count, using: &generator)] = UInt8.random(in: 0...255, using: &generator)
+      }
+      try overwrite(path, bytes)
+      do throws(TensorFileError) {
+        _ = try Checkpoint(path: scratch.path)
+      } catch {
+        #expect(!error.description.isEmpty)
+        refused += 1
+      }
+    }
+    #expect(refused > fuzzRounds / 2)
+  }
+
   @Test func shardsAndIndexAgree() throws {
     let scratch = try sharded()
     let checkpoint = try Checkpoint(path: scratch.path)
