@@ -52,12 +52,12 @@ extension BaseModel {
   ///
   /// - Parameter weights: the adapter's file, if there is one: tells the size of saved modules that the base lacks.
   /// Source: peft/peft_model.py `PeftModel.get_nb_trainable_parameters`.
-  /// Throws what `targets(of:)` and `LoRAScaling` throw, and `.unsupported` for another method: see `parameterCount(of:storedIn:)`.
+  /// Throws what `targets(of:)` and `LoRAScaling` throw, and `.uncountable` for another method: see `parameterCount(of:storedIn:)`.
   public func parameterCount(
     of config: PeftConfig, configPath: String, weights: Adapter.SavedSizes = .none
   ) throws(AdapterError) -> ParameterCount {
     guard config.peftType == .lora else {
-      throw .unsupported(
+      throw .uncountable(
         path: configPath, what: "peft_type \(config.peftType.rawValue)",
         reason: "it is counted by its stored weights; give the adapter's directory.")
     }
@@ -65,8 +65,20 @@ extension BaseModel {
     var adapterCount = 0
     var trainableBase = 0
     let targets = try targets(of: config)
-    for module in targets {
-      adapterCount += try loraCount(module, rank: scaling.values(for: module.path).rank, config)
+    if config.storesWhatItsTargetsDoNotTell {
+      guard let stored = weights.loraCount else {
+        throw .uncountable(
+          path: configPath, what: "this LoRA",
+          reason: "it is counted by its stored weights; give the adapter's directory.")
+      }
+      adapterCount = stored
+    } else if config.montecloraConfig != .null {
+      throw .uncountable(
+        path: configPath, what: "MonteCLoRA", reason: "what is stored is not what is trained.")
+    } else {
+      for module in targets {
+        adapterCount += try loraCount(module, rank: scaling.values(for: module.path).rank, config)
+      }
     }
     switch config.bias {
     case "all": trainableBase = biases.reduce(0) { $0 + $1.count }
@@ -84,19 +96,19 @@ extension BaseModel {
 
   /// What PEFT counts for an adapter of another method than LoRA: the stored parameters, and the base's.
   ///
-  /// Throws `.unsupported` for LoRA, and where the trained parameters are not those that are stored, such as encoders of prompts.
+  /// Throws `.uncountable` for LoRA, and where the trained parameters are not those that are stored, such as encoders of prompts.
   public func parameterCount(
     of config: PeftConfig, storedIn file: SafetensorsFile
   ) throws(AdapterError) -> ParameterCount {
     let name = config.peftType.rawValue
     guard let method = AdapterMethod.named(config.peftType) else {
-      throw .unsupported(path: file.path, what: "peft_type \(name)", reason: "it is counted by its configuration.")
+      throw .uncountable(path: file.path, what: "peft_type \(name)", reason: "it is counted by its configuration.")
     }
     if name == "P_TUNING" || (name == "PREFIX_TUNING" && config.settings["prefix_projection"] == .bool(true))
       || config.settings["save_only_topk_weights"] == .bool(true) || name == "LILY"
     {
-      throw .unsupported(
-        path: file.path, what: "the count of \(name)", reason: "what is stored is not what is trained.")
+      throw .uncountable(
+        path: file.path, what: name, reason: "what is stored is not what is trained.")
     }
     var (stored, modules) = (0, Set<String>())
     for entry in file.entries {
@@ -233,8 +245,10 @@ extension Adapter {
   public struct SavedSizes: Sendable {
     /// Elements by module path.
     public let countByModule: [String: Int]
+    /// Elements of all LoRA tensors; nil without a file.
+    public let loraCount: Int?
     /// Nothing known.
-    public static let none = SavedSizes(countByModule: [:])
+    public static let none = SavedSizes(countByModule: [:], loraCount: nil)
   }
 
   /// The sizes of the modules in `file` that `config` names in `modules_to_save`.
@@ -249,6 +263,16 @@ extension Adapter {
         counts[path, default: 0] += entry.elementCount
       }
     }
-    return SavedSizes(countByModule: counts)
+    let lora = file.entries.filter { $0.name.contains(".lora_") }.reduce(0) { $0 + $1.elementCount }
+    return SavedSizes(countByModule: counts, loraCount: lora)
+  }
+}
+
+extension PeftConfig {
+  /// True where modules or ranks are not those of `target_modules` and `r` alone: target_parameters, replicated layers, block-diagonal
+  /// factors, KaSA's diagonal. What is trained is then what is stored.
+  fileprivate var storesWhatItsTargetsDoNotTell: Bool {
+    !(targetParameters ?? []).isEmpty || !layerReplication.isEmptyOrFalse || !useBDLoRA.isEmptyOrFalse
+      || kasaConfig != .null
   }
 }
