@@ -1,4 +1,5 @@
 internal import Glibc
+internal import Synchronization
 
 /// Runs curl, Debian's, which does TLS, proxies and redirects; its checks of certificates stay on.
 enum Curl {
@@ -9,12 +10,20 @@ enum Curl {
     let error: String
   }
 
+  /// Held while pipes are made and while a curl starts: one that inherits another's pipe keeps it open, and the other would wait for ever.
+  private static let starting = Mutex<Void>(())
+
   /// Runs curl with settings on its standard input, where no other user of the machine can see them.
   ///
   /// - Parameter settings: lines of a curl configuration. Returns nil if there is no curl.
   static func run(_ settings: [String]) -> Answer? {
     var pipes = [[Int32](repeating: -1, count: 2), [Int32](repeating: -1, count: 2), [Int32](repeating: -1, count: 2)]
-    for index in 0..<3 { guard pipe(&pipes[index]) == 0 else { return nil } }
+    let isOpen = starting.withLock { _ in
+      for index in 0..<3 { guard pipe(&pipes[index]) == 0 else { return false } }
+      for descriptor in pipes.flatMap({ $0 }) { _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC) }
+      return true
+    }
+    guard isOpen else { return nil }
     var actions = posix_spawn_file_actions_t()
     posix_spawn_file_actions_init(&actions)
     defer { posix_spawn_file_actions_destroy(&actions) }
@@ -28,7 +37,7 @@ enum Curl {
     var words: [UnsafeMutablePointer<CChar>?] = names.map { strdup($0) } + [nil]
     defer { for word in words { free(word) } }
     var child = pid_t()
-    let started = posix_spawnp(&child, "curl", &actions, nil, &words, environ)
+    let started = starting.withLock { _ in posix_spawnp(&child, "curl", &actions, nil, &words, environ) }
     close(pipes[0][0])
     close(pipes[1][1])
     close(pipes[2][1])
