@@ -34,7 +34,20 @@ func printRow(_ cells: [String]) {
       .joined())
 }
 
-/// `peft-tool merge` of two adapters against `cp -r` of the base, in turn.
+/// One line for each command; the ratio is the median of those to the first command, round by round.
+private func printRatios(_ commands: [(name: String, results: [Measurement])], title: String) {
+  printRow(["", "median s", "best s", title, "peak MB"])
+  for (name, results) in commands {
+    let seconds = results.map(\.seconds)
+    let ratios = zip(seconds, commands[0].results.map(\.seconds)).map { $0 / $1 }
+    printRow([
+      name, fixed(median(seconds), 3), fixed(seconds.min() ?? 0, 3), fixed(median(ratios), 2),
+      megabytes(results.map(\.peakBytes).max() ?? 0),
+    ])
+  }
+}
+
+/// `peft-tool merge` of adapters against `cp -r` of the base, in turn.
 struct MergeBenchmark {
   let directory: String
   let layers: Int
@@ -71,15 +84,7 @@ struct MergeBenchmark {
       }
     }
     if FileSystem.kind(output) != nil { try FileSystem.remove(output) }
-    printRow(["", "median s", "best s", "x cp -r", "peak MB"])
-    for (index, command) in commands.enumerated() {
-      let seconds = results[index].map(\.seconds)
-      let ratios = zip(seconds, results[0].map(\.seconds)).map { $0 / $1 }
-      printRow([
-        command.0, fixed(median(seconds), 3), fixed(seconds.min() ?? 0, 3), fixed(median(ratios), 2),
-        megabytes(results[index].map(\.peakBytes).max() ?? 0),
-      ])
-    }
+    printRatios(zip(commands.map(\.0), results).map { ($0, $1) }, title: "x cp -r")
   }
 }
 
@@ -122,17 +127,9 @@ struct TrustBenchmark {
       statistics.append(statistic)
     }
     if FileSystem.kind(output) != nil { try FileSystem.remove(output) }
-    printRow(["", "median s", "best s", "x merge", "peak MB"])
-    for (name, results) in [
-      ("merge all-linear r=16", merges), ("verify", checks), ("inspect --stats 7B r=64", statistics),
-    ] {
-      let ratios = zip(results, merges).map { $0.seconds / $1.seconds }
-      printRow([
-        name, fixed(median(results.map(\.seconds)), 3), fixed(results.map(\.seconds).min() ?? 0, 3),
-        fixed(median(ratios), 2),
-        megabytes(results.map(\.peakBytes).max() ?? 0),
-      ])
-    }
+    printRatios(
+      [("merge all-linear r=16", merges), ("verify", checks), ("inspect --stats 7B r=64", statistics)],
+      title: "x merge")
   }
 }
 
