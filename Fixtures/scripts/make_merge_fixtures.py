@@ -19,7 +19,7 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
-assert peft.__version__ == "0.21.2", peft.__version__
+assert peft.__version__ in ("0.21.2", "0.15.2"), peft.__version__  # the earlier one for make_bone_fixtures.py
 assert transformers.__version__ == "5.23.0", transformers.__version__
 
 OUT = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).parent.parent / "merge")

@@ -120,7 +120,7 @@ public struct AdapterInitializer: Sendable {
       do throws(TensorFileError) {
         try writeTensors(directory.path(Adapter.weightsName))
         try File.create(directory.path(PeftConfig.fileName)).write(config.fileText)
-        try File.create(directory.path("README.md")).write(ModelCard(config: config).text)
+        try File.create(directory.path(ModelCard.fileName)).write(ModelCard(config: config, isFresh: true).text)
         try directory.commit(durable: false)
       } catch {
         directory.discard()
@@ -158,7 +158,7 @@ public struct AdapterInitializer: Sendable {
       let entry = tensor.location.entry
       items.append(SafetensorsLayout.Item(name: tensor.name, dtype: entry.dtype, shape: entry.shape))
     }
-    let layout = try SafetensorsLayout(path: path, items: SafetensorsLayout.libraryOrder(items))
+    let layout = try SafetensorsLayout(path: path, items: SafetensorsLayout.libraryOrder(items), alignment: .library)
     let file = try layout.create(at: path)
     for entry in layout.entries {
       if let location = saved.first(where: { $0.name == entry.name })?.location {

@@ -4,29 +4,33 @@ internal import TensorFiles
 ///
 /// Source of the keys: peft/peft_model.py `PeftModel.create_or_update_model_card`.
 struct ModelCard {
+  static let fileName = "README.md"
+
   let config: PeftConfig
+  /// True if the adapter was made just now and not trained.
+  let isFresh: Bool
 
   var text: String {
     let base = config.baseModelNameOrPath ?? ""
     var front = ["base_model: \(yaml(base))", "library_name: peft"]
     if config.taskType == "CAUSAL_LM" { front.append("pipeline_tag: text-generation") }
     front.append("tags:")
-    front += ["base_model:adapter:\(base)", "lora", "transformers"].sorted().map { "- \(yaml($0))" }
+    let tags = ["base_model:adapter:\(base)", "transformers"] + (config.peftType == .lora ? ["lora"] : [])
+    front += tags.sorted().map { "- \(yaml($0))" }
     return (["---"] + front + ["---"] + body).joined(separator: "\n")
   }
 
   private var body: [String] {
-    [
-      "# A LoRA adapter",
-      "",
-      "Fresh: lora_B is zero, so the adapter changes nothing until it is trained.",
-      "",
-      "| | |",
-      "|---|---|",
-      "| base model | \(config.baseModelNameOrPath ?? "not named") |",
-      "| rank | \(config.rank) |",
-      "| alpha | \(config.alpha.map { $0.json.compactText } ?? "not set") |",
-      "| targets | \(config.targetModules?.description ?? "the model's default") |",
+    var lines = ["# A \(config.peftType == .lora ? "LoRA" : config.peftType.rawValue) adapter", ""]
+    if isFresh { lines += ["Fresh: lora_B is zero, so the adapter changes nothing until it is trained.", ""] }
+    lines += ["| | |", "|---|---|", "| base model | \(config.baseModelNameOrPath ?? "not named") |"]
+    if config.peftType == .lora {
+      lines += [
+        "| rank | \(config.rank) |", "| alpha | \(config.alpha.map { $0.json.compactText } ?? "not set") |",
+        "| targets | \(config.targetModules?.description ?? "the model's default") |",
+      ]
+    }
+    return lines + [
       "",
       "```python",
       "from peft import AutoPeftModel",

@@ -184,9 +184,11 @@ enum CommandTable {
       detail: "Exit code 0 if the checkpoints agree, 1 if they differ. Memory does not grow with the checkpoints.",
       run: diffCommand),
     Command(
-      name: "convert", summary: "write a checkpoint as safetensors",
+      name: "convert", summary: "write a checkpoint or an adapter as safetensors",
       operands: [
-        Operand(name: "MODEL", summary: "directory, index, .bin or safetensors file", isModel: true),
+        Operand(
+          name: "MODEL", summary: "directory, index, .bin or safetensors file; or an adapter's directory", isModel: true
+        ),
         Operand(name: "OUT", summary: "directory to be made"),
       ],
       flags: [
@@ -199,7 +201,8 @@ enum CommandTable {
       detail: """
         Reads what torch.save wrote without running anything in it: only tensors and plain containers can be built, and a name \
         or instruction that a state dict does not need is refused. Tensors that the file holds under a second name are \
-        written once; the names that are left out are listed.
+        written once; the names that are left out are listed. An adapter, of whatever method, is written as PEFT saves it, \
+        without what wrappers such as torch.compile left in its names.
         """,
       run: convertCommand),
     Command(

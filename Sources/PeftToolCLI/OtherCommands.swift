@@ -5,16 +5,9 @@ internal import TensorFiles
 @Sendable func countCommand(_ invocation: Invocation, _ console: Console) async throws -> Int32 {
   let (config, configPath) = try PeftConfig.load(path: invocation.operands[1])
   let base = try BaseModel(path: invocation.operands[0], taskType: config.taskType)
-  var sizes = Adapter.SavedSizes.none
-  if FileSystem.kind(invocation.operands[1]) == .directory {
-    sizes = (try? Adapter.openWeights(invocation.operands[1])).map { Adapter.savedSizes(config, in: $0) } ?? .none
-  }
-  let count: ParameterCount
-  if config.peftType == .lora || FileSystem.kind(invocation.operands[1]) != .directory {
-    count = try base.parameterCount(of: config, configPath: configPath, weights: sizes)
-  } else {
-    count = try base.parameterCount(of: config, storedIn: try Adapter.openWeights(invocation.operands[1]))
-  }
+  let hasWeights = FileSystem.kind(invocation.operands[1]) == .directory
+  let weights = hasWeights ? try? Adapter.openWeights(invocation.operands[1]) : nil
+  let count = try base.parameterCount(of: config, configPath: configPath, weights: weights)
   if invocation.has("json") {
     let percent = count.all == 0 ? 0 : 100 * Double(count.trainable) / Double(count.all)
     console.json(

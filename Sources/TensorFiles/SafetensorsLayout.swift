@@ -16,8 +16,13 @@ public struct SafetensorsLayout: Sendable {
     public var byteCount: Int { (shape.reduce(1, *) * dtype.bitCount + 7) / 8 }
   }
 
-  /// Data begins at a multiple of this many bytes.
-  public static let dataAlignment = 64
+  /// What data begins at a multiple of.
+  public enum Alignment: Int, Sendable {
+    /// 8 bytes, as the safetensors library pads.
+    case library = 8
+    /// 64 bytes, a cache line.
+    case cacheLine = 64
+  }
 
   /// The length field, the JSON and its padding.
   public let header: [UInt8]
@@ -31,7 +36,7 @@ public struct SafetensorsLayout: Sendable {
   /// `metadata` is kept as given, with `format: pt` added if it has no `format`: transformers refuses a file without.
   /// Throws `.headerTooLargeToWrite`.
   public init(
-    path: String, items: [Item], metadata: [JSONValue.Member] = []
+    path: String, items: [Item], metadata: [JSONValue.Member] = [], alignment: Alignment = .cacheLine
   ) throws(TensorFileError) {
     var metadata = metadata
     if !metadata.contains(where: { $0.key == "format" }) {
@@ -53,7 +58,7 @@ public struct SafetensorsLayout: Sendable {
     }
     var json = Array(JSONValue.object(members).compactText.utf8)
     let unpadded = 8 + json.count
-    let padded = (unpadded + Self.dataAlignment - 1) / Self.dataAlignment * Self.dataAlignment
+    let padded = (unpadded + alignment.rawValue - 1) / alignment.rawValue * alignment.rawValue
     json += [UInt8](repeating: 0x20, count: padded - unpadded)
     guard json.count <= SafetensorsFile.headerLimit else {
       throw .headerTooLargeToWrite(path: path, headerBytes: json.count, limit: SafetensorsFile.headerLimit)

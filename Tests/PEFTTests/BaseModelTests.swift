@@ -9,22 +9,22 @@ import Testing
     let root = Fixtures.path("merge/\(name)")
     let (config, path) = try PeftConfig.load(path: "\(root)/adapter")
     let base = try BaseModel(path: "\(root)/base", taskType: config.taskType)
-    let sizes = Adapter.savedSizes(config, in: try Adapter.openWeights("\(root)/adapter"))
-    let count = try base.parameterCount(of: config, configPath: path, weights: sizes)
+    let weights = try Adapter.openWeights("\(root)/adapter")
+    let count = try base.parameterCount(of: config, configPath: path, weights: weights)
     #expect(try count.description + "\n" == FileSystem.text("\(root)/count.txt"))
   }
 
-  /// Not those whose count PEFT's transformers 5 takes of another model than the adapter's, nor MonteCLoRA's, which is refused.
+  /// Not those whose count PEFT's transformers 5 takes of another model than the adapter's.
   @Test func variantsAreCountedAsPEFTCountsThem() throws {
     var counted = 0
     for name in try FileSystem.names(in: Fixtures.path("variants"))
-    where name != "mixtral-former-adapter" && name != "llama-monteclora" {
+    where name != "mixtral-former-adapter" {
       let root = Fixtures.path("variants/\(name)")
       guard FileSystem.kind("\(root)/count.txt") != nil else { continue }
       let (config, path) = try PeftConfig.load(path: "\(root)/adapter")
       let base = try BaseModel(path: "\(root)/base", taskType: config.taskType)
-      let sizes = Adapter.savedSizes(config, in: try Adapter.openWeights("\(root)/adapter"))
-      let count = try base.parameterCount(of: config, configPath: path, weights: sizes)
+      let weights = try Adapter.openWeights("\(root)/adapter")
+      let count = try base.parameterCount(of: config, configPath: path, weights: weights)
       #expect(try count.description + "\n" == FileSystem.text("\(root)/count.txt"), "\(name)")
       counted += 1
     }

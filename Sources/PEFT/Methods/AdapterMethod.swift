@@ -25,7 +25,8 @@ struct AdapterMethod: Sendable {
 
   /// All methods but LoRA.
   static let all: [AdapterMethod] = [
-    adaLoRA, adaMSS, adaptionPrompt, beft, boft, c3a, cartridge, cpt, deft, deLoRA, fourierFT, frod, gLoRA, graLoRA,
+    adaLoRA, adaMSS, adaptionPrompt, beft, boft, bone, c3a, cartridge, cpt, deft, deLoRA, fourierFT, frod, gLoRA,
+    graLoRA,
     hiRA, hra, ia3, lily, lnTuning, loHa, loKr, miss, multitaskPromptTuning, oft, osf, peanut, poly, prefixTuning,
     promptEncoder, promptTuning, psoft, pveRA, randLoRA, roAd, shadow, shira, superTuning, tinyLoRA, trainableTokens,
     uniLoRA, vbLoRA, veRA, waveFT, xLoRA,

@@ -2,7 +2,7 @@ internal import Numerics
 internal import TensorFiles
 
 extension AdapterMethod {
-  /// MiSS, once called Bone: W'[o,i] = W[o,i] + M[i mod r, o]; "mini" repeats fewer columns of M, and "bat" adds
+  /// MiSS: W'[o,i] = W[o,i] + M[i mod r, o]; "mini" repeats fewer columns of M, and "bat" adds
   /// W_block·M + M to blocks of r by r.
   ///
   /// Source: peft/tuners/miss/layer.py `get_delta_weight_miss`, `get_delta_weight`.
@@ -13,22 +13,31 @@ extension AdapterMethod {
       "layers_to_transform": null, "mini_r": 1, "miss_dropout": 0.0, "modules_to_save": null, "r": 64, \
       "target_modules": null}
       """,
-    prefixes: ["miss_"], merging: .rule { module throws(AdapterError) in try MiSSRule(module) })
+    prefixes: ["miss_"], merging: .rule { module throws(AdapterError) in try MiSSRule(module, "miss_block") })
+
+  /// MiSS under its first name, with which PEFT 0.14 to 0.17 wrote it. PEFT 0.21.2 does not load it; the numbers are the same.
+  static let bone = AdapterMethod(
+    type: PeftType(rawValue: "BONE"),
+    defaults: """
+      {"bias": "none", "exclude_modules": null, "init_weights": true, "layers_pattern": null, \
+      "layers_to_transform": null, "modules_to_save": null, "r": 64, "target_modules": null}
+      """,
+    prefixes: ["bone_"], merging: .rule { module throws(AdapterError) in try MiSSRule(module, "bone_block") })
 }
 
 private struct MiSSRule: WeightRule {
   private let blocks: StoredTensor
   private let isBat: Bool
 
-  init(_ module: MethodModule) throws(AdapterError) {
+  init(_ module: MethodModule, _ name: String) throws(AdapterError) {
     let shape = module.shape
     isBat = module.setting("init_weights") == .string("bat")
     if isBat {
-      blocks = try module.tensor("miss_block", "[out / r, r, r]") {
+      blocks = try module.tensor(name, "[out / r, r, r]") {
         $0.count == 3 && $0[1] == $0[2] && $0[1] > 0 && shape.output == $0[0] * $0[1] && shape.input % $0[1] == 0
       }
     } else {
-      blocks = try module.tensor("miss_block", "[r, \(shape.output)], or fewer columns that divide them") {
+      blocks = try module.tensor(name, "[r, \(shape.output)], or fewer columns that divide them") {
         $0.count == 2 && $0[0] > 0 && $0[1] > 0 && shape.output % $0[1] == 0
       }
     }
