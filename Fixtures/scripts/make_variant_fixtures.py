@@ -6,6 +6,8 @@ Fused experts, initialisations that change the base, block-diagonal and replicat
 models whose checkpoint names differ from their module names. Needs the versions in requirements.txt.
 """
 
+import contextlib
+import io
 import json
 import pathlib
 import shutil
@@ -167,11 +169,14 @@ def resized(name, config, rows, lora, dtype=torch.float32):
     for parameter in tuned.parameters():
         if parameter.requires_grad:
             parameter.data.copy_(torch.randn(parameter.shape) * 0.3)
-    tuned.peft_config["default"].base_model_name_or_path = "fixtures/" + name
-    tuned.save_pretrained(root / "adapter")
+    tuned.save_pretrained(root / "adapter")  # with the base's real path, where PEFT looks for the vocabulary's size
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        tuned.print_trainable_parameters()
+    (root / "count.txt").write_text(printed.getvalue())
     path = root / "adapter" / "adapter_config.json"
     settings = json.loads(path.read_text())
     settings["target_modules"] = sorted(settings["target_modules"])
+    settings["base_model_name_or_path"] = "fixtures/" + name
     path.write_text(json.dumps(settings, indent=2, sort_keys=True))
     fresh = LM.from_pretrained(root / "base", dtype=dtype)
     fresh.resize_token_embeddings(rows)
@@ -230,6 +235,12 @@ def main():
                                                             **TASK))
     resized("qwen2-grown-tied", qwen2(tie_word_embeddings=True), 42, LoraConfig(
         r=4, target_modules=["q_proj"], modules_to_save=["embed_tokens"], ensure_weight_tying=True, **TASK))
+    resized("llama-grown-tokens", llama(), 43, LoraConfig(
+        r=4, target_modules=["q_proj"], trainable_token_indices=[3, 41, 42], **TASK), bf16)
+    resized("llama-grown-tokens-both", llama(), 43, LoraConfig(
+        r=4, target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [3, 41], "lm_head": [1, 42]}, **TASK))
+    resized("qwen2-grown-tokens-tied", qwen2(tie_word_embeddings=True), 43, LoraConfig(
+        r=4, target_modules=["q_proj"], trainable_token_indices=[40, 41, 42], **TASK))
     case("opt-350m-all-linear", opt_350m_layout(), LM, LoraConfig(r=4, target_modules="all-linear", **TASK), dtype=bf16)
     case("bert-dora-classifier", bert(), transformers.AutoModelForSequenceClassification, LoraConfig(
         r=4, target_modules=["query", "dense"], use_dora=True, task_type="SEQ_CLS"))

@@ -50,7 +50,7 @@ public struct Adapter: Sendable {
   public let modules: [Module]
   public let replacements: [Replacement]
   public let tokenRows: [TokenRows]
-  /// Copies of base weights that PEFT stores beside the LoRA of an embedding or head, by the module's path.
+  /// Copies of base weights that PEFT stores beside the LoRA or the trained rows of an embedding or head, by the module's path.
   public let baseCopies: [String: TensorEntry]
   /// What wrappers of a model had put before the names of tensors, such as `_orig_mod.`; left out of all paths here.
   public let foreignPrefixes: [String]
@@ -179,7 +179,8 @@ private struct AdapterParts {
     for (path, tensors) in roles { modules.append(try module(path, tensors)) }
     modules.sort { naturallyPrecedes($0.path, $1.path) }
     replacements.sort { naturallyPrecedes($0.name, $1.name) }
-    for path in baseCopies.keys where roles[path] == nil && !config.savesModule(path) {
+    let withRows = Set(tokenRows.map(\.path))
+    for path in baseCopies.keys where roles[path] == nil && !withRows.contains(path) && !config.savesModule(path) {
       throw .tensorUnexpected(path: file.path, tensor: "\(Adapter.prefix)\(path).base_layer.weight")
     }
   }
@@ -198,7 +199,7 @@ private struct AdapterParts {
       tokenRows.append(Adapter.TokenRows(path: path, entry: entry))
     } else if name.contains(".lora_") {
       throw .tensorUnexpected(path: file.path, tensor: entry.name)
-    } else if let path = Self.stem(name, ".base_layer.weight") {
+    } else if let path = Self.stem(name, ".token_adapter.base_layer.weight") ?? Self.stem(name, ".base_layer.weight") {
       baseCopies[path] = entry
     } else {
       let plain = AdapterName.withoutWrappers(name)

@@ -18,7 +18,7 @@ public struct MergePlan: Sendable {
     case changeBias(SafetensorsFile, TensorEntry, BiasChange)
     /// A bias of the base, with lora_B's bias added.
     case addBias(SafetensorsFile, TensorEntry, LoRABias)
-    /// An embedding of the base, some rows replaced.
+    /// An embedding of the base, or the adapter's own copy of it, some rows replaced.
     case replaceRows(SafetensorsFile, TensorEntry, TokenReplacement)
     /// A tensor of the adapter, rounded to the output's dtype.
     case replace(SafetensorsFile, TensorEntry)

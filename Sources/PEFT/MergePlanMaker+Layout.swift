@@ -22,7 +22,10 @@ extension MergePlanMaker {
       return MergePlan.Output(item: item, source: .changeBias(file, entry, change))
     }
     if let bias = biases[entry.name] { return MergePlan.Output(item: item, source: .addBias(file, entry, bias)) }
-    if let rows = tokens[entry.name] { return MergePlan.Output(item: item, source: .replaceRows(file, entry, rows)) }
+    if let rows = tokens[entry.name] {
+      let (file, entry) = baseCopies[entry.name] ?? (file, entry)
+      return MergePlan.Output(item: item, source: .replaceRows(file, entry, rows))
+    }
     if let replacement = replacements[entry.name] {
       guard entry.dtype.isComputable else {
         return MergePlan.Output(item: item, source: .copy(replacement.file, replacement.replacement.entry))

@@ -215,9 +215,10 @@ extension MergePlanMaker {
     guard rows.entry.dtype.isComputable else {
       throw .adapterDType(path: adapter.file.path, tensor: rows.entry.name, dtype: rows.entry.dtype)
     }
-    for index in indices where index < 0 || index >= entry.shape[0] {
+    let rowCount = grownRows[name] ?? entry.shape[0]
+    for index in indices where index < 0 || index >= rowCount {
       throw .configValue(
-        path: adapter.configPath, key: key, expected: "rows from 0 to \(entry.shape[0] - 1) of '\(name)'",
+        path: adapter.configPath, key: key, expected: "rows from 0 to \(rowCount - 1) of '\(name)'",
         found: "\(index)")
     }
     return TokenReplacement(file: adapter.file.file, entry: rows.entry, indices: indices)

@@ -100,10 +100,13 @@ struct MergePlanMaker {
     }
     for rows in adapter.tokenRows {
       guard let name = try resolver.resolve("\(rows.path).weight") else {
+        // A tied head carries the embedding's rows a second time.
+        if rows.path == tiedHead?.path, try areStoredElsewhere(rows) { continue }
         unmatched.append(rows.path)
         continue
       }
       try own(name, rows.path)
+      try takeBaseCopy(of: rows, weight: name)
       tokens[name] = try tokenReplacement(rows, weight: name)
     }
     for replacement in adapter.replacements {

@@ -101,17 +101,11 @@ enum MergeWork: Sendable {
         pieces.append(.addBias(source: file.file, entry: entry, bias: bias, target: target))
       case .replaceRows(let file, let entry, let rows):
         flush()
-        pieces += rowPieces(file.file, entry, rows, target: target)
+        pieces += rowPieces(file.file, entry, rows, target: target, dtype: output.item.dtype)
       case .replace(let file, let entry):
         flush()
-        let elementBytes = output.item.dtype.bitCount / 8
-        for start in stride(from: 0, to: entry.elementCount, by: pieceBytes / elementBytes) {
-          let end = min(start + pieceBytes / elementBytes, entry.elementCount)
-          pieces.append(
-            .convert(
-              source: file.file, entry: entry, elements: start..<end, target: target + start * elementBytes,
-              dtype: output.item.dtype))
-        }
+        pieces += convertPieces(
+          file.file, entry, 0..<entry.elementCount, target: target, dtype: output.item.dtype)
       }
     }
     flush()
@@ -149,16 +143,32 @@ enum MergeWork: Sendable {
     }
   }
 
+  /// Elements of a tensor, counted from its first, that become another dtype.
+  private static func convertPieces(
+    _ file: File, _ entry: TensorEntry, _ elements: Range<Int>, target: Int, dtype: DType
+  ) -> [MergeWork] {
+    let elementBytes = dtype.bitCount / 8
+    return stride(from: elements.lowerBound, to: elements.upperBound, by: pieceBytes / elementBytes).map { start in
+      let end = min(start + pieceBytes / elementBytes, elements.upperBound)
+      return .convert(
+        source: file, entry: entry, elements: start..<end, target: target + start * elementBytes, dtype: dtype)
+    }
+  }
+
   /// The rows that are replaced, and the stretches between them.
   private static func rowPieces(
-    _ file: File, _ entry: TensorEntry, _ rows: TokenReplacement, target: Int
+    _ file: File, _ entry: TensorEntry, _ rows: TokenReplacement, target: Int, dtype: DType
   ) -> [MergeWork] {
     let width = entry.shape[1]
-    let rowBytes = width * entry.dtype.bitCount / 8
+    let rowBytes = width * dtype.bitCount / 8
     var pieces: [MergeWork] = []
     var next = 0
     func copy(upTo row: Int) {
       guard row > next else { return }
+      guard entry.dtype == dtype else {
+        pieces += convertPieces(file, entry, next * width..<row * width, target: target, dtype: dtype)
+        return
+      }
       let start = entry.byteRange.lowerBound + next * rowBytes
       pieces.append(
         .copy(source: file, range: start..<start + (row - next) * rowBytes, target: target + next * rowBytes))
@@ -170,7 +180,7 @@ enum MergeWork: Sendable {
       pieces.append(
         .convert(
           source: rows.file, entry: rows.entry, elements: position * width..<(position + 1) * width,
-          target: target + row * rowBytes, dtype: entry.dtype))
+          target: target + row * rowBytes, dtype: dtype))
       next = row + 1
     }
     copy(upTo: entry.shape[0])

@@ -21,7 +21,7 @@ struct ParameterCounter {
     var saved: [String: Int] = [:]
     for entry in file?.entries ?? []
     where entry.name.hasPrefix(Adapter.prefix) && !entry.name.contains(".lora_")
-      && !entry.name.contains(".modules_to_save.")
+      && !entry.name.contains(".modules_to_save.") && !entry.name.contains(".original_module.")
     {
       let path = entry.name.dropFirst(Adapter.prefix.count).split(separator: ".").dropLast().joined(separator: ".")
       if config.savesModule(path) { saved[path, default: 0] += entry.elementCount }
@@ -192,7 +192,7 @@ struct ParameterCounter {
     let paths = [base.family?.embedding, base.family?.head].compactMap { $0 }
     for path in paths {
       guard let module = base.modules.first(where: { $0.path == path }), let rows = module.shape.first else { continue }
-      for ending in ["base_layer.weight", "weight", "modules_to_save.weight"] {
+      for ending in ["base_layer.weight", "token_adapter.base_layer.weight", "weight", "modules_to_save.weight"] {
         if let found = file?["\(Adapter.prefix)\(path).\(ending)"]?.shape.first, found != rows { return found }
       }
     }
