@@ -219,6 +219,8 @@ def main():
     for init in ("pissa", "olora"):
         case(f"llama-{init}", llama(), LM, LoraConfig(r=4, lora_alpha=6, target_modules=["q_proj", "up_proj", "down_proj"],
                                                       init_lora_weights=init, **TASK))
+        case(f"llama-{init}-clipped", llama(), LM, LoraConfig(r=12, target_modules=["q_proj", "v_proj"],
+                                                              init_lora_weights=init, **TASK))
     case("gpt2-pissa", gpt2(), LM, LoraConfig(r=4, lora_alpha=6, target_modules=["c_attn"], init_lora_weights="pissa",
                                               **TASK))
     case("llama-orthogonal", llama(), LM, LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights="orthogonal",

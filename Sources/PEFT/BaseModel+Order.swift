@@ -32,15 +32,47 @@ extension BaseModel {
       "transformer word_embeddings h self_attention query_key_value dense mlp dense_h_to_4h dense_4h_to_h lm_head"
     ),
     (
-      "bert roberta",
+      "bert electra deberta-v2",
       """
-      bert roberta embeddings word_embeddings position_embeddings token_type_embeddings encoder layer attention self query \
-      key value intermediate output dense pooler classifier
+      bert electra deberta embeddings word_embeddings position_embeddings token_type_embeddings embeddings_project encoder \
+      layer attention self query query_proj key key_proj value value_proj intermediate output dense pooler cls predictions \
+      transform decoder classifier out_proj
       """
     ),
     (
+      "roberta xlm-roberta camembert",
+      """
+      roberta embeddings word_embeddings token_type_embeddings position_embeddings encoder layer attention self query key \
+      value intermediate output dense pooler lm_head decoder classifier out_proj
+      """
+    ),
+    (
+      "distilbert",
+      """
+      distilbert embeddings word_embeddings position_embeddings transformer layer attention q_lin k_lin v_lin out_lin ffn \
+      lin1 lin2 pre_classifier classifier
+      """
+    ),
+    (
+      "bart mbart whisper",
+      """
+      model shared encoder conv1 conv2 embed_tokens embed_positions decoder layers self_attn encoder_attn k_proj v_proj q_proj \
+      out_proj fc1 fc2 lm_head proj_out
+      """
+    ),
+    (
+      "vit",
+      """
+      vit embeddings patch_embeddings projection layers attention q_proj k_proj v_proj o_proj mlp fc1 fc2 classifier
+      """
+    ),
+    ("phi", "model embed_tokens layers self_attn q_proj k_proj v_proj dense mlp fc1 fc2 lm_head score"),
+    ("gptj", "transformer wte h attn k_proj v_proj q_proj out_proj mlp fc_in fc_out lm_head score"),
+    ("gpt_neo", "transformer wte wpe h attn attention k_proj v_proj q_proj out_proj mlp c_fc c_proj lm_head score"),
+    ("mpt", "transformer wte blocks attn Wqkv out_proj ffn up_proj down_proj lm_head"),
+    (
       "t5 mt5",
-      "shared encoder decoder embed_tokens block layer SelfAttention EncDecAttention q k v o DenseReluDense wi wi_0 wi_1 wo lm_head"
+      "shared encoder decoder embed_tokens block layer SelfAttention EncDecAttention q k v o relative_attention_bias DenseReluDense wi wi_0 wi_1 wo lm_head"
     ),
   ]
 

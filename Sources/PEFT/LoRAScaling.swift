@@ -1,3 +1,5 @@
+internal import TensorFiles
+
 /// The one place where rank, alpha and scale of a module come from.
 ///
 /// Source: peft/utils/other.py `get_pattern_key`; peft/tuners/lora/layer.py `LoraLayer.update_layer`.
@@ -47,6 +49,17 @@ public struct LoRAScaling {
     }
     let divisor = config.useRSLoRA ? Double(rank).squareRoot() : Double(rank)
     return Values(rank: rank, alpha: alpha, scale: alpha.doubleValue / divisor)
+  }
+
+  /// As `values(for:)`, the rank no greater than the weight's lesser extent where the initialisation decomposes the weight.
+  ///
+  /// Source: peft/tuners/lora/layer.py `pissa_init`, `olora_init`, which slice what has no more rows; the scale stays.
+  func values(for module: String, leastExtent: Int) throws(AdapterError) -> Values {
+    let values = try values(for: module)
+    guard let name = config.initLoRAWeights.stringValue?.lowercased(), name == "pissa" || name == "olora" else {
+      return values
+    }
+    return Values(rank: min(values.rank, leastExtent), alpha: values.alpha, scale: values.scale)
   }
 
   private static func first<Value>(

@@ -7,8 +7,8 @@ extension MergePlanMaker {
   ) throws(AdapterError) -> LoRAUpdate {
     let entry = try weight(name, of: module)
     guard entry.dtype.isComputable else { throw .baseDType(base: base.path, tensor: name, dtype: entry.dtype) }
-    let values = try scaling.values(for: scalingPath(of: module))
     let shape = try weightShape(entry, of: module)
+    let values = try scaling.values(for: scalingPath(of: module), leastExtent: shape.min() ?? 0)
     let (factorA, factorB) = try factors(module, weightShape: shape, rank: values.rank)
     let (input, output) = (factorA.columns, factorB.rows)
     let isTransposed: Bool

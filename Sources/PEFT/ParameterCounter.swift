@@ -43,7 +43,7 @@ struct ParameterCounter {
       trained = file.entries.filter { $0.name.contains(".lora_") }.reduce(0) { $0 + $1.elementCount }
     } else {
       for module in targets {
-        let rank = try scaling.values(for: module.path).rank
+        let rank = try scaling.values(for: module.path, leastExtent: module.shape.min() ?? 0).rank
         trained += loraCount(module, rank: rank)
         if case .string("mica") = config.initLoRAWeights {
           // MiCA trains A alone. Source: peft/tuners/lora/variants.py `MiCALinearVariant.init`.

@@ -196,7 +196,9 @@ extension Validation {
     }
     let isParameter = !paths.isEmpty
     if !isParameter { paths = [module] }
-    let ranks = paths.compactMap { try? scaling?.values(for: $0).rank }
+    let ranks = paths.compactMap {
+      try? scaling?.values(for: $0, leastExtent: min(a.shape[1], b.shape[0])).rank
+    }
     // A parameter of experts has one rank an expert.
     guard !ranks.isEmpty, !ranks.contains(where: { isParameter ? a.shape[0] % $0 == 0 : a.shape[0] == $0 }) else {
       return

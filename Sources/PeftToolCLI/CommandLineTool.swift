@@ -54,7 +54,8 @@ public struct CommandLineTool: Sendable {
     }
     var console = console
     console.isQuiet = invocation.has("quiet")
-    let located = try command.locatingModels(invocation) { console.note($0) }
+    let downloads = DownloadLines(console)
+    let located = try command.locatingModels(invocation) { downloads.update($0) }
     return try await command.run(located, console)
   }
 }

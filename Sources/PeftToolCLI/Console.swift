@@ -1,4 +1,5 @@
 internal import Glibc
+internal import PEFT
 internal import Synchronization
 internal import TensorFiles
 
@@ -82,6 +83,28 @@ final class ProgressBar: Sendable {
   func finish() {
     guard console.showsProgress && !console.isQuiet, lastTenth.load(ordering: .relaxed) >= 0 else { return }
     console.error("\r\u{1B}[K")
+  }
+}
+
+/// What is said of downloads: a line a file, and a bar on a terminal while it comes.
+final class DownloadLines {
+  private let console: Console
+  private let bar: ProgressBar
+  private var file = ""
+
+  init(_ console: Console) {
+    self.console = console
+    bar = ProgressBar(console)
+  }
+
+  func update(_ progress: HubProgress) {
+    let name = "\(progress.repository) \(progress.file)"
+    if name != file {
+      file = name
+      console.note("downloading \(name)" + (progress.totalBytes.map { " (\(bytesText($0)))" } ?? ""))
+    }
+    guard let total = progress.totalBytes else { return }
+    if progress.doneBytes < total { bar.update(done: progress.doneBytes, total: total) } else { bar.finish() }
   }
 }
 

@@ -89,26 +89,29 @@ extension Command {
   /// The invocation with repositories' names replaced by the directories that hold them.
   ///
   /// A word that leads somewhere is a path. Throws what `Hub.directory(of:)` throws.
-  func locatingModels(_ invocation: Invocation, note: @escaping (String) -> Void) throws(AdapterError) -> Invocation {
+  func locatingModels(_ invocation: Invocation, report: @escaping (HubProgress) -> Void) throws(AdapterError)
+    -> Invocation
+  {
     var invocation = invocation
     let hub = Hub(isOffline: invocation.has("offline"))
     for (index, word) in invocation.operands.enumerated()
     where operand(at: index, of: invocation.operands.count).isModel {
-      invocation.operands[index] = try Self.located(word, hub, note)
+      invocation.operands[index] = try Self.located(word, hub, report)
     }
     return invocation
   }
 
-  private static func located(_ word: String, _ hub: Hub, _ note: @escaping (String) -> Void) throws(AdapterError)
+  private static func located(_ word: String, _ hub: Hub, _ report: @escaping (HubProgress) -> Void)
+    throws(AdapterError)
     -> String
   {
     guard FileSystem.kind(word) == nil else { return word }
-    if let repository = Repository(word) { return try hub.directory(of: repository, note: note) }
+    if let repository = Repository(word) { return try hub.directory(of: repository, report: report) }
     // An adapter's weight in a merge.
     if let colon = word.lastIndex(of: ":"), Double(word[word.index(after: colon)...]) != nil,
       FileSystem.kind(String(word[..<colon])) == nil, let repository = Repository(String(word[..<colon]))
     {
-      return try hub.directory(of: repository, note: note) + word[colon...]
+      return try hub.directory(of: repository, report: report) + word[colon...]
     }
     return word
   }

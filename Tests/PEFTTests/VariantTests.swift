@@ -21,7 +21,9 @@ private func stripped(_ name: String) -> String {
 @Suite struct VariantTests {
   static let cases = (try? FileSystem.names(in: Fixtures.path("variants"))) ?? []
   /// PEFT decomposes the base weight in f32.
-  static let decomposed = ["llama-pissa", "gpt2-pissa", "llama-olora", "llama-kasa"]
+  static let decomposed = [
+    "llama-pissa", "gpt2-pissa", "llama-olora", "llama-kasa", "llama-pissa-clipped", "llama-olora-clipped",
+  ]
 
   @Test(arguments: cases)
   func everyTensorAgreesWithPEFT(name: String) async throws {

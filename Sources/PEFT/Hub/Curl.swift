@@ -15,8 +15,10 @@ enum Curl {
 
   /// Runs curl with settings on its standard input, where no other user of the machine can see them.
   ///
-  /// - Parameter settings: lines of a curl configuration. Returns nil if there is no curl.
-  static func run(_ settings: [String]) -> Answer? {
+  /// - Parameter settings: lines of a curl configuration.
+  /// - Parameter tick: called some times a second while curl runs.
+  /// Returns nil if there is no curl.
+  static func run(_ settings: [String], tick: () -> Void = {}) -> Answer? {
     var pipes = [[Int32](repeating: -1, count: 2), [Int32](repeating: -1, count: 2), [Int32](repeating: -1, count: 2)]
     let isOpen = starting.withLock { _ in
       for index in 0..<3 { guard pipe(&pipes[index]) == 0 else { return false } }
@@ -53,17 +55,23 @@ enum Curl {
     // A configuration is shorter than a pipe's buffer.
     _ = text.withUnsafeBytes { write(pipes[0][1], $0.baseAddress, $0.count) }
     close(pipes[0][1])
-    let output = everything(from: pipes[1][0])
-    let error = everything(from: pipes[2][0])
+    let output = everything(from: pipes[1][0], tick)
+    let error = everything(from: pipes[2][0], tick)
     var status: Int32 = 0
     while waitpid(child, &status, 0) < 0 && errno == EINTR {}
     return Answer(code: status & 0x7F == 0 ? (status >> 8) & 0xFF : -1, output: output, error: error)
   }
 
-  private static func everything(from descriptor: Int32) -> String {
+  private static func everything(from descriptor: Int32, _ tick: () -> Void) -> String {
     var bytes: [UInt8] = []
     var buffer = [UInt8](repeating: 0, count: 1 << 16)
     while true {
+      var waiting = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+      let ready = poll(&waiting, 1, 200)
+      if ready == 0 || (ready < 0 && errno == EINTR) {
+        tick()
+        continue
+      }
       let count = read(descriptor, &buffer, buffer.count)
       if count < 0 && errno == EINTR { continue }
       guard count > 0, bytes.count < 64 << 20 else { break }

@@ -5,7 +5,7 @@ internal import TensorFiles
 struct HubDownload {
   let hub: Hub
   let repository: Repository
-  let note: (String) -> Void
+  let report: (HubProgress) -> Void
 
   /// A file as the hub describes it.
   private struct Remote {
@@ -61,16 +61,15 @@ struct HubDownload {
     let remote = try describe(address, name)
     let blob = "\(folder)/blobs/\(remote.etag)"
     if FileSystem.kind(blob) != .file {
-      note("downloading \(repository.name) \(name)" + (remote.byteCount.map { " (\($0) bytes)" } ?? ""))
       let part = "\(blob).incomplete"
       do throws(AdapterError) {
-        try download(address, to: part, name)
+        try download(address, to: part, name, remote)
         try check(part, remote, name)
       } catch {
         // What was begun by another program may not fit: once more, from the start.
         guard FileSystem.exists(part) else { throw error }
         try asAdapterError { () throws(TensorFileError) in try FileSystem.remove(part) }
-        try download(address, to: part, name)
+        try download(address, to: part, name, remote)
         try check(part, remote, name)
       }
       guard rename(part, blob) == 0 else {
@@ -100,11 +99,18 @@ struct HubDownload {
     return Remote(etag: etag, byteCount: size.flatMap { Int($0) })
   }
 
-  private func download(_ address: String, to path: String, _ name: String) throws(AdapterError) {
-    _ = try curl([
+  private func download(_ address: String, to path: String, _ name: String, _ remote: Remote) throws(AdapterError) {
+    func tell() {
+      let done = (try? File.open(reading: path).byteCount()) ?? 0
+      report(HubProgress(repository: repository.name, file: name, doneBytes: done, totalBytes: remote.byteCount))
+    }
+    tell()
+    let settings = [
       "location", "fail", "continue-at = -", "retry = 3", "output = \(Curl.quoted(path))",
       "url = \(Curl.quoted(address))",
-    ])
+    ]
+    _ = try curl(settings, tick: tell)
+    tell()
   }
 
   private func check(_ path: String, _ remote: Remote, _ name: String) throws(AdapterError) {
@@ -123,12 +129,12 @@ struct HubDownload {
   }
 
   /// curl sends the token to the first host only: it drops the header when a redirect leads elsewhere.
-  private func curl(_ settings: [String]) throws(AdapterError) -> String {
+  private func curl(_ settings: [String], tick: () -> Void = {}) throws(AdapterError) -> String {
     var lines = ["silent", "show-error", "connect-timeout = 30", "speed-limit = 1", "speed-time = 60"] + settings
     if let token = hub.token, !token.contains("\n") {
       lines.append("header = \(Curl.quoted("Authorization: Bearer \(token)"))")
     }
-    guard let answer = Curl.run(lines) else { throw failure("curl is needed, and is not installed") }
+    guard let answer = Curl.run(lines, tick: tick) else { throw failure("curl is needed, and is not installed") }
     guard answer.code == 0 else {
       let reason =
         answer.error.split(whereSeparator: \.isNewline).first.map(String.init) ?? "curl failed (\(answer.code))"

@@ -31,6 +31,17 @@ public struct Repository: Sendable, Hashable {
   }
 }
 
+/// How far the download of one file is.
+public struct HubProgress: Sendable, Hashable {
+  /// `owner/name`.
+  public let repository: String
+  public let file: String
+  /// Bytes that are here, those of an earlier attempt counted.
+  public let doneBytes: Int
+  /// Bytes of the whole file, if the hub says.
+  public let totalBytes: Int?
+}
+
 /// Where repositories are kept and fetched from, as the environment says: HF_HUB_CACHE, HF_HOME, HF_ENDPOINT, HF_TOKEN,
 /// HF_HUB_OFFLINE.
 ///
@@ -74,16 +85,17 @@ public struct Hub: Sendable {
 
   /// The directory of a repository's files: in the cache, or downloaded into it.
   ///
-  /// - Parameter note: told of each file that is downloaded.
+  /// - Parameter report: told of each file that is downloaded when it begins, some times a second, and when it ends.
   /// Throws `.notInCache` when offline, `.download`, `.file`.
-  public func directory(of repository: Repository, note: @escaping (String) -> Void = { _ in }) throws(AdapterError)
+  public func directory(of repository: Repository, report: @escaping (HubProgress) -> Void = { _ in })
+    throws(AdapterError)
     -> String
   {
     if let found = cached(repository) { return found }
     guard !isOffline else {
       throw .notInCache(name: repository.name, revision: repository.revision, cache: cache)
     }
-    return try HubDownload(hub: self, repository: repository, note: note).run()
+    return try HubDownload(hub: self, repository: repository, report: report).run()
   }
 
   /// Where the repository's folder stands in the cache.
