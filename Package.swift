@@ -30,6 +30,7 @@ let package = Package(
   name: "peft-tool",
   products: [
     .library(name: "PEFT", targets: ["PEFT", "TensorFiles"]),
+    .library(name: "LanguageModels", targets: ["LanguageModels"]),
     .executable(name: "peft-tool", targets: ["peft-tool"]),
     .executable(name: "peft-bench", targets: ["peft-bench"]),
     .library(name: "FaultInjection", type: .dynamic, targets: ["CFaultInjection"]),
@@ -47,9 +48,10 @@ let package = Package(
     library("Numerics", ["CKernels", "COpenBLAS"]),
     library("TensorFiles", ["CJansson", "CLinux", "CNettle", "CZlib"]),
     library("PEFT", ["Numerics", "TensorFiles", "CPCRE2"]),
-    library("PeftToolCLI", ["PEFT", "TensorFiles"]),
+    library("LanguageModels", ["PEFT", "Numerics", "TensorFiles", "CPCRE2"]),
+    library("PeftToolCLI", ["LanguageModels", "PEFT", "TensorFiles"]),
     tool("peft-tool", ["PeftToolCLI"]),
-    tool("peft-bench", ["PEFT", "TensorFiles", "Numerics"]),
+    tool("peft-bench", ["LanguageModels", "PEFT", "TensorFiles", "Numerics"]),
     .target(name: "CFaultInjection", path: "Tests/CFaultInjection"),
     .target(
       name: "TestSupport", dependencies: ["PEFT", "TensorFiles"], path: "Tests/TestSupport",
@@ -59,6 +61,7 @@ let package = Package(
     tests("NumericsTests", ["Numerics", "CKernels", "TensorFiles"]),
     tests("TensorFilesTests", ["TensorFiles"]),
     tests("PEFTTests", ["PEFT", "TensorFiles", "Numerics"]),
+    tests("LanguageModelsTests", ["LanguageModels", "PEFT", "TensorFiles", "Numerics"]),
     tests("PeftToolCLITests", ["PeftToolCLI", "PEFT", "TensorFiles"]),
     tests("peft-toolTests", ["TensorFiles", "PEFT", "peft-tool", "readme-example"]),
   ],

@@ -81,6 +81,9 @@ public struct BaseModel: Sendable {
     modules = Self.modules(checkpoint, names: fileNames, config: config, family: family, taskType: taskType)
   }
 
+  /// The checkpoint's name of a tensor that the model with its head calls `name`; nil if the checkpoint does not hold it.
+  package func storedName(_ name: String) -> String? { fileNames[name] }
+
   /// `model_type` of config.json.
   public var modelType: String? { config?["model_type"]?.stringValue }
 

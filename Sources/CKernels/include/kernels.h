@@ -56,4 +56,25 @@ void kernels_add_column_square_sums(const float *w, size_t rows, size_t columns,
 void kernels_scale_rows(float *w, size_t rows, size_t columns, const float *factors);
 void kernels_scale_columns(float *w, size_t rows, size_t columns, const float *factors);
 
+/// Threads that share loops: the machine's cores, or PEFT_THREADS.
+size_t kernels_threads(void);
+
+/// Calls body(context, i) for each i below count, on all threads. Within a body it runs on the calling thread alone.
+void kernels_parallel(size_t count, void (*body)(void *, size_t), void *context);
+
+/// How weights are stored.
+enum { kernels_f32, kernels_f16, kernels_bf16 };
+
+/// Outputs that one task of a projection takes.
+enum { kernels_chunk = 64 };
+
+/// y [tokens, out] = x [tokens, in] x W^T, W [out, in]; or x x W, W [in, out], if transposed. Sums in f32, their order unspecified.
+void kernels_project(int format, const void *w, size_t out, size_t in, int transposed, const float *x, size_t tokens,
+                     float *y);
+
+/// out [width] = softmax(scale * query . keys) . values, over the rows from first to last of keys and values, which are `stride`
+/// floats apart. `scores` holds last - first floats.
+void kernels_attend(const float *query, const float *keys, const float *values, size_t first, size_t last, size_t stride,
+                    size_t width, float scale, float *scores, float *out);
+
 #endif

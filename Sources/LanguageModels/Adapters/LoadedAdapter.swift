@@ -1,0 +1,142 @@
+internal import Numerics
+internal import PEFT
+internal import TensorFiles
+
+/// An adapter in the form in which a model uses it.
+struct LoadedAdapter {
+  let name: String
+  let directory: String
+  let config: PeftConfig
+  /// Low-rank factors of linear layers, which stay apart, by path.
+  var factors: [String: LoRALinear.Factors] = [:]
+  /// What takes the place of parameters, by the parameter's name.
+  var replaced: [String: WeightMatrix] = [:]
+  var prompt: PromptAdapter?
+  /// Tokens from which on an aLoRA acts; nil for another adapter.
+  var invocation: [Int]?
+
+  /// Reads an adapter for a model. LoRA on linear layers stays apart; whatever else changes weights is computed once, by the rules
+  /// of a merge, and takes the weights' place while the adapter is active.
+  ///
+  /// Throws `.adapter` for all that a merge refuses, `.unsupported`.
+  init(name: String, directory: String, model: CausalLanguageModel, task: Int) throws(ModelError) {
+    self.name = name
+    self.directory = directory
+    let stored = try asModelError(adapter: { () throws(AdapterError) in try StoredAdapter(directory: directory) })
+    config = stored.config
+    if PromptAdapter.types.contains(config.peftType.rawValue) {
+      prompt = try PromptAdapter(stored, model, task: task)
+      return
+    }
+    guard config.layerReplication.isEmptyOrFalse else {
+      throw .unsupported(
+        what: "layer_replication", reason: "the model would have other layers. Merge the adapter, and run the result.")
+    }
+    if let tokens = config.aloraInvocationTokens.elements {
+      invocation = tokens.compactMap(\.integerValue)
+      try addFactors(of: stored, model)
+      return
+    }
+    let plan = try asModelError(adapter: { () throws(AdapterError) in
+      try MergePlan(base: model.base.path, adapter: directory, options: MergeOptions())
+    })
+    try use(plan, model)
+  }
+
+  private mutating func use(_ plan: MergePlan, _ model: CausalLanguageModel) throws(ModelError) {
+    var apart: Set<String> = []
+    let adapter = plan.adapter
+    if staysApart {
+      let scaling = try asModelError(adapter: { () throws(AdapterError) in
+        try LoRAScaling(config, path: adapter.configPath)
+      })
+      for module in adapter.modules
+      where !module.isEmbedding && module.bias == nil && adapter.baseCopies[module.path] == nil {
+        guard let layer = model.linear(at: module.path) else { continue }
+        let values = try asModelError(adapter: { () throws(AdapterError) in try scaling.values(for: module.path) })
+        try add(module.path, module.a, module.b, adapter.file, Float(values.scale), layer)
+        apart.insert(model.base.storedName("\(module.path).weight") ?? "\(module.path).weight")
+      }
+    }
+    let changed = try asModelError(adapter: { () throws(AdapterError) in try plan.changedTensors(skipping: apart) })
+    let names = model.parameterNames
+    for tensor in changed {
+      guard let parameter = names[tensor.name] else {
+        throw .unsupported(
+          what: "'\(tensor.name)' of the adapter", reason: "a causal language model has no such parameter.")
+      }
+      replaced[parameter] = try WeightMatrix(tensor)
+    }
+  }
+
+  /// True for a plain LoRA: s·B·A beside a weight that stays what it is.
+  private var staysApart: Bool {
+    config.peftType == .lora && !config.useDoRA && config.kasaConfig == .null && config.useBDLoRA.isEmptyOrFalse
+      && (config.targetParameters ?? []).isEmpty && !config.ensureWeightTying
+      && !["pissa", "olora"].contains(config.initLoRAWeights.stringValue?.lowercased() ?? "")
+  }
+
+  private mutating func addFactors(of stored: StoredAdapter, _ model: CausalLanguageModel) throws(ModelError) {
+    let file = stored.weights
+    let path = FileSystem.join(directory, PeftConfig.fileName)
+    let scaling = try asModelError(adapter: { () throws(AdapterError) in try LoRAScaling(config, path: path) })
+    let (prefix, ending) = ("base_model.model.", ".lora_A.weight")
+    for entry in file.entries where !entry.name.hasSuffix(".lora_B.weight") {
+      guard entry.name.hasPrefix(prefix), entry.name.hasSuffix(ending) else {
+        throw .adapter(.tensorUnexpected(path: file.path, tensor: entry.name))
+      }
+      let module = String(entry.name.dropFirst(prefix.count).dropLast(ending.count))
+      guard let b = file["\(prefix)\(module).lora_B.weight"] else {
+        throw .adapter(.unpaired(path: file.path, module: module, present: "lora_A"))
+      }
+      guard let layer = model.linear(at: module) else {
+        throw .adapter(.unmatched(base: model.base.path, modules: [module], matched: 0, total: 1, nearest: []))
+      }
+      let values = try asModelError(adapter: { () throws(AdapterError) in try scaling.values(for: module) })
+      try add(module, entry, b, file, Float(values.scale), layer)
+    }
+  }
+
+  private mutating func add(
+    _ path: String, _ a: TensorEntry, _ b: TensorEntry, _ file: SafetensorsFile, _ scale: Float, _ layer: Linear
+  ) throws(ModelError) {
+    guard a.shape.count == 2, b.shape.count == 2, a.shape[1] == layer.inFeatures, b.shape[0] == layer.outFeatures,
+      a.shape[0] == b.shape[1]
+    else {
+      throw .adapter(
+        .shapeMismatch(
+          base: file.path, tensor: a.name, found: a.shape, expected: [b.shape.last ?? 0, layer.inFeatures]))
+    }
+    func matrix(_ entry: TensorEntry) throws(ModelError) -> WeightMatrix {
+      let bytes = try asModelError { () throws(TensorFileError) in try file.file.bytes(entry.byteRange) }
+      return try WeightMatrix(ChangedTensor(name: entry.name, dtype: entry.dtype, shape: entry.shape, bytes: bytes))
+    }
+    factors[path] = LoRALinear.Factors(
+      a: try matrix(a), b: try matrix(b), scale: scale, dropout: config.dropout?.doubleValue ?? 0)
+  }
+}
+
+extension CausalLanguageModel {
+  /// The frozen linear layer at a path, with an adapter around it or without.
+  func linear(at path: String) -> Linear? {
+    let module = root.module(at: path)
+    return module as? Linear ?? (module as? LoRALinear)?.base
+  }
+
+  /// All parameters by their names in the model.
+  var parametersByName: [String: Parameter] {
+    var found: [String: Parameter] = [:]
+    for (path, module) in root.namedModules() {
+      for (name, parameter) in module.parameters {
+        found["\(path.replacing(".base_layer", with: "")).\(name)"] = parameter
+      }
+    }
+    return found
+  }
+
+  /// Names in the model by the checkpoint's names.
+  var parameterNames: [String: String] {
+    Dictionary(
+      parametersByName.keys.map { (base.storedName($0) ?? $0, $0) }, uniquingKeysWith: { first, _ in first })
+  }
+}

@@ -1,0 +1,137 @@
+internal import Numerics
+
+/// What a forward pass carries through the layers.
+final class Pass {
+  /// Positions of the tokens, those of a prefix counted.
+  let positions: Range<Int>
+  /// Cosines and sines of the positions, where the model rotates.
+  let angles: (cosines: [Float], sines: [Float])?
+  let cache: KeyValueCache
+
+  init(positions: Range<Int>, angles: (cosines: [Float], sines: [Float])?, cache: KeyValueCache) {
+    self.positions = positions
+    self.angles = angles
+    self.cache = cache
+  }
+}
+
+/// Keys and values of all layers. Belongs to one sequence.
+public final class KeyValueCache {
+  var layers: [KeyValues]
+
+  init(strides: [Int]) { layers = strides.map { KeyValues(stride: $0) } }
+
+  /// Positions held.
+  public var count: Int { layers.first?.count ?? 0 }
+}
+
+/// Attention with its projections, by whatever names they have.
+final class Attention: Module {
+  /// What the parts are called, and how they are computed with.
+  struct Layout {
+    /// Queries, keys and values: three names, or one of a projection that gives all three.
+    var projections = ["q_proj", "k_proj", "v_proj"]
+    var output = "o_proj"
+    /// Norms of each head's queries and keys.
+    var headNorms: (query: String, key: String)?
+    var heads: Int
+    var keyHeads: Int
+    var width: Int
+    var scale: Float
+    /// Positions that a query sees; nil for all.
+    var window: Int?
+  }
+
+  let layout: Layout
+  private let index: Int
+  /// Learnt prompts that this layer attends to besides, with their gate.
+  var prompts: [AdaptionPrompt] = []
+
+  init(_ typeName: String, _ layout: Layout, index: Int, _ children: [(name: String, module: Module)]) {
+    self.layout = layout
+    self.index = index
+    super.init(typeName, children)
+  }
+
+  func callAsFunction(_ x: Matrix<Float>, _ pass: Pass) -> Matrix<Float> {
+    var queries: Matrix<Float>
+    var keys: Matrix<Float>
+    var values: Matrix<Float>
+    if layout.projections.count == 1 {
+      let all = part(layout.projections[0], as: LinearLayer.self)(x)
+      let width = layout.heads * layout.width
+      queries = all.columns(0..<width)
+      keys = all.columns(width..<2 * width)
+      values = all.columns(2 * width..<3 * width)
+    } else {
+      queries = part(layout.projections[0], as: LinearLayer.self)(x)
+      keys = part(layout.projections[1], as: LinearLayer.self)(x)
+      values = part(layout.projections[2], as: LinearLayer.self)(x)
+    }
+    if let norms = layout.headNorms {
+      queries = part(norms.query, as: RMSNorm.self).normalised(queries, width: layout.width)
+      keys = part(norms.key, as: RMSNorm.self).normalised(keys, width: layout.width)
+    }
+    if let angles = pass.angles {
+      RotaryEmbedding.rotate(&queries, width: layout.width, angles)
+      RotaryEmbedding.rotate(&keys, width: layout.width, angles)
+    }
+    pass.cache.layers[index].append(keys: keys.values, values: values.values)
+    let seen = pass.cache.layers[index].attend(
+      queries, width: layout.width, scale: layout.scale, window: layout.window)
+    var result = part(layout.output, as: LinearLayer.self)(seen)
+    for prompt in prompts { prompt.add(to: &result, queries: queries, self) }
+    return result
+  }
+}
+
+/// Two or three linear layers around a function: down(f(up x)), or down(f(gate x) · up x).
+struct FeedForward {
+  var gate: String?
+  var up: String
+  var down: String
+  var function: String
+
+  func callAsFunction(_ x: Matrix<Float>, in module: Module) -> Matrix<Float> {
+    let function: Activation = module.part(function)
+    if let gate {
+      var inner = function(module.part(gate, as: LinearLayer.self)(x))
+      inner.multiply(by: module.part(up, as: LinearLayer.self)(x))
+      return module.part(down, as: LinearLayer.self)(inner)
+    }
+    return module.part(down, as: LinearLayer.self)(function(module.part(up, as: LinearLayer.self)(x)))
+  }
+}
+
+/// A decoder layer: attention and a feed-forward part, each beside what it is added to.
+final class DecoderLayer: Module {
+  /// What the parts are called.
+  struct Layout {
+    var attention = "self_attn"
+    var attentionNorm = "input_layernorm"
+    var feedForwardNorm = "post_attention_layernorm"
+    /// The module that holds the feed-forward part; nil if that is the layer itself.
+    var feedForwardModule: String? = "mlp"
+    var feedForward: FeedForward
+    /// True if a norm follows each sum instead of preceding each part.
+    var normsAfter = false
+  }
+
+  private let layout: Layout
+
+  init(_ typeName: String, _ layout: Layout, _ children: [(name: String, module: Module)]) {
+    self.layout = layout
+    super.init(typeName, children)
+  }
+
+  func callAsFunction(_ x: Matrix<Float>, _ pass: Pass) -> Matrix<Float> {
+    let attention: Attention = part(layout.attention)
+    let (first, second): (Norm, Norm) = (part(layout.attentionNorm), part(layout.feedForwardNorm))
+    let inner = layout.feedForwardModule.map { part($0, as: Module.self) } ?? self
+    var x = x
+    x.add(attention(layout.normsAfter ? x : first(x), pass), scale: 1)
+    if layout.normsAfter { x = first(x) }
+    x.add(layout.feedForward(layout.normsAfter ? x : second(x), in: inner), scale: 1)
+    return layout.normsAfter ? second(x) : x
+  }
+}

@@ -1,0 +1,69 @@
+internal import PEFT
+public import TensorFiles
+
+/// config.json of a model, its values checked as they are asked for.
+public struct ModelConfig: Sendable {
+  public let path: String
+  public let json: JSONValue
+
+  /// Reads config.json in a directory. Throws `.configMissing`, `.file`.
+  public init(directory: String) throws(ModelError) {
+    path = FileSystem.join(directory, "config.json")
+    guard FileSystem.kind(path) == .file else { throw .configMissing(path: directory) }
+    let path = path
+    json = try asModelError { () throws(TensorFileError) in try JSONValue(contentsOf: path) }
+  }
+
+  /// A value that is there and not null.
+  func value(_ key: String) -> JSONValue? { json[key].flatMap { $0 == .null ? nil : $0 } }
+
+  private func wrong(_ key: String, _ expected: String) -> ModelError {
+    .configValue(path: path, key: key, expected: expected, found: json[key]?.compactText ?? "absent")
+  }
+
+  /// A whole number from 1 to 2³⁰.
+  func count(_ key: String, default fallback: Int? = nil) throws(ModelError) -> Int {
+    guard let found = value(key) else {
+      if let fallback { return fallback }
+      throw wrong(key, "a whole number")
+    }
+    guard let number = found.integerValue, (1...1 << 30).contains(number) else {
+      throw wrong(key, "a whole number from 1")
+    }
+    return number
+  }
+
+  func number(_ key: String, default fallback: Double) throws(ModelError) -> Double {
+    guard let found = value(key) else { return fallback }
+    guard let number = found.doubleValue, number.isFinite else { throw wrong(key, "a number") }
+    return number
+  }
+
+  func flag(_ key: String, default fallback: Bool) throws(ModelError) -> Bool {
+    guard let found = value(key) else { return fallback }
+    guard let flag = found.boolValue else { throw wrong(key, "true or false") }
+    return flag
+  }
+
+  func text(_ key: String, default fallback: String) throws(ModelError) -> String {
+    guard let found = value(key) else { return fallback }
+    guard let text = found.stringValue else { throw wrong(key, "a string") }
+    return text
+  }
+
+  /// Throws unless the condition holds.
+  func require(_ holds: Bool, _ key: String, _ expected: String) throws(ModelError) {
+    guard holds else { throw wrong(key, expected) }
+  }
+}
+
+extension JSONValue {
+  /// Any number as a `Double`; nil for anything else.
+  var doubleValue: Double? {
+    switch self {
+    case .integer(let value): Double(value)
+    case .number(let value): value
+    default: nil
+    }
+  }
+}

@@ -1,0 +1,133 @@
+internal import Numerics
+internal import PEFT
+internal import TensorFiles
+
+/// A parameter of a module: what the checkpoint holds, and what takes its place while an adapter is active.
+public final class Parameter {
+  /// The name in the model, such as `model.norm.weight`.
+  public let name: String
+  /// As the checkpoint holds it.
+  let stored: WeightMatrix
+  /// What the module computes with.
+  private(set) var current: WeightMatrix
+  /// The values of a vector.
+  private(set) var vector: [Float]
+  private let isVector: Bool
+
+  init(name: String, stored: WeightMatrix, isVector: Bool) {
+    self.name = name
+    self.stored = stored
+    self.isVector = isVector
+    current = stored
+    vector = isVector ? stored.values : []
+  }
+
+  /// Lets another value take the stored one's place; nil gives the stored one back.
+  func replace(with value: WeightMatrix?) {
+    current = value ?? stored
+    if isVector { vector = current.values }
+  }
+
+  /// The shape of what is stored.
+  public var shape: [Int] { isVector ? [stored.columns] : [stored.rows, stored.columns] }
+  /// Elements of what is stored.
+  public var count: Int { stored.rows * stored.columns }
+}
+
+/// The parameters of a checkpoint by their names in the model, mapped and not copied.
+final class ParameterSource {
+  let base: BaseModel
+  private let files: [MappedFile]
+
+  init(_ base: BaseModel) throws(ModelError) {
+    self.base = base
+    var files: [MappedFile] = []
+    for shard in base.checkpoint.shards {
+      files.append(try asModelError { () throws(TensorFileError) in try MappedFile(shard.file) })
+    }
+    self.files = files
+  }
+
+  /// True if the checkpoint holds a parameter of that name.
+  func holds(_ name: String) -> Bool { base.storedName(name) != nil }
+
+  func matrix(_ name: String, _ rows: Int, _ columns: Int) throws(ModelError) -> Parameter {
+    Parameter(name: name, stored: try view(name, [rows, columns]), isVector: false)
+  }
+
+  func vector(_ name: String, _ count: Int) throws(ModelError) -> Parameter {
+    Parameter(name: name, stored: try view(name, [count]), isVector: true)
+  }
+
+  private func view(_ name: String, _ shape: [Int]) throws(ModelError) -> WeightMatrix {
+    guard let file = base.storedName(name), let location = base.checkpoint[file] else {
+      throw .parameterMissing(path: base.path, name: name)
+    }
+    let entry = location.entry
+    guard entry.shape == shape else {
+      throw .parameterShape(path: base.path, name: name, expected: shape, found: entry.shape)
+    }
+    let (rows, columns) = (shape.count == 1 ? 1 : shape[0], shape.last ?? 0)
+    guard let format = entry.dtype.floatFormat else {
+      throw .parameterType(path: base.path, name: name, found: entry.dtype.rawValue)
+    }
+    let map = files[location.shard]
+    guard entry.byteRange.upperBound <= map.byteCount else {
+      throw .file(
+        .shortRead(
+          path: map.path, byteOffset: entry.byteRange.lowerBound, expectedBytes: entry.byteRange.count,
+          foundBytes: max(0, map.byteCount - entry.byteRange.lowerBound)))
+    }
+    let pointer = map.start + entry.byteRange.lowerBound
+    if format == .f64 {
+      let doubles = (0..<rows * columns).map { pointer.loadUnaligned(fromByteOffset: 8 * $0, as: Double.self) }
+      return WeightMatrix(doubles.map { Float($0) }, rows: rows, columns: columns)
+    }
+    return WeightMatrix(pointer: pointer, rows: rows, columns: columns, format: format, owner: map)
+  }
+}
+
+extension DType {
+  /// The kernels' format; nil for a dtype that is no floating-point one that they know.
+  var floatFormat: FloatFormat? {
+    switch self {
+    case .bf16: .bf16
+    case .f16: .f16
+    case .f32: .f32
+    case .f64: .f64
+    default: nil
+    }
+  }
+}
+
+extension WeightMatrix {
+  /// A tensor that a merge computed, in its own dtype.
+  init(_ tensor: ChangedTensor) throws(ModelError) {
+    guard let format = tensor.dtype.floatFormat, tensor.shape.count <= 2 else {
+      throw .parameterType(path: "", name: tensor.name, found: tensor.dtype.rawValue)
+    }
+    let (rows, columns) = (tensor.shape.count == 2 ? tensor.shape[0] : 1, tensor.shape.last ?? 1)
+    if format == .f64 {
+      self.init(
+        tensor.bytes.withUnsafeBytes { bytes in
+          (0..<rows * columns).map { Float(bytes.loadUnaligned(fromByteOffset: 8 * $0, as: Double.self)) }
+        }, rows: rows, columns: columns)
+      return
+    }
+    let bytes = ByteStorage(tensor.bytes)
+    self.init(pointer: bytes.pointer, rows: rows, columns: columns, format: format, owner: bytes)
+  }
+}
+
+/// Bytes at an address of their own.
+private final class ByteStorage {
+  let pointer: UnsafeRawPointer
+
+  init(_ bytes: [UInt8]) {
+    let memory = UnsafeMutableRawPointer.allocate(byteCount: max(1, bytes.count), alignment: 64)
+    bytes.withUnsafeBytes { if let base = $0.baseAddress { memory.copyMemory(from: base, byteCount: $0.count) } }
+    pointer = UnsafeRawPointer(memory)
+  }
+
+  deinit { pointer.deallocate() }
+}

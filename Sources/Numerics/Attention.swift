@@ -1,0 +1,92 @@
+internal import CKernels
+
+/// Keys and values of one layer, of all tokens so far: `[positions, heads · width]` each.
+public struct KeyValues: Sendable {
+  public private(set) var keys: [Float] = []
+  public private(set) var values: [Float] = []
+  /// Floats of one position.
+  public let stride: Int
+
+  public init(stride: Int) { self.stride = stride }
+
+  /// Positions held.
+  public var count: Int { stride == 0 ? 0 : keys.count / stride }
+
+  /// Adds positions. Traps if they do not fill rows.
+  public mutating func append(keys newKeys: [Float], values newValues: [Float]) {
+    precondition(newKeys.count == newValues.count && newKeys.count % max(1, stride) == 0, "no whole positions")
+    keys += newKeys
+    values += newValues
+  }
+
+  /// Forgets positions from `count` on.
+  public mutating func truncate(to count: Int) {
+    guard count < self.count else { return }
+    keys.removeLast(keys.count - count * stride)
+    values.removeLast(values.count - count * stride)
+  }
+
+  /// softmax(scale · q·Kᵀ)·V for queries at the last positions, each of which sees itself and what comes before.
+  ///
+  /// - Parameter queries: `[tokens, heads · width]`; heads share the keys of `heads / (stride / width)` neighbours.
+  /// - Parameter window: a query sees no more than this many positions, itself counted; nil for all.
+  /// - Parameter seesAll: true if the keys are not the queries' own sequence, and each query sees all of them.
+  /// Traps if the extents do not fit.
+  public func attend(_ queries: Matrix<Float>, width: Int, scale: Float, window: Int?, seesAll: Bool = false) -> Matrix<
+    Float
+  > {
+    let heads = queries.columns / width
+    let sharing = heads / (stride / width)
+    precondition(heads * width == queries.columns && sharing * (stride / width) == heads, "heads do not fit")
+    precondition(seesAll || count >= queries.rows, "queries have no keys of their own")
+    var result = Matrix<Float>(rows: queries.rows, columns: queries.columns)
+    let (total, before) = (count, count - queries.rows)
+    // Soundness: each task writes its own `width` floats of the result and its own scores; ranges were checked above.
+    queries.values.withUnsafeBufferPointer { q in
+      keys.withUnsafeBufferPointer { k in
+        values.withUnsafeBufferPointer { v in
+          result.values.withUnsafeMutableBufferPointer { out in
+            guard let q = q.baseAddress, let k = k.baseAddress, let v = v.baseAddress, let out = out.baseAddress else {
+              return
+            }
+            nonisolated(unsafe) let pointers = (q, k, v, out)
+            Parallel.forEach(queries.rows * heads) { task in
+              let (q, k, v, out) = pointers
+              let (token, head) = (task / heads, task % heads)
+              let last = seesAll ? total : before + token + 1
+              let first = window.map { max(0, last - $0) } ?? 0
+              let own = head / sharing * width
+              let place = token * heads * width + head * width
+              withUnsafeTemporaryAllocation(of: Float.self, capacity: total) { scores in
+                guard let scores = scores.baseAddress else { return }
+                kernels_attend(q + place, k + own, v + own, first, last, stride, width, scale, scores, out + place)
+              }
+            }
+          }
+        }
+      }
+    }
+    return result
+  }
+}
+
+/// Loops over the machine's cores, or as many threads as PEFT_THREADS says.
+public enum Parallel {
+  /// Threads that take part.
+  public static var threads: Int { kernels_threads() }
+
+  /// Calls `body` for 0 to count - 1, in any order and at the same time.
+  public static func forEach(_ count: Int, _ body: @Sendable (Int) -> Void) {
+    withoutActuallyEscaping(body) { body in
+      var closure = body
+      // Soundness: the closure lives until the loop has ended.
+      withUnsafeMutablePointer(to: &closure) { pointer in
+        kernels_parallel(
+          count,
+          { context, index in
+            context?.assumingMemoryBound(to: (@Sendable (Int) -> Void).self).pointee(index)
+          }, pointer)
+      }
+    }
+  }
+}

@@ -1,0 +1,34 @@
+import LanguageModels
+import Numerics
+import PEFT
+import TensorFiles
+import TestSupport
+import Testing
+
+/// Adapters beside running models, against PEFT.
+@Suite struct PeftModelTests {
+  static let expected = try? Checkpoint(path: Fixtures.path("models/adapters.safetensors"))
+  /// Which no merge refuses, or which are prompts.
+  static let cases = (expected?.names.sorted() ?? []).filter { !refused.contains($0) }
+  /// What cannot be computed from what is stored, or routes by the input.
+  static let refused: Set<String> = [
+    "methods/adamss", "methods/psoft", "methods/lily", "variants/llama-replication",
+  ]
+  static let tokens = [3, 17, 8, 29, 1, 5, 36, 11, 2, 20, 7, 33]
+
+  @Test func thereAreAdaptersOfManyKinds() { #expect(Self.cases.count > 100) }
+
+  @Test(arguments: cases)
+  func logitsAgreeWithPEFT(name: String) throws {
+    let root = Fixtures.path(name)
+    let model = try PeftModel.load(base: "\(root)/base", adapter: "\(root)/adapter")
+    let found = try model.logits(Self.tokens, cache: model.makeCache())
+    let expected = try doubles(#require(Self.expected), name)
+    #expect(found.values.count == expected.count)
+    let largest = expected.map(abs).max() ?? 0
+    // Half-precision bases: PEFT's f32 reference sees the base's values, ours rounds what is merged to the base's dtype.
+    let isHalf = model.model.base.checkpoint.shards.contains { $0.entries.contains { $0.dtype != .f32 } }
+    let bound = isHalf ? 5e-2 * largest : 1e-4
+    for (x, y) in zip(found.values, expected) { #expect(abs(Double(x) - y) <= bound) }
+  }
+}
