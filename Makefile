@@ -1,6 +1,6 @@
 # Two commands do everything: `make demo` and `make test`. Both install what is missing first.
 SHELL := /bin/bash
-PACKAGES := libopenblas-dev zlib1g-dev libpcre2-dev libjansson-dev nettle-dev pkg-config curl
+PACKAGES := libopenblas-dev zlib1g-dev libpcre2-dev libjansson-dev nettle-dev libutf8proc-dev pkg-config curl
 RELEASE := swift build -c release --static-swift-stdlib
 STRICT := -Xswiftc -warnings-as-errors
 TOOL := .build/release/peft-tool

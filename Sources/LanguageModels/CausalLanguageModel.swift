@@ -20,7 +20,7 @@ public final class CausalLanguageModel {
   /// `.parameterType`, `.adapter`, `.file`.
   public init(directory: String) throws(ModelError) {
     let config = try ModelConfig(directory: directory)
-    let base = try asModelError(adapter: { () throws(AdapterError) in
+    let base = try withAdapterErrors({ () throws(AdapterError) in
       try BaseModel(path: directory, taskType: "CAUSAL_LM")
     })
     let type = try config.text("model_type", default: "")

@@ -75,6 +75,6 @@ func asModelError<Result>(_ body: () throws(TensorFileError) -> Result) throws(M
 }
 
 /// Runs work of the library PEFT, its errors as `ModelError`.
-func asModelError<Result>(adapter body: () throws(AdapterError) -> Result) throws(ModelError) -> Result {
+func withAdapterErrors<Result>(_ body: () throws(AdapterError) -> Result) throws(ModelError) -> Result {
   do throws(AdapterError) { return try body() } catch { throw .adapter(error) }
 }

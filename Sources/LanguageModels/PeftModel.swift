@@ -19,7 +19,7 @@ public final class PeftModel {
   /// Where in the pass to come an aLoRA begins.
   private var invocationStart = Int.max
 
-  private init(_ model: CausalLanguageModel) { self.model = model }
+  init(_ model: CausalLanguageModel) { self.model = model }
 
   /// Puts a fresh adapter on a model: PEFT's `get_peft_model`. lora_B is zero, so nothing changes yet.
   ///
@@ -35,7 +35,7 @@ public final class PeftModel {
     }
     let directory = String(cString: made)
     scratch = directory
-    try asModelError(adapter: { () throws(AdapterError) in
+    try withAdapterErrors({ () throws(AdapterError) in
       let maker = try AdapterInitializer(base: model.base, config: config, configPath: PeftConfig.fileName, seed: seed)
       try maker.write(to: "\(directory)/adapter")
     })
@@ -139,7 +139,7 @@ public final class PeftModel {
     let inputs = active.compactMap { entry in
       loaded.first { $0.name == entry.name }.map { MergePlan.Input($0.directory, weight: Double(entry.weight)) }
     }
-    let tensors = try asModelError(adapter: { () throws(AdapterError) in
+    let tensors = try withAdapterErrors({ () throws(AdapterError) in
       try MergePlan(base: model.base.path, adapters: inputs).changedTensors()
     })
     let names = model.parameterNames
@@ -193,7 +193,7 @@ public final class PeftModel {
     guard let adapter = loaded.first(where: { $0.name == wanted }) else {
       throw .noSuchAdapter(name: wanted, known: adapterNames)
     }
-    try asModelError(adapter: { () throws(AdapterError) in
+    try withAdapterErrors({ () throws(AdapterError) in
       try StoredAdapter(directory: adapter.directory).save(to: output, replacing: replacing)
     })
   }
@@ -204,7 +204,7 @@ public final class PeftModel {
     guard let adapter = loaded.first(where: { $0.name == wanted }) else {
       throw .noSuchAdapter(name: wanted, known: adapterNames)
     }
-    return try asModelError(adapter: { () throws(AdapterError) in
+    return try withAdapterErrors({ () throws(AdapterError) in
       try model.base.parameterCount(
         of: adapter.config, configPath: FileSystem.join(adapter.directory, PeftConfig.fileName),
         weights: try StoredAdapter(directory: adapter.directory).weights)
@@ -331,7 +331,7 @@ public enum AutoPeftModelForCausalLM {
   ///
   /// Throws `.unsupported` if the configuration names none, `.adapter`, and what `PeftModel.load` throws.
   public static func load(adapter: String, hub: Hub = Hub()) throws(ModelError) -> PeftModel {
-    let config = try asModelError(adapter: { () throws(AdapterError) in try PeftConfig.load(directory: adapter) })
+    let config = try withAdapterErrors({ () throws(AdapterError) in try PeftConfig.load(directory: adapter) })
     guard let name = config.baseModelNameOrPath, !name.isEmpty else {
       throw .unsupported(what: adapter, reason: "its configuration names no base model; give the base yourself.")
     }
@@ -340,7 +340,7 @@ public enum AutoPeftModelForCausalLM {
       guard let repository = Repository(config.revision.map { "\(name)@\($0)" } ?? name) else {
         throw .unsupported(what: "the base '\(name)'", reason: "it is no directory here, and no repository's name.")
       }
-      base = try asModelError(adapter: { () throws(AdapterError) in try hub.directory(of: repository) })
+      base = try withAdapterErrors({ () throws(AdapterError) in try hub.directory(of: repository) })
     }
     return try PeftModel.load(base: base, adapter: adapter)
   }

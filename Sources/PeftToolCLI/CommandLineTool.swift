@@ -1,3 +1,4 @@
+internal import LanguageModels
 internal import PEFT
 
 /// The tool: words in, exit code out.
@@ -15,6 +16,8 @@ public struct CommandLineTool: Sendable {
     } catch let error as UsageError {
       console.failure(error.description)
     } catch let error as AdapterError {
+      console.failure(error.description)
+    } catch let error as ModelError {
       console.failure(error.description)
     } catch is CancellationError {
       console.failure("interrupted; nothing was written.")

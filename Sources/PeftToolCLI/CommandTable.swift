@@ -51,6 +51,13 @@ enum CommandTable {
     jsonFlag,
   ]
 
+  private static let modelOperand = Operand(
+    name: "MODEL", summary: "directory of a causal language model", isModel: true)
+
+  private static let adapterFlag = Flag(
+    "adapter", letter: "a", value: "ADAPTER", "adapter to put on it, with :WEIGHT if its change is to be multiplied",
+    repeats: true)
+
   static let commands: [Command] = [
     Command(
       name: "merge", summary: "fold adapters into their base model",
@@ -205,6 +212,51 @@ enum CommandTable {
         without what wrappers such as torch.compile left in its names.
         """,
       run: convertCommand),
+    Command(
+      name: "generate", summary: "let a model go on from a text",
+      operands: [modelOperand],
+      flags: [
+        adapterFlag,
+        Flag("prompt", letter: "p", value: "TEXT", "the text to go on from"),
+        Flag(
+          "prompts", value: "FILE", "a JSONL file of prompts; writes one JSON document a line",
+          detail: "Each line is a string, or an object with \"prompt\", or with \"messages\" for --chat."),
+        Flag("chat", "put the prompt into the model's chat template as a user's message"),
+        Flag("system", value: "TEXT", "with --chat: a system message before it"),
+        Flag("max-new-tokens", letter: "n", value: "N", "tokens to make at most", default: "100"),
+        Flag("ignore-eos", "go on after an end-of-sequence token"),
+        Flag("stop", value: "TEXT", "end before this text", repeats: true),
+        Flag(
+          "temperature", letter: "t", value: "X", "draw tokens; the higher, the less likely ones",
+          default: "0, the likeliest"),
+        Flag("top-k", value: "N", "draw from the N likeliest tokens"),
+        Flag("top-p", value: "P", "draw from the likeliest tokens that together have probability P"),
+        Flag("min-p", value: "P", "draw from tokens at least P times as likely as the likeliest"),
+        Flag("repetition-penalty", value: "X", "make tokens that have occurred less likely", default: "1"),
+        Flag("seed", value: "N", "the same seed draws the same tokens", default: "0"),
+        jsonFlag,
+      ],
+      detail: """
+        Runs on the CPU; PEFT_THREADS says on how many threads. Weights stay in their stored dtype, and an adapter stays apart \
+        from them where it is a LoRA. Several adapters are added, each with its weight.
+        """,
+      run: generateCommand),
+    Command(
+      name: "perplexity", summary: "say how well a model foretells a text",
+      operands: [modelOperand, Operand(name: "FILE", summary: "text in UTF-8")],
+      flags: [
+        adapterFlag,
+        Flag("window", value: "N", "tokens that are read at once", default: "1024, or the model's context"),
+        jsonFlag,
+      ],
+      detail: "For a quick look before and after a merge. The first token of each window is given.",
+      run: perplexityCommand),
+    Command(
+      name: "tree", summary: "print a model's modules as PyTorch does",
+      operands: [
+        modelOperand, Operand(name: "ADAPTER", summary: "adapter to put on it", isOptional: true, isModel: true),
+      ],
+      flags: [], detail: "With an adapter: the tree that PEFT's model has.", run: treeCommand),
     Command(
       name: "completions", summary: "print a completion script for a shell",
       operands: [Operand(name: "SHELL", summary: "bash, zsh or fish")], flags: [],

@@ -35,11 +35,13 @@ struct Operand: Sendable {
   let summary: String
   /// True if several may stand in this place; at most one operand of a command repeats.
   var repeats = false
+  /// True if it may be left out; only the last operand.
+  var isOptional = false
   /// True if it may be a repository's name in the place of a path.
   var isModel = false
 
   /// The name in help: "ADAPTER..." if it repeats.
-  var spelling: String { repeats ? "\(name)..." : name }
+  var spelling: String { repeats ? "\(name)..." : isOptional ? "[\(name)]" : name }
 }
 
 /// A command of the tool.
@@ -181,7 +183,8 @@ extension Command {
   }
 
   private func fits(_ count: Int) -> Bool {
-    operands.contains(where: \.repeats) ? count >= operands.count : count == operands.count
+    if operands.contains(where: \.repeats) { return count >= operands.count }
+    return count == operands.count || (operands.last?.isOptional == true && count == operands.count - 1)
   }
 
   /// The command's own flags and the common ones.

@@ -12,7 +12,7 @@ internal import TensorFiles
 }
 
 /// An adapter's directory, and the weight after its last colon, if the whole is no directory.
-private func adapterInput(_ word: String, sign: Double) -> MergePlan.Input {
+func adapterInput(_ word: String, sign: Double) -> MergePlan.Input {
   if FileSystem.kind(word) == nil, let colon = word.lastIndex(of: ":"),
     let weight = Double(word[word.index(after: colon)...]), weight.isFinite
   {

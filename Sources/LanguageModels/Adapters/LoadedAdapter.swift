@@ -22,7 +22,7 @@ struct LoadedAdapter {
   init(name: String, directory: String, model: CausalLanguageModel, task: Int) throws(ModelError) {
     self.name = name
     self.directory = directory
-    let stored = try asModelError(adapter: { () throws(AdapterError) in try StoredAdapter(directory: directory) })
+    let stored = try withAdapterErrors({ () throws(AdapterError) in try StoredAdapter(directory: directory) })
     config = stored.config
     if PromptAdapter.types.contains(config.peftType.rawValue) {
       prompt = try PromptAdapter(stored, model, task: task)
@@ -37,7 +37,7 @@ struct LoadedAdapter {
       try addFactors(of: stored, model)
       return
     }
-    let plan = try asModelError(adapter: { () throws(AdapterError) in
+    let plan = try withAdapterErrors({ () throws(AdapterError) in
       try MergePlan(base: model.base.path, adapter: directory, options: MergeOptions())
     })
     try use(plan, model)
@@ -47,18 +47,18 @@ struct LoadedAdapter {
     var apart: Set<String> = []
     let adapter = plan.adapter
     if staysApart {
-      let scaling = try asModelError(adapter: { () throws(AdapterError) in
+      let scaling = try withAdapterErrors({ () throws(AdapterError) in
         try LoRAScaling(config, path: adapter.configPath)
       })
       for module in adapter.modules
       where !module.isEmbedding && module.bias == nil && adapter.baseCopies[module.path] == nil {
         guard let layer = model.linear(at: module.path) else { continue }
-        let values = try asModelError(adapter: { () throws(AdapterError) in try scaling.values(for: module.path) })
+        let values = try withAdapterErrors({ () throws(AdapterError) in try scaling.values(for: module.path) })
         try add(module.path, module.a, module.b, adapter.file, Float(values.scale), layer)
         apart.insert(model.base.storedName("\(module.path).weight") ?? "\(module.path).weight")
       }
     }
-    let changed = try asModelError(adapter: { () throws(AdapterError) in try plan.changedTensors(skipping: apart) })
+    let changed = try withAdapterErrors({ () throws(AdapterError) in try plan.changedTensors(skipping: apart) })
     let names = model.parameterNames
     for tensor in changed {
       guard let parameter = names[tensor.name] else {
@@ -79,7 +79,7 @@ struct LoadedAdapter {
   private mutating func addFactors(of stored: StoredAdapter, _ model: CausalLanguageModel) throws(ModelError) {
     let file = stored.weights
     let path = FileSystem.join(directory, PeftConfig.fileName)
-    let scaling = try asModelError(adapter: { () throws(AdapterError) in try LoRAScaling(config, path: path) })
+    let scaling = try withAdapterErrors({ () throws(AdapterError) in try LoRAScaling(config, path: path) })
     let (prefix, ending) = ("base_model.model.", ".lora_A.weight")
     for entry in file.entries where !entry.name.hasSuffix(".lora_B.weight") {
       guard entry.name.hasPrefix(prefix), entry.name.hasSuffix(ending) else {
@@ -92,7 +92,7 @@ struct LoadedAdapter {
       guard let layer = model.linear(at: module) else {
         throw .adapter(.unmatched(base: model.base.path, modules: [module], matched: 0, total: 1, nearest: []))
       }
-      let values = try asModelError(adapter: { () throws(AdapterError) in try scaling.values(for: module) })
+      let values = try withAdapterErrors({ () throws(AdapterError) in try scaling.values(for: module) })
       try add(module, entry, b, file, Float(values.scale), layer)
     }
   }

@@ -1,0 +1,166 @@
+internal import LanguageModels
+internal import PEFT
+internal import TensorFiles
+
+/// The model of the first operand with the adapters of `--adapter`.
+private func loadModel(_ invocation: Invocation) throws -> PeftModel {
+  let model = try PeftModel(base: invocation.operands[0])
+  var active: [(name: String, weight: Float)] = []
+  for (index, word) in invocation.all("adapter").enumerated() {
+    let input = adapterInput(word, sign: 1)
+    let name = index == 0 ? "default" : "adapter\(index)"
+    try model.load(input.directory, named: name)
+    active.append((name, Float(input.weight)))
+  }
+  if !active.isEmpty { try model.setActive(active) }
+  return model
+}
+
+/// `peft-tool tree MODEL [ADAPTER]`
+@Sendable func treeCommand(_ invocation: Invocation, _ console: Console) async throws -> Int32 {
+  let model = try PeftModel(base: invocation.operands[0])
+  if invocation.operands.count > 1 { try model.load(invocation.operands[1], named: "default") }
+  console.output(model.tree + "\n")
+  return 0
+}
+
+/// `peft-tool perplexity MODEL FILE`
+@Sendable func perplexityCommand(_ invocation: Invocation, _ console: Console) async throws -> Int32 {
+  let model = try loadModel(invocation)
+  let tokenizer = try Tokenizer(directory: invocation.operands[0])
+  try tokenizer.check(vocabulary: model.model.vocabularySize)
+  let text: String
+  do { text = try FileSystem.text(invocation.operands[1]) } catch { throw AdapterError.file(error) }
+  let result = try model.perplexity(tokenizer.encode(text), window: try invocation.integer("window"))
+  if invocation.has("json") {
+    console.json(
+      .object([
+        .init("perplexity", .number(result.value)), .init("loss", .number(result.meanLoss)),
+        .init("tokens", .integer(result.tokens)),
+      ]))
+  } else {
+    console.line("perplexity \(fixed(result.value, 4)) over \(countText(result.tokens, "token"))")
+  }
+  return 0
+}
+
+/// What `generate` was asked for.
+private struct GenerateRequest {
+  let sampling: Sampling
+  let stop: StopConditions
+  let template: ChatTemplate?
+  let system: String?
+
+  init(_ invocation: Invocation) throws {
+    var sampling = Sampling()
+    sampling.temperature = try Self.number(invocation, "temperature", 0...100) ?? 0
+    sampling.topP = try Self.number(invocation, "top-p", 0...1)
+    sampling.minP = try Self.number(invocation, "min-p", 0...1)
+    sampling.repetitionPenalty = try Self.number(invocation, "repetition-penalty", 0.01...100) ?? 1
+    sampling.topK = try Self.integer(invocation, "top-k", 1...1 << 30)
+    sampling.seed = UInt64(try Self.integer(invocation, "seed", 0...Int.max) ?? 0)
+    self.sampling = sampling
+    var stop = StopConditions()
+    stop.newTokens = try Self.integer(invocation, "max-new-tokens", 1...1 << 30) ?? 100
+    if !invocation.has("ignore-eos") { stop.ends = StopConditions.endIDs(directory: invocation.operands[0]) }
+    stop.texts = invocation.all("stop")
+    self.stop = stop
+    template = invocation.has("chat") ? try ChatTemplate(directory: invocation.operands[0]) : nil
+    system = invocation.value("system")
+  }
+
+  private static func number(
+    _ invocation: Invocation, _ flag: String, _ range: ClosedRange<Double>
+  ) throws -> Double? {
+    guard let value = try invocation.number(flag) else { return nil }
+    guard range.contains(value) else {
+      throw UsageError.badValue(
+        flag: flag, found: "\(value)", expected: "a number from \(range.lowerBound) to \(range.upperBound)")
+    }
+    return value
+  }
+
+  private static func integer(
+    _ invocation: Invocation, _ flag: String, _ range: ClosedRange<Int>
+  ) throws -> Int? {
+    guard let value = try invocation.integer(flag) else { return nil }
+    guard range.contains(value) else {
+      throw UsageError.badValue(flag: flag, found: "\(value)", expected: "a whole number from \(range.lowerBound)")
+    }
+    return value
+  }
+
+  /// The ids of a prompt, in the template's words if there is one.
+  func ids(_ prompt: JSONValue, _ tokenizer: Tokenizer) throws -> [Int] {
+    guard let template else { return tokenizer.encode(prompt.stringValue ?? "") }
+    var messages: [JSONValue] = prompt.elements ?? []
+    if let text = prompt.stringValue { messages = [ChatTemplate.message(role: "user", text)] }
+    if let system { messages.insert(ChatTemplate.message(role: "system", system), at: 0) }
+    return tokenizer.encode(try template.render(messages), addsSpecial: false)
+  }
+}
+
+/// `peft-tool generate MODEL`
+@Sendable func generateCommand(_ invocation: Invocation, _ console: Console) async throws -> Int32 {
+  let request = try GenerateRequest(invocation)
+  let prompts: [JSONValue]
+  switch (invocation.value("prompt"), invocation.value("prompts")) {
+  case (let text?, nil): prompts = [.string(text)]
+  case (nil, let file?): prompts = try readPrompts(file)
+  default: throw UsageError.badValue(flag: "prompt", found: "neither or both", expected: "either --prompt or --prompts")
+  }
+  let model = try loadModel(invocation)
+  let tokenizer = try Tokenizer(directory: invocation.operands[0])
+  try tokenizer.check(vocabulary: model.model.vocabularySize)
+  let inputs = try prompts.map { try request.ids($0, tokenizer) }
+  let isBatch = invocation.value("prompts") != nil
+  let writesJSON = isBatch || invocation.has("json")
+  for ids in inputs {
+    var stream = TextStream(tokenizer, after: ids, stops: request.stop.texts)
+    let started = Clock.seconds
+    var first = started
+    let tokens = try model.generate(ids, sampling: request.sampling, stop: request.stop) { token in
+      if first == started { first = Clock.seconds }
+      let text = stream.add(token)
+      if !writesJSON && !text.isEmpty { console.output(text) }
+      return !stream.isStopped
+    }
+    let rest = stream.finish()
+    if writesJSON {
+      console.json(
+        .object([
+          .init("text", .string(stream.text)), .init("tokens", .array(tokens.map { .integer($0) })),
+          .init("prompt_tokens", .integer(ids.count)),
+        ]))
+    } else {
+      console.output(rest + "\n")
+    }
+    let seconds = Clock.seconds
+    let rate = tokens.count > 1 && seconds > first ? Double(tokens.count - 1) / (seconds - first) : 0
+    if !isBatch {
+      console.note(
+        "\(countText(ids.count, "token")) read in \(fixed(first - started, 2)) s, \(countText(tokens.count, "token")) made, "
+          + "\(fixed(rate, 1)) a second, peak memory \(bytesText(peakResidentBytes))")
+    }
+  }
+  return 0
+}
+
+/// One prompt a line. Throws `ModelError.configValue` with the line that is none.
+private func readPrompts(_ path: String) throws -> [JSONValue] {
+  let text: String
+  do { text = try FileSystem.text(path) } catch { throw AdapterError.file(error) }
+  var prompts: [JSONValue] = []
+  for (number, line) in text.split(separator: "\n", omittingEmptySubsequences: false).enumerated()
+  where !line.allSatisfy(\.isWhitespace) {
+    let json = JSONValue(parsing: String(line))
+    guard let prompt = json?["prompt"] ?? json?["messages"] ?? json, prompt.stringValue != nil || prompt.elements != nil
+    else {
+      throw ModelError.configValue(
+        path: path, key: "line \(number + 1)", expected: "a string, or an object with \"prompt\" or \"messages\"",
+        found: printable(String(line), limit: 60))
+    }
+    prompts.append(prompt)
+  }
+  return prompts
+}
