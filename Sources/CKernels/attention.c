@@ -47,7 +47,7 @@ ELEMENT float exponential(float x) {
 
 static void attend_generic(ATTEND_ARGUMENTS) { ATTEND_BODY }
 #if defined(__x86_64__)
-__attribute__((target("arch=x86-64-v4"))) static void attend_v4(ATTEND_ARGUMENTS) { ATTEND_BODY }
+__attribute__((target("arch=x86-64-v4"), min_vector_width(512))) static void attend_v4(ATTEND_ARGUMENTS) { ATTEND_BODY }
 __attribute__((target("arch=x86-64-v3"))) static void attend_v3(ATTEND_ARGUMENTS) { ATTEND_BODY }
 #endif
 

@@ -82,30 +82,44 @@ typedef struct {
     r[i + 1] = __builtin_shufflevector(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);   \
   }
 
-// Chunks of rows, each against up to four tokens: W [out, in].
-#define FEW(name, format, lanes, target)                                                                      \
-  target static void name(void *context, size_t chunk) {                                                      \
-    _Pragma("clang fp contract(fast)") const work *job = context;                                             \
-    const size_t in = job->in, first = chunk * kernels_chunk, last = first + kernels_chunk < job->out         \
-                                                                         ? first + kernels_chunk              \
-                                                                         : job->out;                          \
-    for (size_t row = first; row < last; row++) {                                                             \
-      const ELEMENT_##format *w = (const ELEMENT_##format *)job->w + row * in;                                \
-      for (size_t t = 0; t < job->tokens; t++) {                                                              \
-        const float *x = job->x + t * in;                                                                     \
-        v##lanes sum[4] = {{0}};                                                                              \
-        size_t k = 0;                                                                                         \
-        for (; k + 4 * lanes <= in; k += 4 * lanes)                                                           \
-          _Pragma("clang loop unroll(full)") for (int i = 0; i < 4; i++) sum[i] +=                            \
-              LOAD_##format(lanes, w + k + i * lanes) * *(const v##lanes *)(x + k + i * lanes);               \
-        v##lanes all = (sum[0] + sum[1]) + (sum[2] + sum[3]);                                                 \
-        for (; k + lanes <= in; k += lanes) all += LOAD_##format(lanes, w + k) * *(const v##lanes *)(x + k);  \
-        float total = 0;                                                                                      \
-        for (int i = 0; i < lanes; i++) total += all[i];                                                      \
-        for (; k < in; k++) total += format##_load(w[k]) * x[k];                                              \
-        job->y[t * job->out + row] = total;                                                                   \
-      }                                                                                                       \
-    }                                                                                                         \
+// The sum of a vector's elements, by halves.
+#define TOTAL_8(v)                                                                             \
+  ({                                                                                           \
+    const v8 all_ = (v);                                                                       \
+    const v8 half_ = all_ + __builtin_shufflevector(all_, all_, 4, 5, 6, 7, 0, 1, 2, 3);       \
+    const v8 quarter_ = half_ + __builtin_shufflevector(half_, half_, 2, 3, 0, 1, 6, 7, 4, 5); \
+    quarter_[0] + quarter_[1];                                                                 \
+  })
+#define TOTAL_16(v)                                                                      \
+  ({                                                                                     \
+    const v16 wide_ = (v);                                                               \
+    TOTAL_8(__builtin_shufflevector(wide_, wide_, 0, 1, 2, 3, 4, 5, 6, 7) +              \
+            __builtin_shufflevector(wide_, wide_, 8, 9, 10, 11, 12, 13, 14, 15));        \
+  })
+
+// Chunks of rows, each against up to four tokens: W [out, in]. One row after the other, as the memory streams best.
+#define FEW(name, format, lanes, target)                                                                       \
+  target static void name(void *context, size_t chunk) {                                                       \
+    _Pragma("clang fp contract(fast)") const work *job = context;                                              \
+    const size_t in = job->in, first = chunk * kernels_chunk;                                                  \
+    const size_t last = first + kernels_chunk < job->out ? first + kernels_chunk : job->out;                   \
+    for (size_t row = first; row < last; row++) {                                                              \
+      const ELEMENT_##format *w = (const ELEMENT_##format *)job->w + row * in;                                 \
+      for (size_t t = 0; t < job->tokens; t++) {                                                               \
+        const float *x = job->x + t * in;                                                                      \
+        v##lanes sum[4] = {{0}};                                                                               \
+        size_t k = 0;                                                                                          \
+        for (; k + 4 * lanes <= in; k += 4 * lanes) {                                                          \
+          _Pragma("clang loop unroll(full)") for (int i = 0; i < 4; i++) sum[i] +=                             \
+              LOAD_##format(lanes, w + k + i * lanes) * *(const v##lanes *)(x + k + i * lanes);                \
+        }                                                                                                      \
+        v##lanes all = (sum[0] + sum[1]) + (sum[2] + sum[3]);                                                  \
+        for (; k + lanes <= in; k += lanes) all += LOAD_##format(lanes, w + k) * *(const v##lanes *)(x + k);   \
+        float total = TOTAL_##lanes(all);                                                                      \
+        for (; k < in; k++) total += format##_load(w[k]) * x[k];                                               \
+        job->y[t * job->out + row] = total;                                                                    \
+      }                                                                                                        \
+    }                                                                                                          \
   }
 
 // The same for W [in, out]: chunks of columns.
@@ -216,7 +230,7 @@ typedef struct {
 #define NO_TARGET
 FORMATS(8, 6, generic, NO_TARGET)
 #if defined(__x86_64__)
-FORMATS(16, 12, v4, __attribute__((target("arch=x86-64-v4"))))
+FORMATS(16, 12, v4, __attribute__((target("arch=x86-64-v4"), min_vector_width(512))))
 FORMATS(8, 6, v3, __attribute__((target("arch=x86-64-v3"))))
 #endif
 
