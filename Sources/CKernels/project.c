@@ -3,20 +3,15 @@
 // For few tokens each weight is read once, row by row, and the product is bound by memory. For many, panels of W are widened
 // and laid out so that a tile of tokens by two vectors of outputs stays in registers while k runs.
 #include <stdlib.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #include "elements.h"
 #include "kernels.h"
+#include "vectors.h"
 
 enum { few_tokens = 4, panel_depth = 1024 };
-
-typedef float v8 __attribute__((vector_size(32), aligned(4)));
-typedef float v16 __attribute__((vector_size(64), aligned(4)));
-typedef uint16_t u8 __attribute__((vector_size(16), aligned(2)));
-typedef uint16_t u16 __attribute__((vector_size(32), aligned(2)));
-typedef uint32_t w8 __attribute__((vector_size(32)));
-typedef uint32_t w16 __attribute__((vector_size(64)));
-typedef _Float16 h8 __attribute__((vector_size(16), aligned(2)));
-typedef _Float16 h16 __attribute__((vector_size(32), aligned(2)));
 
 #define LOAD_f32(lanes, p) (*(const v##lanes *)(p))
 #define LOAD_f16(lanes, p) __builtin_convertvector(*(const h##lanes *)(p), v##lanes)
@@ -31,56 +26,9 @@ typedef struct {
   float *y;
   size_t out, in, tokens;
   // Packed tokens: groups of rows, k-major within a group.
-  const float *packed;
+  float *packed;
+  size_t group;
 } work;
-
-// 8 vectors of 8: rows become columns.
-#define TRANSPOSE_8(r) \
-  _Pragma("clang loop unroll(full)") for (int i = 0; i < 8; i++) {                          \
-    if (i & 4) continue;                                                                 \
-    const v8 a = r[i], b = r[i + 4];                                                      \
-    r[i] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11);   \
-    r[i + 4] = __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);   \
-  } \
-  _Pragma("clang loop unroll(full)") for (int i = 0; i < 8; i++) {                          \
-    if (i & 2) continue;                                                                 \
-    const v8 a = r[i], b = r[i + 2];                                                      \
-    r[i] = __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13);   \
-    r[i + 2] = __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15);   \
-  } \
-  _Pragma("clang loop unroll(full)") for (int i = 0; i < 8; i++) {                          \
-    if (i & 1) continue;                                                                 \
-    const v8 a = r[i], b = r[i + 1];                                                      \
-    r[i] = __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14);   \
-    r[i + 1] = __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15);   \
-  }
-
-// 16 vectors of 16: rows become columns.
-#define TRANSPOSE_16(r) \
-  _Pragma("clang loop unroll(full)") for (int i = 0; i < 16; i++) {                          \
-    if (i & 8) continue;                                                                 \
-    const v16 a = r[i], b = r[i + 8];                                                      \
-    r[i] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);   \
-    r[i + 8] = __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);   \
-  } \
-  _Pragma("clang loop unroll(full)") for (int i = 0; i < 16; i++) {                          \
-    if (i & 4) continue;                                                                 \
-    const v16 a = r[i], b = r[i + 4];                                                      \
-    r[i] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);   \
-    r[i + 4] = __builtin_shufflevector(a, b, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);   \
-  } \
-  _Pragma("clang loop unroll(full)") for (int i = 0; i < 16; i++) {                          \
-    if (i & 2) continue;                                                                 \
-    const v16 a = r[i], b = r[i + 2];                                                      \
-    r[i] = __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);   \
-    r[i + 2] = __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);   \
-  } \
-  _Pragma("clang loop unroll(full)") for (int i = 0; i < 16; i++) {                          \
-    if (i & 1) continue;                                                                 \
-    const v16 a = r[i], b = r[i + 1];                                                      \
-    r[i] = __builtin_shufflevector(a, b, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30);   \
-    r[i + 1] = __builtin_shufflevector(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);   \
-  }
 
 // The sum of a vector's elements, by halves.
 #define TOTAL_8(v)                                                                             \
@@ -200,6 +148,12 @@ typedef struct {
         const size_t rows = job->tokens - token < group ? job->tokens - token : group;                        \
         for (size_t i = 0; i < rows; i++) {                                                                   \
           float *y = job->y + (token + i) * out + first;                                                      \
+          if (present == 2 * lanes) {                                                                         \
+            v##lanes *to = (v##lanes *)y;                                                                     \
+            to[0] = start ? to[0] + sum[i][0] : sum[i][0];                                                    \
+            to[1] = start ? to[1] + sum[i][1] : sum[i][1];                                                    \
+            continue;                                                                                         \
+          }                                                                                                   \
           float tile[2 * lanes];                                                                              \
           memcpy(tile, &sum[i], sizeof tile);                                                                 \
           for (size_t c = 0; c < present; c++) y[c] = start ? y[c] + tile[c] : tile[c];                       \
@@ -208,6 +162,90 @@ typedef struct {
     }                                                                                                         \
     free(wide);                                                                                               \
   }
+
+// One group of tokens laid out k by k.
+static void pack(void *context, size_t index) {
+  const work *job = context;
+  const size_t group = job->group, in = job->in, token = index * group;
+  float *packed = job->packed + token * in;
+  // Rows past the last are copies of the first: their products are not stored.
+  const float *rows[16];
+  for (size_t i = 0; i < group; i++) rows[i] = job->x + (token + (token + i < job->tokens ? i : 0)) * in;
+  for (size_t k = 0; k < in; k++)
+    for (size_t i = 0; i < group; i++) packed[k * group + i] = rows[i][k];
+}
+
+#if defined(__x86_64__)
+#define PAIRS_TARGET __attribute__((target("arch=x86-64-v4,avx512bf16"), min_vector_width(512)))
+
+// One group of tokens as pairs of neighbouring inputs, rounded to bf16.
+PAIRS_TARGET static void pack_pairs(void *context, size_t index) {
+  const work *job = context;
+  const size_t group = job->group, in = job->in, pairs = (in + 1) / 2, token = index * group;
+  uint32_t *packed = (uint32_t *)job->packed + token * pairs;
+  const float *rows[16];
+  for (size_t i = 0; i < group; i++) rows[i] = job->x + (token + (token + i < job->tokens ? i : 0)) * in;
+  for (size_t k = 0; k < pairs; k++)
+    for (size_t i = 0; i < group; i++) {
+      const uint32_t low = bf16_store(rows[i][2 * k]), high = 2 * k + 1 < in ? bf16_store(rows[i][2 * k + 1]) : 0;
+      packed[k * group + i] = low | high << 16;
+    }
+}
+
+// A panel of 32 outputs of a bf16 weight [out, in] against all tokens, two products an instruction.
+PAIRS_TARGET static void many_pairs(void *context, size_t panel) {
+  enum { lanes = 16, group = 12, depth_limit = panel_depth };
+  const work *job = context;
+  const size_t in = job->in, out = job->out, pairs = (in + 1) / 2, first = panel * 2 * lanes;
+  const size_t present = out - first < 2 * lanes ? out - first : 2 * lanes;
+  const uint16_t *w = job->w;
+  uint32_t *wide = aligned_alloc(64, depth_limit * 2 * lanes * sizeof(uint32_t));
+  if (!wide) abort();
+  for (size_t start = 0; start < pairs; start += depth_limit) {
+    const size_t depth = pairs - start < depth_limit ? pairs - start : depth_limit;
+    for (size_t half = 0; half < 2; half++) {
+      const uint16_t *row[lanes];
+      for (size_t i = 0; i < lanes; i++) {
+        const size_t output = first + half * lanes + i;
+        row[i] = w + (output < out ? output : out - 1) * in + 2 * start;
+      }
+      size_t k = 0;
+      for (; 2 * (start + k + lanes) <= in && k + lanes <= depth; k += lanes) {
+        v16 r[lanes];
+        _Pragma("clang loop unroll(full)") for (int i = 0; i < lanes; i++) r[i] = *(const v16 *)(row[i] + 2 * k);
+        TRANSPOSE_16(r);
+        _Pragma("clang loop unroll(full)") for (int i = 0; i < lanes; i++) * (v16 *)(wide + (k + i) * 2 * lanes + half * lanes) = r[i];
+      }
+      for (; k < depth; k++)
+        for (size_t i = 0; i < lanes; i++)
+          wide[k * 2 * lanes + half * lanes + i] =
+              row[i][2 * k] | (uint32_t)(2 * (start + k) + 1 < in ? row[i][2 * k + 1] : 0) << 16;
+    }
+    for (size_t token = 0; token < job->tokens; token += group) {
+      const uint32_t *x = (const uint32_t *)job->packed + token * pairs + start * group;
+      __m512 sum[group][2];
+      _Pragma("clang loop unroll(full)") for (int i = 0; i < group; i++) sum[i][0] = sum[i][1] = _mm512_setzero_ps();
+      for (size_t k = 0; k < depth; k++) {
+        const __m512bh r0 = (__m512bh)_mm512_loadu_si512(wide + k * 2 * lanes);
+        const __m512bh r1 = (__m512bh)_mm512_loadu_si512(wide + k * 2 * lanes + lanes);
+        _Pragma("clang loop unroll(full)") for (int i = 0; i < group; i++) {
+          const __m512bh both = (__m512bh)_mm512_set1_epi32((int)x[k * group + i]);
+          sum[i][0] = _mm512_dpbf16_ps(sum[i][0], r0, both);
+          sum[i][1] = _mm512_dpbf16_ps(sum[i][1], r1, both);
+        }
+      }
+      const size_t rows = job->tokens - token < group ? job->tokens - token : group;
+      for (size_t i = 0; i < rows; i++) {
+        float *y = job->y + (token + i) * out + first;
+        float tile[2 * lanes];
+        memcpy(tile, &sum[i], sizeof tile);
+        for (size_t c = 0; c < present; c++) y[c] = start ? y[c] + tile[c] : tile[c];
+      }
+    }
+  }
+  free(wide);
+}
+#endif
 
 typedef void (*body)(void *, size_t);
 typedef struct {
@@ -227,11 +265,10 @@ typedef struct {
   ALL(f16, lanes, group, level, target)      \
   ALL(bf16, lanes, group, level, target)
 
-#define NO_TARGET
 FORMATS(8, 6, generic, NO_TARGET)
 #if defined(__x86_64__)
-FORMATS(16, 12, v4, __attribute__((target("arch=x86-64-v4"), min_vector_width(512))))
-FORMATS(8, 6, v3, __attribute__((target("arch=x86-64-v3"))))
+FORMATS(16, 12, v4, V4_TARGET)
+FORMATS(8, 6, v3, V3_TARGET)
 #endif
 
 #define CHOOSE(level) (format == kernels_f32 ? &f32_##level : format == kernels_f16 ? &f16_##level : &bf16_##level)
@@ -255,18 +292,25 @@ void kernels_project(int format, const void *w, size_t out, size_t in, int trans
   if (!out || !tokens) return;
   size_t lanes, group;
   const variants *chosen = variants_for(format, &lanes, &group);
-  work job = {w, x, y, out, in, tokens, 0};
+  work job = {w, x, y, out, in, tokens, 0, group};
   if (tokens <= few_tokens) {
     kernels_parallel((out + kernels_chunk - 1) / kernels_chunk, chosen->few[transposed != 0], &job);
     return;
   }
-  float *packed = aligned_alloc(64, ((tokens + group - 1) / group * group * in * sizeof(float) + 63) / 64 * 64);
-  if (!packed) abort();
-  for (size_t token = 0; token < tokens; token += group)
-    for (size_t i = 0; i < group; i++)
-      for (size_t k = 0; k < in; k++)
-        packed[token * in + k * group + i] = token + i < tokens ? x[(token + i) * in + k] : 0;
-  job.packed = packed;
+  const size_t groups = (tokens + group - 1) / group;
+#if defined(__x86_64__)
+  if (format == kernels_bf16 && !transposed && __builtin_cpu_supports("x86-64-v4") && __builtin_cpu_supports("avx512bf16")) {
+    job.packed = aligned_alloc(64, (groups * group * ((in + 1) / 2) * sizeof(uint32_t) + 63) / 64 * 64);
+    if (!job.packed) abort();
+    kernels_parallel(groups, pack_pairs, &job);
+    kernels_parallel((out + 31) / 32, many_pairs, &job);
+    free(job.packed);
+    return;
+  }
+#endif
+  job.packed = aligned_alloc(64, (groups * group * in * sizeof(float) + 63) / 64 * 64);
+  if (!job.packed) abort();
+  kernels_parallel(groups, pack, &job);
   kernels_parallel((out + 2 * lanes - 1) / (2 * lanes), chosen->many[transposed != 0], &job);
-  free(packed);
+  free(job.packed);
 }

@@ -103,12 +103,23 @@ public final class RMSNorm: Norm {
   func normalised(_ x: Matrix<Float>, width: Int) -> Matrix<Float> {
     var result = x
     let factors = addsOne ? weight.vector.map { $0 + 1 } : weight.vector
+    let (columns, epsilon) = (x.columns, epsilon)
     result.values.withUnsafeMutableBufferPointer { values in
-      for start in stride(from: 0, to: values.count, by: width) {
-        var sum: Float = 0
-        for index in start..<start + width { sum += values[index] * values[index] }
-        let factor = 1 / (sum / Float(width) + epsilon).squareRoot()
-        for index in 0..<width { values[start + index] *= factor * factors[index] }
+      factors.withUnsafeBufferPointer { factors in
+        // Soundness: each task changes its own row.
+        nonisolated(unsafe) let (values, factors) = (values, factors)
+        Parallel.forEach(x.rows) { row in
+          for start in stride(from: row * columns, to: (row + 1) * columns, by: width) {
+            var sums = SIMD8<Float>()
+            for index in stride(from: 0, to: width & ~7, by: 8) {
+              for lane in 0..<8 { sums[lane] += values[start + index + lane] * values[start + index + lane] }
+            }
+            var sum = sums.sum()
+            for index in width & ~7..<width { sum += values[start + index] * values[start + index] }
+            let factor = 1 / (sum / Float(width) + epsilon).squareRoot()
+            for index in 0..<width { values[start + index] *= factor * factors[index] }
+          }
+        }
       }
     }
     return result
@@ -156,9 +167,10 @@ public final class LayerNorm: Norm {
 
 /// A function of each element.
 public final class Activation: Module {
-  private let function: @Sendable (Float) -> Float
+  /// Nil for SiLU, which has a kernel of its own.
+  private let function: (@Sendable (Float) -> Float)?
 
-  private init(_ typeName: String, _ function: @escaping @Sendable (Float) -> Float) {
+  private init(_ typeName: String, _ function: (@Sendable (Float) -> Float)?) {
     self.function = function
     super.init(typeName)
   }
@@ -167,7 +179,7 @@ public final class Activation: Module {
   static func named(_ key: String, _ config: ModelConfig, default fallback: String) throws(ModelError) -> Activation {
     let name = try config.text(key, default: fallback)
     switch name {
-    case "silu", "swish": return Activation("SiLUActivation") { $0 / (1 + expf(-$0)) }
+    case "silu", "swish": return Activation("SiLUActivation", nil)
     case "relu": return Activation("ReLU") { max($0, 0) }
     case "gelu": return Activation("GELUActivation") { 0.5 * $0 * (1 + erff($0 * 0.70710678)) }
     case "gelu_new": return Activation("NewGELUActivation", tanhGELU)
@@ -186,7 +198,11 @@ public final class Activation: Module {
 
   func callAsFunction(_ x: Matrix<Float>) -> Matrix<Float> {
     var result = x
-    let (columns, function) = (x.columns, function)
+    guard let function else {
+      applySiLU(&result)
+      return result
+    }
+    let columns = x.columns
     result.values.withUnsafeMutableBufferPointer { values in
       // Soundness: each task changes its own row.
       nonisolated(unsafe) let values = values

@@ -90,14 +90,21 @@ final class RotaryEmbedding: Module {
   static func rotate(_ x: inout Matrix<Float>, width: Int, _ angles: (cosines: [Float], sines: [Float])) {
     let half = width / 2
     let columns = x.columns
+    let rows = x.rows
     x.values.withUnsafeMutableBufferPointer { values in
-      for token in 0..<values.count / max(1, columns) {
-        for head in stride(from: token * columns, to: (token + 1) * columns, by: width) {
-          for pair in 0..<half {
-            let (cosine, sine) = (angles.cosines[token * half + pair], angles.sines[token * half + pair])
-            let (a, b) = (values[head + pair], values[head + half + pair])
-            values[head + pair] = a * cosine - b * sine
-            values[head + half + pair] = b * cosine + a * sine
+      angles.cosines.withUnsafeBufferPointer { cosines in
+        angles.sines.withUnsafeBufferPointer { sines in
+          // Soundness: each task changes its own row.
+          nonisolated(unsafe) let (values, cosines, sines) = (values, cosines, sines)
+          Parallel.forEach(rows) { token in
+            for head in stride(from: token * columns, to: (token + 1) * columns, by: width) {
+              for pair in 0..<half {
+                let (cosine, sine) = (cosines[token * half + pair], sines[token * half + pair])
+                let (a, b) = (values[head + pair], values[head + half + pair])
+                values[head + pair] = a * cosine - b * sine
+                values[head + half + pair] = b * cosine + a * sine
+              }
+            }
           }
         }
       }

@@ -9,6 +9,9 @@ public struct KeyValues: Sendable {
 
   public init(stride: Int) { self.stride = stride }
 
+  /// Queries that one task takes.
+  private static let tileRows = 32
+
   /// Positions held.
   public var count: Int { stride == 0 ? 0 : keys.count / stride }
 
@@ -50,16 +53,18 @@ public struct KeyValues: Sendable {
               return
             }
             nonisolated(unsafe) let pointers = (q, k, v, out)
-            Parallel.forEach(queries.rows * heads) { task in
+            let tiles = (queries.rows + Self.tileRows - 1) / Self.tileRows
+            Parallel.forEach(tiles * heads) { task in
               let (q, k, v, out) = pointers
-              let (token, head) = (task / heads, task % heads)
-              let last = seesAll ? total : before + token + 1
-              let first = window.map { max(0, last - $0) } ?? 0
+              let (first, head) = (task / heads * Self.tileRows, task % heads)
+              let rows = min(Self.tileRows, queries.rows - first)
               let own = head / sharing * width
-              let place = token * heads * width + head * width
-              withUnsafeTemporaryAllocation(of: Float.self, capacity: total) { scores in
+              let place = first * heads * width + head * width
+              withUnsafeTemporaryAllocation(of: Float.self, capacity: rows * total) { scores in
                 guard let scores = scores.baseAddress else { return }
-                kernels_attend(q + place, k + own, v + own, first, last, stride, width, scale, scores, out + place)
+                kernels_attend(
+                  q + place, heads * width, rows, k + own, v + own, stride, width,
+                  seesAll ? Int(bitPattern: UInt.max) : before + first, total, window ?? 0, scale, scores, out + place)
               }
             }
           }
@@ -67,6 +72,17 @@ public struct KeyValues: Sendable {
       }
     }
     return result
+  }
+}
+
+/// x / (1 + e⁻ˣ) of each element.
+public func applySiLU(_ x: inout Matrix<Float>) {
+  let columns = x.columns
+  x.values.withUnsafeMutableBufferPointer { values in
+    guard let base = values.baseAddress else { return }
+    // Soundness: each task changes its own row.
+    nonisolated(unsafe) let pointer = base
+    Parallel.forEach(x.rows) { row in kernels_silu(pointer + row * columns, columns) }
   }
 }
 

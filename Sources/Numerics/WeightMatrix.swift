@@ -56,16 +56,17 @@ public struct WeightMatrix: @unchecked Sendable {
   public func project(_ x: Matrix<Float>, transposed: Bool = false) -> Matrix<Float> {
     let (out, input) = transposed ? (columns, rows) : (rows, columns)
     precondition(x.columns == input, "inputs do not fit")
-    var y = Matrix<Float>(rows: x.rows, columns: out)
     let kind = format == .f32 ? kernels_f32 : format == .f16 ? kernels_f16 : kernels_bf16
-    // Soundness: the extents were checked.
-    x.values.withUnsafeBufferPointer { from in
-      y.values.withUnsafeMutableBufferPointer { to in
-        guard let from = from.baseAddress, let to = to.baseAddress else { return }
+    let count = x.rows * out
+    // Soundness: the extents were checked, and the kernel writes every element.
+    let values = [Float](unsafeUninitializedCapacity: count) { to, initialized in
+      x.values.withUnsafeBufferPointer { from in
+        guard count > 0, let from = from.baseAddress, let to = to.baseAddress else { return }
         kernels_project(Int32(kind), pointer, out, input, transposed ? 1 : 0, from, x.rows, to)
       }
+      initialized = count
     }
-    return y
+    return Matrix(rows: x.rows, columns: out, values: values)
   }
 }
 

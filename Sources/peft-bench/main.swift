@@ -3,7 +3,7 @@ import Numerics
 import PEFT
 import TensorFiles
 
-// peft-bench CASE [--rounds N] [--layers N] [--directory DIR]
+// peft-bench CASE [--rounds N] [--layers N] [--directory DIR] [--model DIR] [--python PYTHON]
 let words = Array(CommandLine.arguments.dropFirst())
 
 @MainActor func option(_ name: String) -> String? {
@@ -27,9 +27,15 @@ do {
   case "trust"?: try TrustBenchmark(directory: directory, layers: layers, rounds: rounds).run()
   case "merge"?: try MergeBenchmark(directory: directory, layers: layers, rounds: rounds).run()
   case "startup"?: try StartupBenchmark(directory: directory, layers: layers, rounds: rounds).run()
+  case "generate"?:
+    guard let model = option("--model") else {
+      print("usage: peft-bench generate --model DIR [--python PYTHON] [--rounds N]")
+      exit(2)
+    }
+    try GenerateBenchmark(model: model, python: option("--python"), rounds: rounds).run()
   case "kernels"?: KernelBenchmark(rounds: rounds).run()
   default:
-    print("usage: peft-bench merge|methods|trust|startup|kernels [--rounds N] [--layers N] [--directory DIR]")
+    print("usage: peft-bench merge|methods|trust|startup|kernels|generate [--rounds N] [--layers N] [--directory DIR]")
     exit(2)
   }
 } catch {

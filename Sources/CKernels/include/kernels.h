@@ -69,12 +69,19 @@ enum { kernels_f32, kernels_f16, kernels_bf16 };
 enum { kernels_chunk = 64 };
 
 /// y [tokens, out] = x [tokens, in] x W^T, W [out, in]; or x x W, W [in, out], if transposed. Sums in f32, their order unspecified.
+/// With a bf16 W [out, in] and more than four tokens, x is rounded to bf16 where the machine multiplies bf16.
 void kernels_project(int format, const void *w, size_t out, size_t in, int transposed, const float *x, size_t tokens,
                      float *y);
 
-/// out [width] = softmax(scale * query . keys) . values, over the rows from first to last of keys and values, which are `stride`
-/// floats apart. `scores` holds last - first floats.
-void kernels_attend(const float *query, const float *keys, const float *values, size_t first, size_t last, size_t stride,
-                    size_t width, float scale, float *scores, float *out);
+/// out = softmax(scale * queries . keys) . values for `rows` queries of one head, `query_stride` floats apart, as out is.
+///
+/// Keys and values are `stride` floats apart. Query i sees the positions up to before + i, and no more than `window` of them if that is
+/// not 0; all `total` positions if `before` is SIZE_MAX. `scores` holds rows x total floats.
+void kernels_attend(const float *queries, size_t query_stride, size_t rows, const float *keys, const float *values,
+                    size_t stride, size_t width, size_t before, size_t total, size_t window, float scale,
+                    float *scores, float *out);
+
+/// x / (1 + e^-x), in place.
+void kernels_silu(float *x, size_t count);
 
 #endif
