@@ -4,7 +4,8 @@ Usage: python make_model_fixtures.py [OUTPUT]   (default: ../models beside this 
 
 Each directory has a base, tree.txt as PyTorch prints it, names.txt with the named modules, and expected.safetensors: tokens,
 logits in f32, and 64 greedy tokens. adapters.safetensors holds the logits of each adapter in merge/, methods/ and variants/
-whose base can run, computed by PEFT while the adapter is apart. Needs the versions in requirements.txt.
+whose base can run, computed by PEFT while the adapter is apart. Beside the output: running/ with several adapters on one base, and
+templates/ with chat templates. Needs the versions in requirements.txt.
 """
 
 import json
@@ -15,8 +16,11 @@ import warnings
 
 import torch
 import transformers as T
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers import models as models_
 
 ROOT = pathlib.Path(__file__).parent.parent
 OUT = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "models")
@@ -112,12 +116,176 @@ def adapters():
     save_file(found, OUT / "adapters.safetensors")
 
 
+def tuned(model, config, seed):
+    torch.manual_seed(seed)
+    model = get_peft_model(model, config)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data.copy_(torch.randn(parameter.shape) * 0.3)
+    return model
+
+
+def running():
+    """Several adapters on one base, an aLoRA, PEFT's trees, and a text's loss."""
+    root = OUT.parent / "running"
+    shutil.rmtree(root, ignore_errors=True)
+    torch.manual_seed(0)
+    base = T.AutoModelForCausalLM.from_config(T.LlamaConfig(**SIZES))
+    randomise(base)
+    base.save_pretrained(root / "base")
+    (root / "base" / "generation_config.json").unlink(missing_ok=True)
+
+    def fresh():
+        return T.AutoModelForCausalLM.from_pretrained(root / "base")
+
+    task = dict(task_type="CAUSAL_LM")
+    configs = {
+        "first": LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.1, **task),
+        "second": LoraConfig(r=2, lora_alpha=5, target_modules=["v_proj", "down_proj"], use_rslora=True, **task),
+        "dora": LoraConfig(r=2, target_modules=["q_proj"], use_dora=True, **task),
+        "alora": LoraConfig(r=3, target_modules=["q_proj", "k_proj", "v_proj"], alora_invocation_tokens=[36, 11], **task),
+    }
+    for seed, (name, config) in enumerate(configs.items()):
+        model = tuned(fresh(), config, seed)
+        model.peft_config["default"].base_model_name_or_path = "fixtures/running"
+        model.save_pretrained(root / name)
+        (root / name / "README.md").unlink(missing_ok=True)
+        if name in ("first", "dora"):
+            (root / f"tree-{name}.txt").write_text(f"{model}\n")
+    found = {"base": logits(fresh().eval())}
+    model = PeftModel.from_pretrained(fresh(), root / "first", adapter_name="first").eval()
+    model.load_adapter(root / "second", adapter_name="second")
+    found["first"] = logits(model)
+    for names in (["second"], ["first", "second"]):
+        model.base_model.set_adapter(names)
+        found["+".join(names)] = logits(model)
+    for module in model.modules():
+        for name, weight in (("first", 0.5), ("second", -2.0)):
+            if isinstance(module, LoraLayer) and name in module.scaling:
+                module.set_scale(name, weight)
+    found["weighted"] = logits(model)
+    model = PeftModel.from_pretrained(fresh(), root / "alora").eval()
+    found["alora"] = logits(model)
+    with torch.no_grad():
+        found["loss"] = fresh().eval()(input_ids=TOKENS, labels=TOKENS).loss.reshape(1)
+    save_file({name: value.contiguous() for name, value in found.items()}, root / "expected.safetensors")
+
+
+TEMPLATES = {
+    "chatml": """{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system
+You are a helpful assistant<|im_end|>
+' }}{% endif %}{{'<|im_start|>' + message['role'] + '
+' + message['content'] + '<|im_end|>' + '
+'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant
+' }}{% endif %}""",
+    "llama2": """{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% set system_message = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}{% set system_message = false %}{% endif %}{% for message in loop_messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Conversation roles must alternate') }}{% endif %}{% if loop.index0 == 0 and system_message != false %}{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + message['content'] %}{% else %}{% set content = message['content'] %}{% endif %}{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}{% elif message['role'] == 'assistant' %}{{ ' '  + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}""",
+    "llama3": """{{- bos_token }}
+{%- if custom_tools is defined %}
+    {%- set tools = custom_tools %}
+{%- endif %}
+{%- if not tools_in_user_message is defined %}
+    {%- set tools_in_user_message = true %}
+{%- endif %}
+{%- if not tools is defined %}
+    {%- set tools = none %}
+{%- endif %}
+{#- Takes the system message out. #}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system_message = messages[0]['content']|trim %}
+    {%- set messages = messages[1:] %}
+{%- else %}
+    {%- set system_message = "" %}
+{%- endif %}
+{{- "<|start_header_id|>system<|end_header_id|>\\n\\n" }}
+{%- if tools is not none %}
+    {{- "Environment: ipython\\n" }}
+{%- endif %}
+{{- system_message }}
+{{- "<|eot_id|>" }}
+{%- for message in messages %}
+    {%- if not (message.role == 'ipython' or message.role == 'tool' or 'tool_calls' in message) %}
+        {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
+{%- endif %}
+""",
+    "gemma": """{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}{% if (message['role'] == 'assistant') %}{% set role = 'model' %}{% else %}{% set role = message['role'] %}{% endif %}{{ '<start_of_turn>' + role + '
+' + message['content'] | trim + '<end_of_turn>
+' }}{% endfor %}{% if add_generation_prompt %}{{'<start_of_turn>model
+'}}{% endif %}""",
+    "blocks": """{% set ns = namespace(count=0, last='') %}
+{% for message in messages if message.role != 'system' %}
+    {% set ns.count = ns.count + 1 %}
+    {%- set ns.last = message.content.split(' ')[-1] %}
+  [{{ loop.index }}/{{ loop.length }}] {{ message['role'] | upper }}: {{ message.content[:5] ~ '...' }}{{ ', ' if not loop.last else '' }}
+{% else %}
+nothing
+{% endfor %}
+{{ ns.count }} {{ ns.last }} {{ messages | length }} {{ {'a': [1, 2.5, none, true]} | tojson }} {{ messages | map(attribute='role') | join('+') }}
+{{ 7 // 2 }} {{ -7 % 3 }} {{ 1 if messages is iterable and undefined_name is not defined else 2 }} {{ 'x' in 'xyz' }} {{ missing | default('none') }}
+""",
+}
+CONVERSATIONS = [
+    [{"role": "user", "content": "What is the capital of France?"}],
+    [{"role": "system", "content": " Be brief. "}, {"role": "user", "content": "  Hi there\n"}],
+    [{"role": "user", "content": "One"}, {"role": "assistant", "content": " Two "}, {"role": "user", "content": "é 🙂 'quoted' \"text\""}],
+]
+
+
+def templates():
+    """Chat templates in the styles that models come with, rendered by transformers."""
+    root = OUT.parent / "templates"
+    shutil.rmtree(root, ignore_errors=True)
+    tokenizer = T.PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models_.BPE()), bos_token="<s>", eos_token="</s>")
+    for name, template in TEMPLATES.items():
+        (root / name).mkdir(parents=True)
+        (root / name / "tokenizer_config.json").write_text(json.dumps(
+            {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "chat_template": template}))
+        results = []
+        for messages in CONVERSATIONS:
+            try:
+                text = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=True)
+            except Exception as error:
+                assert "ust alternate" in str(error) or "not supported" in str(error), error
+                text = None
+            results.append({"messages": messages, "text": text})
+        (root / name / "expected.json").write_text(json.dumps(results))
+
+
+def chat():
+    """A model with a tokenizer and a template, and what transformers says with it. Needs Fixtures/tokenizers."""
+    root = OUT.parent / "running" / "chat"
+    root.mkdir()
+    torch.manual_seed(0)
+    model = T.AutoModelForCausalLM.from_config(T.LlamaConfig(**{**SIZES, "vocab_size": 432, "max_position_embeddings": 256}))
+    randomise(model)
+    model.generation_config = T.GenerationConfig(eos_token_id=[1])
+    model.save_pretrained(root)
+    shutil.copy(ROOT / "tokenizers" / "smollm" / "tokenizer.json", root)
+    shutil.copy(OUT.parent / "templates" / "chatml" / "tokenizer_config.json", root)
+    tokenizer = T.PreTrainedTokenizerFast(tokenizer_file=str(root / "tokenizer.json"), chat_template=TEMPLATES["chatml"])
+    model = T.AutoModelForCausalLM.from_pretrained(root, dtype=torch.float32)
+    results = {}
+    for name, text in (("plain", "The quick brown"), ("chat", "Hello, world!")):
+        if name == "chat":
+            text = tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
+        ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False)])
+        made = model.generate(ids, do_sample=False, max_new_tokens=24, pad_token_id=0)[0, ids.shape[1]:].tolist()
+        results[name] = {"prompt_tokens": ids.shape[1], "tokens": [token for token in made if token != 1]}
+    (root / "expected.json").write_text(json.dumps(results))
+
+
 def main():
     warnings.filterwarnings("ignore")
     shutil.rmtree(OUT, ignore_errors=True)
     for name, config in models().items():
         make_model(name, config)
     adapters()
+    running()
+    templates()
+    chat()
 
 
 if __name__ == "__main__":

@@ -237,6 +237,13 @@ PAIRS_TARGET static void many_pairs(void *context, size_t panel) {
       const size_t rows = job->tokens - token < group ? job->tokens - token : group;
       for (size_t i = 0; i < rows; i++) {
         float *y = job->y + (token + i) * out + first;
+        if (present == 2 * lanes) {
+          for (int part = 0; part < 2; part++) {
+            float *to = y + part * lanes;
+            _mm512_storeu_ps(to, start ? _mm512_add_ps(_mm512_loadu_ps(to), sum[i][part]) : sum[i][part]);
+          }
+          continue;
+        }
         float tile[2 * lanes];
         memcpy(tile, &sum[i], sizeof tile);
         for (size_t c = 0; c < present; c++) y[c] = start ? y[c] + tile[c] : tile[c];

@@ -1,4 +1,5 @@
 import CKernels
+import Glibc
 import Numerics
 import TensorFiles
 import TestSupport
@@ -166,4 +167,109 @@ import Testing
       }
     }
   }
+}
+
+/// The kernels of a running model against plain loops in f64.
+@Suite struct ModelKernelTests {
+  private func random(_ count: Int, _ generator: inout TorchGenerator) -> [Float] {
+    generator.uniform(count: count, low: -1, high: 1)
+  }
+
+  /// Few tokens and many, odd extents, each format, both layouts.
+  @Test(arguments: [(1, 37, 65), (3, 8, 128), (4, 130, 33), (5, 70, 33), (13, 33, 1100), (25, 64, 47)])
+  func projectionsAreTheProducts(tokens: Int, out: Int, input: Int) throws {
+    var generator = TorchGenerator(seed: 11)
+    let x = Matrix(rows: tokens, columns: input, values: random(tokens * input, &generator))
+    for format in [FloatFormat.f32, .f16, .bf16] {
+      for transposed in [false, true] {
+        let (rows, columns) = transposed ? (input, out) : (out, input)
+        var bytes = [UInt8](repeating: 0, count: rows * columns * format.byteCount)
+        let values = random(rows * columns, &generator)
+        var span = bytes.mutableSpan
+        var raw = span.mutableBytes
+        encode(values.span, to: format, into: &raw)
+        let storage = Storage(bytes)
+        let w = WeightMatrix(pointer: storage.pointer, rows: rows, columns: columns, format: format, owner: storage)
+        let stored = w.values
+        let y = w.project(x, transposed: transposed)
+        // Long bf16 products may round x to bf16: 2⁻⁹ of each term at most.
+        let bound =
+          format == .bf16 && !transposed && tokens > 4 ? Double(input) * 0x1p-9 : 1e-5 * Double(input).squareRoot()
+        for t in 0..<tokens {
+          for o in 0..<out {
+            var sum = 0.0
+            for k in 0..<input { sum += Double(stored[transposed ? k * out + o : o * input + k]) * Double(x[t, k]) }
+            #expect(abs(sum - Double(y[t, o])) <= bound, "\(format) \(transposed) [\(t), \(o)]")
+          }
+        }
+      }
+    }
+  }
+
+  /// Heads that share keys, windows, widths with a kernel of their own and without, one query and more than a tile.
+  @Test(arguments: [(1, 16, 2), (40, 64, 2), (7, 5, 1), (33, 48, 4)], [nil, 6])
+  func attentionIsTheDefinition(shape: (tokens: Int, width: Int, heads: Int), window: Int?) {
+    var generator = TorchGenerator(seed: 12)
+    let (tokens, width, heads, keyHeads) = (shape.tokens, shape.width, shape.heads, max(1, shape.heads / 2))
+    let total = tokens + 9
+    var cache = KeyValues(stride: keyHeads * width)
+    let (keys, values) = (random(total * keyHeads * width, &generator), random(total * keyHeads * width, &generator))
+    cache.append(keys: keys, values: values)
+    let queries = Matrix(rows: tokens, columns: heads * width, values: random(tokens * heads * width, &generator))
+    let found = cache.attend(queries, width: width, scale: 0.3, window: window)
+    for token in 0..<tokens {
+      for head in 0..<heads {
+        let own = head / (heads / keyHeads) * width
+        let last = total - tokens + token + 1
+        let first = window.map { max(0, last - $0) } ?? 0
+        let weights = (first..<last).map { p -> Double in
+          var sum = 0.0
+          for d in 0..<width {
+            sum += Double(queries[token, head * width + d]) * Double(keys[p * keyHeads * width + own + d])
+          }
+          return exp(sum * 0.3)
+        }
+        let all = weights.reduce(0, +)
+        for d in 0..<width {
+          let sum = zip(first..<last, weights).reduce(0.0) {
+            $0 + $1.1 * Double(values[$1.0 * keyHeads * width + own + d])
+          }
+          #expect(abs(sum / all - Double(found[token, head * width + d])) <= 1e-5)
+        }
+      }
+    }
+  }
+
+  @Test func siluIsTheDefinition() {
+    let values = (0...4000).map { Float($0 - 2000) / 20 }
+    var x = Matrix(rows: 1, columns: values.count, values: values)
+    applySiLU(&x)
+    for (value, found) in zip(values, x.values) {
+      let wanted = Double(value) / (1 + exp(-Double(value)))
+      #expect(abs(Double(found) - wanted) <= 4e-7 * max(abs(wanted), 1e-3))
+    }
+  }
+
+  /// Every index once, whatever the count.
+  @Test(arguments: [0, 1, 2, 17, 10_000])
+  func loopsCallEachIndexOnce(count: Int) {
+    nonisolated(unsafe) let counts = UnsafeMutablePointer<Int32>.allocate(capacity: max(1, count))
+    counts.initialize(repeating: 0, count: max(1, count))
+    Parallel.forEach(count) { counts[$0] += 1 }
+    #expect((0..<count).allSatisfy { counts[$0] == 1 })
+    counts.deallocate()
+  }
+}
+
+/// Bytes that stay where they are.
+private final class Storage {
+  let pointer: UnsafeRawPointer
+
+  init(_ bytes: [UInt8]) {
+    let memory = UnsafeMutableRawPointer.allocate(byteCount: max(1, bytes.count), alignment: 64)
+    bytes.withUnsafeBytes { if let base = $0.baseAddress { memory.copyMemory(from: base, byteCount: $0.count) } }
+    pointer = UnsafeRawPointer(memory)
+  }
+
+  deinit { pointer.deallocate() }
 }

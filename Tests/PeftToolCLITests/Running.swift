@@ -14,7 +14,10 @@ final class Collected: Sendable {
 }
 
 /// Runs the tool in this process.
-func run(_ words: String...) async -> Answer {
+func run(_ words: String...) async -> Answer { await run(words) }
+
+/// Runs the tool in this process.
+func run(_ words: [String]) async -> Answer {
   let (output, error) = (Collected(), Collected())
   let console = Console(
     output: { text in output.text.withLock { $0 += text } }, error: { text in error.text.withLock { $0 += text } })

@@ -14,6 +14,10 @@ public final class LoRALinear: LinearLayer {
     public let scale: Float
     /// Probability that training drops an input. Running drops none.
     public let dropout: Double
+    /// True for an adapter whose change of the weight is computed as a whole, such as DoRA's: shown here, and not applied again.
+    var isFolded = false
+    /// True if magnitudes belong to it.
+    var hasMagnitude = false
     /// The first token that the adapter acts on, counted in the pass: aLoRA's. Nil for all tokens.
     var firstToken: (() -> Int)?
 
@@ -50,7 +54,9 @@ public final class LoRALinear: LinearLayer {
   public override func callAsFunction(_ x: Matrix<Float>) -> Matrix<Float> {
     var y = base(x)
     for (name, weight) in active {
-      guard weight != 0, let factors = adapters.first(where: { $0.name == name })?.factors else { continue }
+      guard weight != 0, let factors = adapters.first(where: { $0.name == name })?.factors, !factors.isFolded else {
+        continue
+      }
       var change = factors.b.project(factors.a.project(x))
       if let first = factors.firstToken?() {
         for index in 0..<min(max(0, first), change.rows) * change.columns { change.values[index] = 0 }
@@ -96,7 +102,10 @@ public final class LoRALinear: LinearLayer {
         }))
     append("lora_embedding_A", ["ParameterDict()"])
     append("lora_embedding_B", ["ParameterDict()"])
-    append("lora_magnitude_vector", ["ModuleDict()"])
+    append(
+      "lora_magnitude_vector",
+      dictionary(
+        "ModuleDict", adapters.filter(\.factors.hasMagnitude).map { ($0.name, "lora.dora.DoraLinearLayer()") }))
     return result + [")"]
   }
 }

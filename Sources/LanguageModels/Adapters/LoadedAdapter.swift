@@ -46,15 +46,19 @@ struct LoadedAdapter {
   private mutating func use(_ plan: MergePlan, _ model: CausalLanguageModel) throws(ModelError) {
     var apart: Set<String> = []
     let adapter = plan.adapter
-    if staysApart {
+    let isApart = staysApart
+    if config.peftType == .lora && (config.targetParameters ?? []).isEmpty && config.useBDLoRA.isEmptyOrFalse {
       let scaling = try withAdapterErrors({ () throws(AdapterError) in
         try LoRAScaling(config, path: adapter.configPath)
       })
       for module in adapter.modules
       where !module.isEmbedding && module.bias == nil && adapter.baseCopies[module.path] == nil {
-        guard let layer = model.linear(at: module.path) else { continue }
+        guard let layer = model.linear(at: module.path), module.a.shape.count == 2 else { continue }
         let values = try withAdapterErrors({ () throws(AdapterError) in try scaling.values(for: module.path) })
         try add(module.path, module.a, module.b, adapter.file, Float(values.scale), layer)
+        factors[module.path]?.isFolded = !isApart
+        factors[module.path]?.hasMagnitude = module.magnitude != nil
+        guard isApart else { continue }
         apart.insert(model.base.storedName("\(module.path).weight") ?? "\(module.path).weight")
       }
     }

@@ -38,6 +38,8 @@ struct JinjaTemplate {
   private let nodes: [Node]
 
   init(_ source: String) throws(JinjaFailure) {
+    // As Jinja does unless it is told to keep it.
+    let source = source.hasSuffix("\n") ? String(source.unicodeScalars.dropLast()) : source
     var parser = JinjaParser(try JinjaLexer.lex(source))
     nodes = try parser.parse(until: [])
   }

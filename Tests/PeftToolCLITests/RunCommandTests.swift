@@ -1,0 +1,75 @@
+import PeftToolCLI
+import TensorFiles
+import TestSupport
+import Testing
+
+/// generate, perplexity and tree.
+@Suite struct RunCommandTests {
+  private let chat = Fixtures.path("running/chat")
+  private let base = Fixtures.path("running/base")
+
+  private func expected(_ name: String) throws -> [Int] {
+    try JSONValue(contentsOf: "\(chat)/expected.json")[name]?["tokens"]?.elements?.compactMap(\.integerValue) ?? []
+  }
+
+  private func tokens(_ line: String) -> [Int] {
+    JSONValue(parsing: line)?["tokens"]?.elements?.compactMap(\.integerValue) ?? []
+  }
+
+  @Test func aPromptAndAChatGoOnAsTransformersDoes() async throws {
+    let plain = await run("generate", chat, "--prompt", "The quick brown", "-n", "24", "--json")
+    #expect(plain.code == 0, "\(plain.error)")
+    #expect(try tokens(plain.output) == expected("plain"))
+    let answer = await run("generate", chat, "--chat", "--prompt", "Hello, world!", "-n", "24", "--json")
+    #expect(try tokens(answer.output) == expected("chat"))
+    let text = await run("generate", chat, "--chat", "--prompt", "Hello, world!", "-n", "24", "--quiet")
+    #expect(text.output == (JSONValue(parsing: answer.output)?["text"]?.stringValue ?? "") + "\n" && text.error.isEmpty)
+  }
+
+  @Test func aBatchGivesALineForEachPrompt() async throws {
+    let scratch = try ScratchDirectory()
+    try File.create(scratch("prompts.jsonl")).write(
+      """
+      "The quick brown"
+
+      {"messages": [{"role": "user", "content": "Hello, world!"}]}
+      """)
+    let answer = await run("generate", chat, "--chat", "--prompts", scratch("prompts.jsonl"), "-n", "24")
+    let lines = answer.output.split(separator: "\n")
+    #expect(answer.code == 0 && lines.count == 2)
+    #expect(try tokens(String(lines[1])) == expected("chat"))
+    try File.create(scratch("bad.jsonl")).write("\"x\"\n{\"text\": 1}")
+    let bad = await run("generate", chat, "--prompts", scratch("bad.jsonl"))
+    #expect(bad.code == 2 && bad.error.contains("line 2"))
+  }
+
+  @Test func whatCannotBeDoneIsSaidAndNothingIsWritten() async throws {
+    for (words, part) in [
+      (["generate", chat], "--prompt"), (["generate", chat, "-p", "x", "-n", "1000"], "context"),
+      (["generate", base, "-p", "x"], "tokenizer.json"), (["generate", chat, "-p", "x", "--top-p", "2"], "top-p"),
+      (["generate", base, "-p", "x", "--chat"], "template"),
+      (["generate", chat, "-p", "x", "-a", base], "adapter_config"),
+      (["perplexity", chat, "/nonexistent"], "nonexistent"),
+      (["tree", Fixtures.path("merge/t5/base")], "model_type 't5'"),
+    ] {
+      let answer = await run(words)
+      #expect(answer.code == 2 && answer.output.isEmpty && answer.error.contains(part), "\(words): \(answer.error)")
+    }
+  }
+
+  @Test func perplexityIsPrinted() async throws {
+    let scratch = try ScratchDirectory()
+    try File.create(scratch("text")).write("The quick brown fox jumps over the lazy dog.")
+    let answer = await run("perplexity", chat, scratch("text"))
+    #expect(answer.code == 0 && answer.output.hasPrefix("perplexity "), "\(answer.error)")
+    let json = await run("perplexity", chat, scratch("text"), "--json", "--window", "8")
+    #expect(JSONValue(parsing: json.output)?["tokens"]?.integerValue ?? 0 > 4)
+  }
+
+  @Test func theTreeIsPrintedWithAnAdapterAndWithout() async throws {
+    let plain = await run("tree", Fixtures.path("models/opt-350m"))
+    #expect(try plain.output == FileSystem.text(Fixtures.path("models/opt-350m/tree.txt")))
+    let tuned = await run("tree", base, Fixtures.path("running/first"))
+    #expect(try tuned.output == FileSystem.text(Fixtures.path("running/tree-first.txt")))
+  }
+}
