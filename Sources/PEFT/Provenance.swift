@@ -20,7 +20,7 @@ public struct Provenance: Sendable, Equatable {
   /// The metadata's key.
   public static let key = "peft_tool_merges"
   /// The version of this package.
-  public static let version = "0.2.0"
+  public static let version = "0.3.0"
 
   /// What a checkpoint says of itself; nothing if it has no such metadata.
   public init(of checkpoint: Checkpoint) {

@@ -77,7 +77,8 @@ import Testing
   }
 
   @Test(arguments: [
-    (["mrege"], "Did you mean 'merge' or 'tree'?"), (["merge", "--dryrun", "a", "b", "c"], "Did you mean '--dry-run'?"),
+    (["mrege"], "Did you mean 'merge' or 'tree'?"),
+    (["merge", "--dryrun", "a", "b", "c"], "Did you mean '--dry-run'?"),
     (["merge", "a"], "expected at least 3 operands (BASE ADAPTER... OUT), found 1"),
     (["merge", "--threads"], "needs a value"),
     (["merge", "--force=1", "a", "b", "c"], "takes no value"), ([], "no command given"),
