@@ -68,7 +68,7 @@ final class ParameterSource {
       throw .parameterShape(path: base.path, name: name, expected: shape, found: entry.shape)
     }
     let (rows, columns) = (shape.count == 1 ? 1 : shape[0], shape.last ?? 0)
-    guard let format = entry.dtype.floatFormat else {
+    guard let format = entry.dtype.format else {
       throw .parameterType(path: base.path, name: name, found: entry.dtype.rawValue)
     }
     let map = files[location.shard]
@@ -87,23 +87,10 @@ final class ParameterSource {
   }
 }
 
-extension DType {
-  /// The kernels' format; nil for a dtype that is no floating-point one that they know.
-  var floatFormat: FloatFormat? {
-    switch self {
-    case .bf16: .bf16
-    case .f16: .f16
-    case .f32: .f32
-    case .f64: .f64
-    default: nil
-    }
-  }
-}
-
 extension WeightMatrix {
   /// A tensor that a merge computed, in its own dtype.
   init(_ tensor: ChangedTensor) throws(ModelError) {
-    guard let format = tensor.dtype.floatFormat, tensor.shape.count <= 2 else {
+    guard let format = tensor.dtype.format, tensor.shape.count <= 2 else {
       throw .parameterType(path: "", name: tensor.name, found: tensor.dtype.rawValue)
     }
     let (rows, columns) = (tensor.shape.count == 2 ? tensor.shape[0] : 1, tensor.shape.last ?? 1)
@@ -114,20 +101,6 @@ extension WeightMatrix {
         }, rows: rows, columns: columns)
       return
     }
-    let bytes = ByteStorage(tensor.bytes)
-    self.init(pointer: bytes.pointer, rows: rows, columns: columns, format: format, owner: bytes)
+    self.init(bytes: tensor.bytes, rows: rows, columns: columns, format: format)
   }
-}
-
-/// Bytes at an address of their own.
-private final class ByteStorage {
-  let pointer: UnsafeRawPointer
-
-  init(_ bytes: [UInt8]) {
-    let memory = UnsafeMutableRawPointer.allocate(byteCount: max(1, bytes.count), alignment: 64)
-    bytes.withUnsafeBytes { if let base = $0.baseAddress { memory.copyMemory(from: base, byteCount: $0.count) } }
-    pointer = UnsafeRawPointer(memory)
-  }
-
-  deinit { pointer.deallocate() }
 }

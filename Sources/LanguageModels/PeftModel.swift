@@ -211,14 +211,17 @@ public final class PeftModel {
     })
   }
 
-  /// The module tree with the adapters in it, as PEFT's model prints it.
+  /// The module tree with the adapters in it: of LoRA as PEFT's model prints it. Other methods' layers are printed as the base's.
   public var tree: String {
     guard let first = loaded.first else { return model.root.tree }
-    let indented = model.root.tree.split(separator: "\n", omittingEmptySubsequences: false)
-    let type = first.config.peftType == .lora ? "LoraModel" : "\(first.config.peftType.rawValue)Model"
-    return
-      (["PeftModelForCausalLM(", "  (base_model): \(type)(", "    (model): \(indented[0])"]
-      + indented.dropFirst().map { "    \($0)" } + ["  )", ")"]).joined(separator: "\n")
+    var lines = model.root.lines
+    func wrap(_ name: String, _ type: String) {
+      lines[0] = "(\(name)): \(lines[0])"
+      lines = ["\(type)("] + lines.map { "  \($0)" } + [")"]
+    }
+    if first.config.peftType == .lora { wrap("model", "LoraModel") }
+    wrap("base_model", "PeftModelForCausalLM")
+    return lines.joined(separator: "\n")
   }
 
   // MARK: Running

@@ -25,8 +25,15 @@ public struct WeightMatrix: @unchecked Sendable {
   /// A copy of values, in f32.
   public init(_ values: [Float], rows: Int, columns: Int) {
     precondition(values.count == rows * columns, "values are not [rows, columns]")
-    let storage = FloatStorage(values)
+    let storage = values.withUnsafeBytes { ByteStorage($0) }
     self.init(pointer: storage.pointer, rows: rows, columns: columns, format: .f32, owner: storage)
+  }
+
+  /// A copy of stored values, row after row. Traps if there are not as many bytes as that takes, and on f64.
+  public init(bytes: [UInt8], rows: Int, columns: Int, format: FloatFormat) {
+    precondition(bytes.count == rows * columns * format.byteCount, "bytes are not [rows, columns]")
+    let storage = bytes.withUnsafeBytes { ByteStorage($0) }
+    self.init(pointer: storage.pointer, rows: rows, columns: columns, format: format, owner: storage)
   }
 
   /// Bytes that the weight takes.
@@ -70,12 +77,13 @@ public struct WeightMatrix: @unchecked Sendable {
   }
 }
 
-private final class FloatStorage {
+/// Bytes at an address of their own.
+private final class ByteStorage {
   let pointer: UnsafeRawPointer
 
-  init(_ values: [Float]) {
-    let memory = UnsafeMutableRawPointer.allocate(byteCount: max(1, values.count) * 4, alignment: 64)
-    values.withUnsafeBytes { if let base = $0.baseAddress { memory.copyMemory(from: base, byteCount: $0.count) } }
+  init(_ bytes: UnsafeRawBufferPointer) {
+    let memory = UnsafeMutableRawPointer.allocate(byteCount: max(1, bytes.count), alignment: 64)
+    if let base = bytes.baseAddress { memory.copyMemory(from: base, byteCount: bytes.count) }
     pointer = UnsafeRawPointer(memory)
   }
 

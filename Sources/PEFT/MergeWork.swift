@@ -1,9 +1,9 @@
-internal import Numerics
-internal import TensorFiles
+package import Numerics
+package import TensorFiles
 
 extension DType {
   /// The kernels' format of a computable dtype; nil for the others.
-  var format: FloatFormat? {
+  package var format: FloatFormat? {
     switch self {
     case .bf16: .bf16
     case .f16: .f16

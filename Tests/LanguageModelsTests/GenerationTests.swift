@@ -93,12 +93,12 @@ import Testing
     #expect(all + whole.finish() == text)
   }
 
-  @Test(arguments: ["chatml", "llama2", "llama3", "gemma", "blocks"])
+  @Test(arguments: ["chatml", "llama2", "llama3", "gemma", "blocks", "qwen", "gemma3", "llama32"])
   func chatTemplatesAreRenderedAsTransformersRendersThem(name: String) throws {
     let root = Fixtures.path("templates/\(name)")
     let template = try ChatTemplate(directory: root)
     let cases = try #require(try JSONValue(contentsOf: "\(root)/expected.json").elements)
-    #expect(cases.count == 3)
+    #expect(cases.count == 4)
     for item in cases {
       let messages = try #require(item["messages"]?.elements)
       if let text = item["text"]?.stringValue {

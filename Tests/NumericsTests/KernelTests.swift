@@ -188,8 +188,7 @@ import Testing
         var span = bytes.mutableSpan
         var raw = span.mutableBytes
         encode(values.span, to: format, into: &raw)
-        let storage = Storage(bytes)
-        let w = WeightMatrix(pointer: storage.pointer, rows: rows, columns: columns, format: format, owner: storage)
+        let w = WeightMatrix(bytes: bytes, rows: rows, columns: columns, format: format)
         let stored = w.values
         let y = w.project(x, transposed: transposed)
         // Long bf16 products may round x to bf16: 2⁻⁹ of each term at most.
@@ -259,17 +258,4 @@ import Testing
     #expect((0..<count).allSatisfy { counts[$0] == 1 })
     counts.deallocate()
   }
-}
-
-/// Bytes that stay where they are.
-private final class Storage {
-  let pointer: UnsafeRawPointer
-
-  init(_ bytes: [UInt8]) {
-    let memory = UnsafeMutableRawPointer.allocate(byteCount: max(1, bytes.count), alignment: 64)
-    bytes.withUnsafeBytes { if let base = $0.baseAddress { memory.copyMemory(from: base, byteCount: $0.count) } }
-    pointer = UnsafeRawPointer(memory)
-  }
-
-  deinit { pointer.deallocate() }
 }

@@ -26,7 +26,7 @@ enum PromptAdapter {
         throw .adapter(.tensorMissing(path: file.path, module: "the prompt", tensor: name))
       }
       guard entry.shape.count == shape.count, zip(entry.shape, shape).allSatisfy({ $1 == nil || $0 == $1 }),
-        let format = entry.dtype.floatFormat
+        let format = entry.dtype.format
       else {
         throw .adapter(
           .methodShape(path: file.path, tensor: name, found: entry.shape, expected: [shape.map { $0 ?? 0 }]))
