@@ -334,18 +334,20 @@ public enum AutoPeftModelForCausalLM {
   ///
   /// Throws `.unsupported` if the configuration names none, `.adapter`, and what `PeftModel.load` throws.
   public static func load(adapter: String, hub: Hub = Hub()) throws(ModelError) -> PeftModel {
+    try PeftModel.load(base: baseDirectory(of: adapter, hub: hub), adapter: adapter)
+  }
+
+  /// The directory of the base that an adapter's configuration names. Throws as `load(adapter:hub:)`.
+  public static func baseDirectory(of adapter: String, hub: Hub = Hub()) throws(ModelError) -> String {
     let config = try withAdapterErrors({ () throws(AdapterError) in try PeftConfig.load(directory: adapter) })
     guard let name = config.baseModelNameOrPath, !name.isEmpty else {
       throw .unsupported(what: adapter, reason: "its configuration names no base model; give the base yourself.")
     }
-    var base = name
-    if FileSystem.kind(name) != .directory {
-      guard let repository = Repository(config.revision.map { "\(name)@\($0)" } ?? name) else {
-        throw .unsupported(what: "the base '\(name)'", reason: "it is no directory here, and no repository's name.")
-      }
-      base = try withAdapterErrors({ () throws(AdapterError) in try hub.directory(of: repository) })
+    if FileSystem.kind(name) == .directory { return name }
+    guard let repository = Repository(config.revision.map { "\(name)@\($0)" } ?? name) else {
+      throw .unsupported(what: "the base '\(name)'", reason: "it is no directory here, and no repository's name.")
     }
-    return try PeftModel.load(base: base, adapter: adapter)
+    return try withAdapterErrors({ () throws(AdapterError) in try hub.directory(of: repository) })
   }
 }
 

@@ -52,11 +52,11 @@ enum CommandTable {
   ]
 
   private static let modelOperand = Operand(
-    name: "MODEL", summary: "directory of a causal language model", isModel: true)
+    name: "MODEL", summary: "directory of a causal language model, or of an adapter that names its base", isModel: true)
 
   private static let adapterFlag = Flag(
     "adapter", letter: "a", value: "ADAPTER", "adapter to put on it, with :WEIGHT if its change is to be multiplied",
-    repeats: true)
+    repeats: true, isModel: true)
 
   static let commands: [Command] = [
     Command(
@@ -123,7 +123,7 @@ enum CommandTable {
         Flag(
           "stats", "show the size, effective rank and health of each module's change",
           detail: "Reads all values. The change itself, which is as large as the weight, is never formed."),
-        Flag("base", value: "DIR", "show which tensors of a base the adapter fits, and whether it fits"),
+        Flag("base", value: "DIR", "show which tensors of a base the adapter fits, and whether it fits", isModel: true),
         Flag(
           "for", value: "SERVER", "list what keeps vllm, sglang, lorax, llama.cpp or mlx from serving it",
           detail: "Each blocking feature with the command that cures it. Exit code 1 if there is one."),

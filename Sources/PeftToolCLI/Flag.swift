@@ -14,10 +14,12 @@ struct Flag: Sendable {
   let defaultText: String?
   /// True if it may be given several times.
   let repeats: Bool
+  /// True if the value may be a repository's name in the place of a path.
+  let isModel: Bool
 
   init(
     _ name: String, letter: Character? = nil, value: String? = nil, _ summary: String, detail: String = "",
-    default defaultText: String? = nil, repeats: Bool = false
+    default defaultText: String? = nil, repeats: Bool = false, isModel: Bool = false
   ) {
     self.name = name
     self.letter = letter
@@ -26,6 +28,7 @@ struct Flag: Sendable {
     self.detail = detail
     self.defaultText = defaultText
     self.repeats = repeats
+    self.isModel = isModel
   }
 }
 
@@ -99,6 +102,11 @@ extension Command {
     for (index, word) in invocation.operands.enumerated()
     where operand(at: index, of: invocation.operands.count).isModel {
       invocation.operands[index] = try Self.located(word, hub, report)
+    }
+    for flag in flags where flag.isModel {
+      var located: [String] = []
+      for word in invocation.all(flag.name) { located.append(try Self.located(word, hub, report)) }
+      if !located.isEmpty { invocation.values[flag.name] = located }
     }
     return invocation
   }

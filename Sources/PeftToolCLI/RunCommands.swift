@@ -2,23 +2,54 @@ internal import LanguageModels
 internal import PEFT
 internal import TensorFiles
 
-/// The model of the first operand with the adapters of `--adapter`.
-private func loadModel(_ invocation: Invocation) throws -> PeftModel {
-  let model = try PeftModel(base: invocation.operands[0])
-  var active: [(name: String, weight: Float)] = []
-  for (index, word) in invocation.all("adapter").enumerated() {
-    let input = adapterInput(word, sign: 1)
-    let name = index == 0 ? "default" : "adapter\(index)"
-    try model.load(input.directory, named: name)
-    active.append((name, Float(input.weight)))
+/// Where the first operand's model and tokenizer are: an adapter's configuration names its base.
+private struct ModelPlaces {
+  private(set) var base: String
+  /// The operand, if it is an adapter.
+  var adapter: String?
+
+  init(_ invocation: Invocation) throws {
+    let path = invocation.operands[0]
+    base = path
+    if FileSystem.kind(FileSystem.join(path, "config.json")) != .file,
+      FileSystem.kind(FileSystem.join(path, PeftConfig.fileName)) == .file
+    {
+      adapter = path
+      base = try AutoPeftModelForCausalLM.baseDirectory(of: path, hub: Hub(isOffline: invocation.has("offline")))
+    }
   }
-  if !active.isEmpty { try model.setActive(active) }
-  return model
+
+  /// The directory with the tokenizer: the adapter's, if it has one of its own.
+  var texts: String {
+    guard let adapter, FileSystem.kind(FileSystem.join(adapter, "tokenizer.json")) == .file else { return base }
+    return adapter
+  }
+
+  /// The model with the adapters of the operand and of `--adapter`.
+  func load(_ invocation: Invocation) throws -> PeftModel {
+    let model = try PeftModel(base: base)
+    var active: [(name: String, weight: Float)] = []
+    for (index, word) in ((adapter.map { [$0] } ?? []) + invocation.all("adapter")).enumerated() {
+      let input = adapterInput(word, sign: 1)
+      let name = index == 0 ? "default" : "adapter\(index)"
+      try model.load(input.directory, named: name)
+      active.append((name, Float(input.weight)))
+    }
+    if !active.isEmpty { try model.setActive(active) }
+    return model
+  }
+
+  /// The tokenizer, which must fit the model.
+  func tokenizer(for model: PeftModel) throws -> Tokenizer {
+    let tokenizer = try Tokenizer(directory: texts)
+    try tokenizer.check(vocabulary: model.model.vocabularySize)
+    return tokenizer
+  }
 }
 
 /// `peft-tool tree MODEL [ADAPTER]`
 @Sendable func treeCommand(_ invocation: Invocation, _ console: Console) async throws -> Int32 {
-  let model = try PeftModel(base: invocation.operands[0])
+  let model = try ModelPlaces(invocation).load(invocation)
   if invocation.operands.count > 1 { try model.load(invocation.operands[1], named: "default") }
   console.output(model.tree + "\n")
   return 0
@@ -26,9 +57,9 @@ private func loadModel(_ invocation: Invocation) throws -> PeftModel {
 
 /// `peft-tool perplexity MODEL FILE`
 @Sendable func perplexityCommand(_ invocation: Invocation, _ console: Console) async throws -> Int32 {
-  let model = try loadModel(invocation)
-  let tokenizer = try Tokenizer(directory: invocation.operands[0])
-  try tokenizer.check(vocabulary: model.model.vocabularySize)
+  let places = try ModelPlaces(invocation)
+  let model = try places.load(invocation)
+  let tokenizer = try places.tokenizer(for: model)
   let text: String
   do { text = try FileSystem.text(invocation.operands[1]) } catch { throw AdapterError.file(error) }
   let result = try model.perplexity(tokenizer.encode(text), window: try invocation.integer("window"))
@@ -51,7 +82,7 @@ private struct GenerateRequest {
   let template: ChatTemplate?
   let system: String?
 
-  init(_ invocation: Invocation) throws {
+  init(_ invocation: Invocation, _ places: ModelPlaces) throws {
     var sampling = Sampling()
     sampling.temperature = try Self.number(invocation, "temperature", 0...100) ?? 0
     sampling.topP = try Self.number(invocation, "top-p", 0...1)
@@ -62,10 +93,10 @@ private struct GenerateRequest {
     self.sampling = sampling
     var stop = StopConditions()
     stop.newTokens = try Self.integer(invocation, "max-new-tokens", 1...1 << 30) ?? 100
-    if !invocation.has("ignore-eos") { stop.ends = StopConditions.endIDs(directory: invocation.operands[0]) }
+    if !invocation.has("ignore-eos") { stop.ends = StopConditions.endIDs(directory: places.base) }
     stop.texts = invocation.all("stop")
     self.stop = stop
-    template = invocation.has("chat") ? try ChatTemplate(directory: invocation.operands[0]) : nil
+    template = invocation.has("chat") ? try ChatTemplate(directory: places.texts) : nil
     system = invocation.value("system")
   }
 
@@ -102,16 +133,16 @@ private struct GenerateRequest {
 
 /// `peft-tool generate MODEL`
 @Sendable func generateCommand(_ invocation: Invocation, _ console: Console) async throws -> Int32 {
-  let request = try GenerateRequest(invocation)
+  let places = try ModelPlaces(invocation)
+  let request = try GenerateRequest(invocation, places)
   let prompts: [JSONValue]
   switch (invocation.value("prompt"), invocation.value("prompts")) {
   case (let text?, nil): prompts = [.string(text)]
   case (nil, let file?): prompts = try readPrompts(file)
   default: throw UsageError.badValue(flag: "prompt", found: "neither or both", expected: "either --prompt or --prompts")
   }
-  let model = try loadModel(invocation)
-  let tokenizer = try Tokenizer(directory: invocation.operands[0])
-  try tokenizer.check(vocabulary: model.model.vocabularySize)
+  let model = try places.load(invocation)
+  let tokenizer = try places.tokenizer(for: model)
   let inputs = try prompts.map { try request.ids($0, tokenizer) }
   let isBatch = invocation.value("prompts") != nil
   let writesJSON = isBatch || invocation.has("json")

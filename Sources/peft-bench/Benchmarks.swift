@@ -35,7 +35,7 @@ func printRow(_ cells: [String]) {
 }
 
 /// One line for each command; the ratio is the median of those to the first command, round by round.
-private func printRatios(_ commands: [(name: String, results: [Measurement])], title: String) {
+func printRatios(_ commands: [(name: String, results: [Measurement])], title: String) {
   printRow(["", "median s", "best s", title, "peak MB"])
   for (name, results) in commands {
     let seconds = results.map(\.seconds)

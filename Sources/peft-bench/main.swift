@@ -27,6 +27,10 @@ do {
   case "trust"?: try TrustBenchmark(directory: directory, layers: layers, rounds: rounds).run()
   case "merge"?: try MergeBenchmark(directory: directory, layers: layers, rounds: rounds).run()
   case "startup"?: try StartupBenchmark(directory: directory, layers: layers, rounds: rounds).run()
+  case "torch"?:
+    try TorchBenchmark(
+      directory: directory, layers: layers, rounds: rounds, python: option("--python") ?? "python3"
+    ).run()
   case "generate"?:
     guard let model = option("--model") else {
       print("usage: peft-bench generate --model DIR [--python PYTHON] [--rounds N]")
@@ -35,7 +39,9 @@ do {
     try GenerateBenchmark(model: model, python: option("--python"), rounds: rounds).run()
   case "kernels"?: KernelBenchmark(rounds: rounds).run()
   default:
-    print("usage: peft-bench merge|methods|trust|startup|kernels|generate [--rounds N] [--layers N] [--directory DIR]")
+    print(
+      "usage: peft-bench merge|methods|trust|startup|kernels|torch|generate [--rounds N] [--layers N] [--directory DIR]"
+    )
     exit(2)
   }
 } catch {

@@ -26,6 +26,18 @@ import Testing
     #expect(text.output == (JSONValue(parsing: answer.output)?["text"]?.stringValue ?? "") + "\n" && text.error.isEmpty)
   }
 
+  @Test func anAdaptersDirectoryStandsForItsBaseWithIt() async throws {
+    let scratch = try ScratchDirectory()
+    let made = await run("init", chat, Fixtures.path("running/first/adapter_config.json"), scratch("adapter"))
+    #expect(made.code == 0, "\(made.error)")
+    let path = scratch("adapter/adapter_config.json")
+    let text = try FileSystem.text(path).replacing("fixtures/running", with: chat)
+    try FileSystem.remove(path)
+    try File.create(path).write(text)
+    let answer = await run("generate", scratch("adapter"), "--prompt", "The quick brown", "-n", "24", "--json")
+    #expect(try tokens(answer.output) == expected("plain"), "\(answer.error)")
+  }
+
   @Test func aBatchGivesALineForEachPrompt() async throws {
     let scratch = try ScratchDirectory()
     try File.create(scratch("prompts.jsonl")).write(
