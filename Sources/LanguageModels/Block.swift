@@ -2,14 +2,11 @@ internal import Numerics
 
 /// What a forward pass carries through the layers.
 final class Pass {
-  /// Positions of the tokens, those of a prefix counted.
-  let positions: Range<Int>
   /// Cosines and sines of the positions, where the model rotates.
   let angles: (cosines: [Float], sines: [Float])?
   let cache: KeyValueCache
 
-  init(positions: Range<Int>, angles: (cosines: [Float], sines: [Float])?, cache: KeyValueCache) {
-    self.positions = positions
+  init(angles: (cosines: [Float], sines: [Float])?, cache: KeyValueCache) {
     self.angles = angles
     self.cache = cache
   }

@@ -90,7 +90,7 @@ public final class CausalLanguageModel {
     if let path = parts.inputProjection { x = part(at: path, as: LinearLayer.self)(x) }
     if let path = parts.positions { x.add(part(at: path, as: Embedding.self)(Array(positions)), scale: 1) }
     let angles = parts.rotary.map { part(at: $0, as: RotaryEmbedding.self).angles(positions) }
-    let pass = Pass(positions: positions, angles: angles, cache: cache)
+    let pass = Pass(angles: angles, cache: cache)
     for child in part(at: parts.layers, as: Module.self).children {
       guard let layer = child.module as? DecoderLayer else { continue }
       x = layer(x, pass)

@@ -2,7 +2,7 @@ internal import Glibc
 public import Numerics
 
 /// A layer x ↦ x·Wᵀ + b, with an adapter or without.
-open class LinearLayer: Module {
+public class LinearLayer: Module {
   public let inFeatures: Int
   public let outFeatures: Int
 
@@ -16,7 +16,7 @@ open class LinearLayer: Module {
   }
 
   /// x `[tokens, in]` to `[tokens, out]`.
-  open func callAsFunction(_ x: Matrix<Float>) -> Matrix<Float> { preconditionFailure("a subclass computes") }
+  public func callAsFunction(_ x: Matrix<Float>) -> Matrix<Float> { preconditionFailure("a subclass computes") }
 }
 
 /// A linear layer as the checkpoint holds it: torch's `Linear`, or transformers' `Conv1D` with W stored `[in, out]`.
@@ -78,7 +78,7 @@ public final class Embedding: Module {
 }
 
 /// A norm of each row.
-open class Norm: Module {
+public class Norm: Module {
   func callAsFunction(_ x: Matrix<Float>) -> Matrix<Float> { preconditionFailure("a subclass computes") }
 }
 

@@ -1,7 +1,7 @@
 /// A part of a model with named parts of its own, as torch's `nn.Module`.
 ///
 /// Names and order are transformers' own, so that PEFT's rules for targets see the same tree.
-open class Module {
+public class Module {
   /// The class that transformers prints.
   public let typeName: String
   /// Named parts in the order in which transformers registers them.

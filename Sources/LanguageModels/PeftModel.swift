@@ -18,6 +18,8 @@ public final class PeftModel {
   private var scratch: String?
   /// Where in the pass to come an aLoRA begins.
   private var invocationStart = Int.max
+  /// True if it began in an earlier pass of the same sequence.
+  private var wasInvoked = false
 
   init(_ model: CausalLanguageModel) { self.model = model }
 
@@ -254,12 +256,12 @@ public final class PeftModel {
   {
     if let invocation = activeInvocation {
       // In later passes an aLoRA that has begun acts on all tokens.
-      if cache.count == 0 { invokedBefore = false }
+      if cache.count == 0 { wasInvoked = false }
       if let start = tokens.lastStart(of: invocation) {
         invocationStart = start
-        invokedBefore = true
+        wasInvoked = true
       } else {
-        invocationStart = invokedBefore ? 0 : Int.max
+        invocationStart = wasInvoked ? 0 : Int.max
       }
     }
     guard cache.count == 0, case .tokens(let prompt)? = activePrompt else {
@@ -271,8 +273,6 @@ public final class PeftModel {
     let logits = try model.logits(embedded: all, cache: cache, lastOnly: lastOnly)
     return lastOnly ? logits : logits.rows(prompt.rows..<logits.rows)
   }
-
-  private var invokedBefore = false
 
   private var activeInvocation: [Int]? {
     loaded.first { adapter in active.contains { $0.name == adapter.name } && adapter.invocation != nil }?.invocation

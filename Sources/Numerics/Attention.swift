@@ -22,13 +22,6 @@ public struct KeyValues: Sendable {
     values += newValues
   }
 
-  /// Forgets positions from `count` on.
-  public mutating func truncate(to count: Int) {
-    guard count < self.count else { return }
-    keys.removeLast(keys.count - count * stride)
-    values.removeLast(values.count - count * stride)
-  }
-
   /// softmax(scale · q·Kᵀ)·V for queries at the last positions, each of which sees itself and what comes before.
   ///
   /// - Parameter queries: `[tokens, heads · width]`; heads share the keys of `heads / (stride / width)` neighbours.

@@ -36,9 +36,6 @@ public struct WeightMatrix: @unchecked Sendable {
     self.init(pointer: storage.pointer, rows: rows, columns: columns, format: format, owner: storage)
   }
 
-  /// Bytes that the weight takes.
-  public var byteCount: Int { rows * columns * format.byteCount }
-
   /// One row in f32. Traps if there is no such row.
   public func row(_ index: Int) -> [Float] {
     precondition(index >= 0 && index < rows, "no such row")

@@ -41,7 +41,10 @@ struct Sampler {
       return best
     }
     let inverse = 1 / Float(sampling.temperature)
-    var kept = scores.indices.map { (token: $0, score: scores[$0] * inverse) }
+    // What is e³⁰ times less likely than the likeliest has no share that counts, and need not be sorted.
+    let least = (scores.max() ?? 0) * inverse - 30
+    var kept: [(token: Int, score: Float)] = []
+    for (token, score) in scores.enumerated() where score * inverse >= least { kept.append((token, score * inverse)) }
     kept.sort { $0.score > $1.score }
     if let topK = sampling.topK, topK < kept.count {
       let least = kept[max(0, topK - 1)].score

@@ -183,7 +183,4 @@ public final class Tokenizer {
     let pieces = decoder?(tokens) ?? [Array(tokens.joined(separator: [0x20]))]
     return String(decoding: pieces.flatMap { $0 }, as: UTF8.self)
   }
-
-  /// True for an id that stands for no text.
-  public func isSpecial(_ id: Int) -> Bool { added.byID[id]?.isSpecial ?? false }
 }
