@@ -145,6 +145,9 @@ struct JinjaParser {
   typealias Expression = JinjaTemplate.Expression
   typealias Token = JinjaLexer.Token
 
+  /// Levels of blocks and brackets, and tokens of one block, which bound the levels of an expression: what a thread's stack holds.
+  private static let (depthLimit, tokenLimit) = (40, 256)
+
   private let pieces: [JinjaLexer.Piece]
   private var piece = 0
   private var tokens: [Token] = []
@@ -157,7 +160,7 @@ struct JinjaParser {
   mutating func parse(until ends: Set<String>) throws(JinjaFailure) -> [Node] {
     depth += 1
     defer { depth -= 1 }
-    guard depth < 100 else { throw JinjaFailure(reason: "it is nested too deeply") }
+    guard depth < Self.depthLimit else { throw JinjaFailure(reason: "it is nested too deeply") }
     var nodes: [Node] = []
     while piece < pieces.count {
       switch pieces[piece] {
@@ -165,12 +168,12 @@ struct JinjaParser {
         nodes.append(.text(text))
         piece += 1
       case .output(let found):
-        start(found)
+        try start(found)
         nodes.append(.output(try whole()))
       case .block(let found):
         guard case .name(let word)? = found.first else { throw JinjaFailure(reason: "a block without a word") }
         if ends.contains(word) { return nodes }
-        start(found)
+        try start(found)
         position = 1
         nodes.append(try statement(word))
       }
@@ -181,7 +184,8 @@ struct JinjaParser {
     return nodes
   }
 
-  private mutating func start(_ found: [Token]) {
+  private mutating func start(_ found: [Token]) throws(JinjaFailure) {
+    guard found.count <= Self.tokenLimit else { throw JinjaFailure(reason: "an expression of \(found.count) parts") }
     (tokens, position) = (found, 0)
     piece += 1
   }
@@ -209,7 +213,7 @@ struct JinjaParser {
       while true {
         branches.append((condition, try parse(until: ["elif", "else", "endif"])))
         guard closingWord == "elif", case .block(let found) = pieces[piece] else { break }
-        start(found)
+        try start(found)
         position = 1
         condition = try whole()
       }
@@ -280,7 +284,7 @@ struct JinjaParser {
   private mutating func expression() throws(JinjaFailure) -> Expression {
     depth += 1
     defer { depth -= 1 }
-    guard depth < 100 else { throw JinjaFailure(reason: "it is nested too deeply") }
+    guard depth < Self.depthLimit else { throw JinjaFailure(reason: "it is nested too deeply") }
     let first = try either()
     guard takeName("if") else { return first }
     let condition = try either()

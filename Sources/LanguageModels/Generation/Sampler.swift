@@ -42,9 +42,11 @@ struct Sampler {
     }
     let inverse = 1 / Float(sampling.temperature)
     // What is e³⁰ times less likely than the likeliest has no share that counts, and need not be sorted.
-    let least = (scores.max() ?? 0) * inverse - 30
+    let cutoff = (scores.max() ?? 0) * inverse - 30
     var kept: [(token: Int, score: Float)] = []
-    for (token, score) in scores.enumerated() where score * inverse >= least { kept.append((token, score * inverse)) }
+    for (token, score) in scores.enumerated() where score * inverse >= cutoff { kept.append((token, score * inverse)) }
+    // Scores that are no numbers leave nothing to draw from.
+    guard !kept.isEmpty else { return 0 }
     kept.sort { $0.score > $1.score }
     if let topK = sampling.topK, topK < kept.count {
       let least = kept[max(0, topK - 1)].score

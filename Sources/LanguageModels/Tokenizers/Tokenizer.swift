@@ -82,6 +82,10 @@ public final class Tokenizer {
 
   init(json: JSONValue, path: String) throws(ModelError) {
     self.path = path
+    for key in ["normalizer", "pre_tokenizer", "post_processor", "decoder"]
+    where json[key]?.isNested(deeperThan: 64) ?? false {
+      throw .tokenizerComponent(path: path, part: key, found: "more than 64 levels")
+    }
     let normalizer = try Normalizer(json["normalizer"], path: path)
     self.normalizer = normalizer
     preTokenizer = try PreTokenizer(json["pre_tokenizer"], path: path)
@@ -182,5 +186,16 @@ public final class Tokenizer {
     }
     let pieces = decoder?(tokens) ?? [Array(tokens.joined(separator: [0x20]))]
     return String(decoding: pieces.flatMap { $0 }, as: UTF8.self)
+  }
+}
+
+extension JSONValue {
+  /// True if there are more levels of arrays and objects than that.
+  fileprivate func isNested(deeperThan levels: Int) -> Bool {
+    switch self {
+    case .array(let items): levels <= 0 || items.contains { $0.isNested(deeperThan: levels - 1) }
+    case .object(let members): levels <= 0 || members.contains { $0.value.isNested(deeperThan: levels - 1) }
+    default: false
+    }
   }
 }
