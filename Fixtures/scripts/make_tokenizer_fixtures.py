@@ -3,7 +3,8 @@
 Usage: python make_tokenizer_fixtures.py [OUTPUT]   (default: ../tokenizers beside this file)
 
 corpus.json holds the texts; each directory a tokenizer.json (or vocab.json and merges.txt), and expected.json with the ids of each
-text and the text of those ids, special tokens kept and skipped. Needs tokenizers as the transformers in requirements.txt brings it.
+text and the text of those ids, special tokens kept and skipped. Needs tokenizers as the transformers in
+requirements.txt brings it, and sentencepiece with protobuf.
 """
 
 import json
@@ -34,6 +35,7 @@ def corpus():
         "안녕하세요 \u1112\u1161\u11ab", "שָׁלוֹם עולם", "مرحبا بالعالم ١٢٣", "नमस्ते दुनिया क्षि", "ไทยภาษา", "😀 😃😄 👍🏽 👩‍👩‍👧‍👦 🇩🇪🇫🇷 ❤️ ✈️ 1️⃣", "\u200b\u200dzero\ufeffwidth\u2060",
         "control \x01\x02\x7f\x1b[0m \x85 chars", "<s>hello</s>", "<|im_start|>user\nhi<|im_end|>", "a<|im_end|> b <|pad|>c  <mask>  d", "<unk> [UNK] <0x41>", "▁already ▁▁marked",
         "end with newline\n", "emoji in w😀rd", "\U0001F9D1\u200D\U0001F4BB codes", "x" * 300, " " * 70 + "y", "\n" * 9, "!?!?...---___", "https://example.org/a?b=c&d=%20#e", "𝕳𝖊𝖑𝖑𝖔 𝟘𝟙",
+        "Straße Stra ße xab abab a\u0300b",
         "word<sw>inside <sw> alone", "İstanbul ǅ ß ẞ", "\ud7a3\uac00\u0f71", "null \x00 byte",
     ]
     random.seed(0)
@@ -103,6 +105,33 @@ def tokenizers():
                  pre_tokenizers.Metaspace(prepend_scheme="always"), decoders.Metaspace(), kind="unigram", bytes=False, size=400, model=models.Unigram())
 
 
+def sentence_piece():
+    """A Unigram model by SentencePiece with rules of its own, as transformers converts one."""
+    import io
+
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
+
+    rules = [("\ufb01", "fi"), ("\u212b", "\u00c5"), ("A\u030a", "\u00c5"), ("①", "1"), ("㌔", "キロ"), ("\u00e9", "e\u0301"), ("\u00a0", " "), ("\t", " "),
+             ("\u200b", ""), ("Straße", "Strasse"), ("𝟘", "0"), ("\u00ed", "i"), ("ab", "c")]
+    path = OUT / "rules.tsv"
+    path.write_text("".join(" ".join(f"{ord(c):X}" for c in a) + "\t" + " ".join(f"{ord(c):X}" for c in b) + "\n" for a, b in rules))
+    stream = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(line for line in TRAINING if line), model_writer=stream, vocab_size=260, model_type="unigram",
+        normalization_rule_tsv=str(path), hard_vocab_limit=False, minloglevel=2)
+    path.unlink()
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString(stream.getvalue())
+    tokenizer = Tokenizer(models.Unigram([(piece.piece, piece.score) for piece in model.pieces], unk_id=0))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap),
+                                                 normalizers.Replace(Regex(" {2,}"), " ")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.add_special_tokens(["<s>", "</s>"])
+    return "unigram-precompiled", tokenizer
+
+
 def expected(tokenizer, texts):
     results = []
     for text in texts:
@@ -117,7 +146,7 @@ def main():
     OUT.mkdir(parents=True)
     texts = corpus()
     (OUT / "corpus.json").write_text(json.dumps(texts, ensure_ascii=True))
-    for name, tokenizer in tokenizers():
+    for name, tokenizer in [*tokenizers(), sentence_piece()]:
         root = OUT / name
         root.mkdir()
         tokenizer.save(str(root / "tokenizer.json"), pretty=False)

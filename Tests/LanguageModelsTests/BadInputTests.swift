@@ -62,7 +62,13 @@ import Testing
     ),
     (#"{"decoder": {"type": "WordPiece"}, "model": {"type": "BPE", "vocab": {}, "merges": []}}"#, "decoder"),
     (#"{"post_processor": {"type": "X"}, "model": {"type": "BPE", "vocab": {}, "merges": []}}"#, "post-processor"),
-    (#"{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}}"#, "merges"), ("{}", "model"),
+    (#"{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}}"#, "merges"),
+    (
+      #"{"decoder": "# + String(repeating: #"{"type": "Sequence", "decoders": ["#, count: 900)
+        + String(repeating: "]}", count: 900) + "}", "decoder"
+    ),
+    (#"{"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}, "model": {}}"#, "Precompiled"),
+    ("{}", "model"),
     ("[1", "tokenizer.json"),
   ])
   func aPartOfATokenizerThatIsNotKnownIsNamed(text: String, part: String) throws {
@@ -94,7 +100,7 @@ import Testing
   @Test func damagedTokenizersAndTemplatesNeverTrap() throws {
     let scratch = try ScratchDirectory()
     var random = TorchGenerator(seed: 5)
-    for (index, name) in (0..<300).map({ ($0, ["smollm", "mistral", "unigram"][$0 % 3]) }) {
+    for (index, name) in (0..<300).map({ ($0, ["smollm", "mistral", "unigram", "unigram-precompiled"][$0 % 4]) }) {
       var bytes = Array(try FileSystem.text(Fixtures.path("tokenizers/\(name)/tokenizer.json")).utf8)
       for _ in 0..<1 + Int(random.nextLongBits() % 4) {
         bytes[Int(random.nextLongBits() % UInt64(bytes.count))] = UInt8(truncatingIfNeeded: random.nextLongBits())

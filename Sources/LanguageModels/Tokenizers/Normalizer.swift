@@ -11,6 +11,7 @@ indirect enum Normalizer {
   case strip(left: Bool, right: Bool)
   case prepend([UInt8])
   case replace(TextPattern, [UInt8])
+  case precompiled(CharacterMap)
 
   /// Throws `.tokenizerComponent` for a type or pattern that is not known.
   init?(_ json: JSONValue?, path: String) throws(ModelError) {
@@ -37,6 +38,9 @@ indirect enum Normalizer {
     case "Replace":
       guard let pattern = TextPattern(tokenizer: json["pattern"]) else { throw unknown() }
       self = .replace(pattern, Array((json["content"]?.stringValue ?? "").utf8))
+    case "Precompiled":
+      guard let map = CharacterMap(base64: json["precompiled_charsmap"]?.stringValue ?? "") else { throw unknown() }
+      self = .precompiled(map)
     default: throw unknown()
     }
   }
@@ -44,6 +48,7 @@ indirect enum Normalizer {
   func callAsFunction(_ text: [UInt8]) -> [UInt8] {
     switch self {
     case .sequence(let parts): return parts.reduce(text) { $1($0) }
+    case .precompiled(let map): return map.normalise(text)
     case .unicode(let composed, let compatible):
       return Self.normalised(text, composed: composed, compatible: compatible)
     case .lowercase: return Array(String(decoding: text, as: UTF8.self).lowercased().utf8)
