@@ -58,12 +58,15 @@ sanitize: bootstrap
 	swift test --sanitize=thread --scratch-path .build/thread --skip peft_toolTests --skip aBrowserShowsTheReport
 
 docs: bootstrap
-	rm -rf .build/symbols && mkdir -p .build/symbols
-	swift build --scratch-path .build/docs-build --target PEFT -Xswiftc -emit-symbol-graph \
+	rm -rf .build/symbols .build/docs .build/docs-build
+	mkdir -p .build/symbols .build/docs
+	swift build --scratch-path .build/docs-build --target LanguageModels -Xswiftc -emit-symbol-graph \
 	  -Xswiftc -emit-symbol-graph-dir -Xswiftc $(CURDIR)/.build/symbols
-	rm -f .build/symbols/C*.symbols.json
-	docc convert Sources/PEFT/PEFT.docc --additional-symbol-graph-dir .build/symbols \
-	  --fallback-display-name PEFT --fallback-bundle-identifier peft --output-dir .build/docs
+	for target in PEFT LanguageModels; do \
+	  mkdir -p .build/symbols/$$target && mv .build/symbols/$$target*.symbols.json .build/symbols/$$target && \
+	  docc convert Sources/$$target/$$target.docc --additional-symbol-graph-dir .build/symbols/$$target \
+	    --fallback-display-name $$target --fallback-bundle-identifier peft.$$target --output-dir .build/docs/$$target || exit 1; \
+	done
 
 install: build
 	install -D $(TOOL) $(DESTDIR)/usr/local/bin/peft-tool

@@ -1,5 +1,6 @@
 // A pool of threads that share one loop at a time. A layer is done in microseconds, so idle threads spin a little before they
 // sleep.
+#define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -54,7 +55,9 @@ static void *run(void *unused) {
 }
 
 static void start(void) {
-  const long cores = sysconf(_SC_NPROCESSORS_ONLN);
+  // The cores that this process may use, which can be fewer than the machine has.
+  cpu_set_t allowed;
+  const long cores = sched_getaffinity(0, sizeof allowed, &allowed) == 0 ? CPU_COUNT(&allowed) : sysconf(_SC_NPROCESSORS_ONLN);
   const char *asked = getenv("PEFT_THREADS");
   long wanted = asked ? strtol(asked, 0, 10) : cores;
   if (wanted < 1) wanted = 1;

@@ -56,7 +56,7 @@ void kernels_add_column_square_sums(const float *w, size_t rows, size_t columns,
 void kernels_scale_rows(float *w, size_t rows, size_t columns, const float *factors);
 void kernels_scale_columns(float *w, size_t rows, size_t columns, const float *factors);
 
-/// Threads that share loops: the machine's cores, or PEFT_THREADS.
+/// Threads that share loops: one for each core that the process may use, or PEFT_THREADS.
 size_t kernels_threads(void);
 
 /// Calls body(context, i) for each i below count, on all threads. Within a body it runs on the calling thread alone.
