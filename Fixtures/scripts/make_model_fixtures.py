@@ -144,6 +144,7 @@ def running():
         "second": LoraConfig(r=2, lora_alpha=5, target_modules=["v_proj", "down_proj"], use_rslora=True, **task),
         "dora": LoraConfig(r=2, target_modules=["q_proj"], use_dora=True, **task),
         "alora": LoraConfig(r=3, target_modules=["q_proj", "k_proj", "v_proj"], alora_invocation_tokens=[36, 11], **task),
+        "biased": LoraConfig(r=2, target_modules=["q_proj", "down_proj"], lora_bias=True, **task),
     }
     for seed, (name, config) in enumerate(configs.items()):
         model = tuned(fresh(), config, seed)
@@ -166,6 +167,7 @@ def running():
     found["weighted"] = logits(model)
     model = PeftModel.from_pretrained(fresh(), root / "alora").eval()
     found["alora"] = logits(model)
+    found["biased"] = logits(PeftModel.from_pretrained(fresh(), root / "biased").eval())
     with torch.no_grad():
         found["loss"] = fresh().eval()(input_ids=TOKENS, labels=TOKENS).loss.reshape(1)
     save_file({name: value.contiguous() for name, value in found.items()}, root / "expected.safetensors")

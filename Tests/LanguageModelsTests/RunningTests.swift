@@ -43,6 +43,13 @@ import Testing
     try expect(logits(model), "first+second")
   }
 
+  /// Which PEFT cannot merge, since the base has no biases.
+  @Test func aBiasOfBActsWithoutOneInTheBase() throws {
+    let model = try model("biased")
+    try expect(logits(model), "biased")
+    #expect(throws: ModelError.self) { try model.merge() }
+  }
+
   @Test func weightsMultiplyTheChanges() throws {
     let model = try model("first", "second")
     try model.setActive([("first", 0.5), ("second", -2)])

@@ -18,6 +18,8 @@ public final class LoRALinear: LinearLayer {
     var isFolded = false
     /// True if magnitudes belong to it.
     var hasMagnitude = false
+    /// The bias of B; empty for none.
+    var bias: [Float] = []
     /// The first token that the adapter acts on, counted in the pass: aLoRA's. Nil for all tokens.
     var firstToken: (() -> Int)?
 
@@ -58,6 +60,7 @@ public final class LoRALinear: LinearLayer {
         continue
       }
       var change = factors.b.project(factors.a.project(x))
+      if !factors.bias.isEmpty { change.addToRows(factors.bias) }
       if let first = factors.firstToken?() {
         for index in 0..<min(max(0, first), change.rows) * change.columns { change.values[index] = 0 }
       }

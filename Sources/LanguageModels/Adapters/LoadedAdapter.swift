@@ -37,6 +37,14 @@ struct LoadedAdapter {
       try addFactors(of: stored, model)
       return
     }
+    // A bias of B needs none in the base while it is apart; a merge would.
+    let endings = [".lora_A.weight", ".lora_B.weight", ".lora_B.bias"]
+    if config.loraBias, staysApart,
+      stored.weights.entries.allSatisfy({ entry in endings.contains(where: entry.name.hasSuffix) })
+    {
+      try addFactors(of: stored, model)
+      return
+    }
     let plan = try withAdapterErrors({ () throws(AdapterError) in
       try MergePlan(base: model.base.path, adapter: directory, options: MergeOptions())
     })
@@ -85,7 +93,7 @@ struct LoadedAdapter {
     let path = FileSystem.join(directory, PeftConfig.fileName)
     let scaling = try withAdapterErrors({ () throws(AdapterError) in try LoRAScaling(config, path: path) })
     let (prefix, ending) = ("base_model.model.", ".lora_A.weight")
-    for entry in file.entries where !entry.name.hasSuffix(".lora_B.weight") {
+    for entry in file.entries where !entry.name.hasSuffix(".lora_B.weight") && !entry.name.hasSuffix(".lora_B.bias") {
       guard entry.name.hasPrefix(prefix), entry.name.hasSuffix(ending) else {
         throw .adapter(.tensorUnexpected(path: file.path, tensor: entry.name))
       }
@@ -98,6 +106,13 @@ struct LoadedAdapter {
       }
       let values = try withAdapterErrors({ () throws(AdapterError) in try scaling.values(for: module) })
       try add(module, entry, b, file, Float(values.scale), layer)
+      guard let bias = file["\(prefix)\(module).lora_B.bias"] else { continue }
+      guard bias.shape == [layer.outFeatures] else {
+        throw .adapter(
+          .shapeMismatch(base: file.path, tensor: bias.name, found: bias.shape, expected: [layer.outFeatures]))
+      }
+      let added = try matrix(bias, file).values
+      factors[module]?.bias = added
     }
   }
 
@@ -111,12 +126,13 @@ struct LoadedAdapter {
         .shapeMismatch(
           base: file.path, tensor: a.name, found: a.shape, expected: [b.shape.last ?? 0, layer.inFeatures]))
     }
-    func matrix(_ entry: TensorEntry) throws(ModelError) -> WeightMatrix {
-      let bytes = try asModelError { () throws(TensorFileError) in try file.file.bytes(entry.byteRange) }
-      return try WeightMatrix(ChangedTensor(name: entry.name, dtype: entry.dtype, shape: entry.shape, bytes: bytes))
-    }
     factors[path] = LoRALinear.Factors(
-      a: try matrix(a), b: try matrix(b), scale: scale, dropout: config.dropout?.doubleValue ?? 0)
+      a: try matrix(a, file), b: try matrix(b, file), scale: scale, dropout: config.dropout?.doubleValue ?? 0)
+  }
+
+  private func matrix(_ entry: TensorEntry, _ file: SafetensorsFile) throws(ModelError) -> WeightMatrix {
+    let bytes = try asModelError { () throws(TensorFileError) in try file.file.bytes(entry.byteRange) }
+    return try WeightMatrix(ChangedTensor(name: entry.name, dtype: entry.dtype, shape: entry.shape, bytes: bytes))
   }
 }
 
