@@ -31,11 +31,9 @@ public final class PeftModel {
     wrapping model: CausalLanguageModel, config: PeftConfig, named name: String = "default", seed: UInt64 = 0
   ) throws(ModelError) {
     self.init(model)
-    var template = Array("\(getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp")/peft-adapter-XXXXXX".utf8CString)
-    guard let made = mkdtemp(&template) else {
-      throw .file(.system(path: "a temporary directory", operation: "create", code: errno))
-    }
-    let directory = String(cString: made)
+    let parent = getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp"
+    let directory = FileSystem.join(parent, "peft-adapter-\(UInt64.random(in: 0...UInt64.max))")
+    try asModelError { () throws(TensorFileError) in try FileSystem.makeDirectory(directory) }
     scratch = directory
     try withAdapterErrors({ () throws(AdapterError) in
       let maker = try AdapterInitializer(base: model.base, config: config, configPath: PeftConfig.fileName, seed: seed)
@@ -144,14 +142,7 @@ public final class PeftModel {
     let tensors = try withAdapterErrors({ () throws(AdapterError) in
       try MergePlan(base: model.base.path, adapters: inputs).changedTensors()
     })
-    let names = model.parameterNames
-    var values: [String: WeightMatrix] = [:]
-    for tensor in tensors {
-      guard let name = names[tensor.name] else {
-        throw .unsupported(what: "'\(tensor.name)' of the adapter", reason: "the model has no such parameter.")
-      }
-      values[name] = try WeightMatrix(tensor)
-    }
+    let values = try model.values(of: tensors)
     isMerged = true
     setLayers([])
     install(values)

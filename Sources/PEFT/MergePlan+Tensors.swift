@@ -54,8 +54,9 @@ private final class MemorySink: TensorSink {
   }
 
   func write(_ source: RawSpan, at byteOffset: Int) throws(TensorFileError) {
-    source.withUnsafeBytes { from in
-      for index in 0..<from.count { bytes[byteOffset - offset + index] = from[index] }
+    let place = byteOffset - offset
+    bytes.withUnsafeMutableBytes { to in
+      source.withUnsafeBytes { from in to[place..<place + from.count].copyBytes(from: from) }
     }
   }
 }

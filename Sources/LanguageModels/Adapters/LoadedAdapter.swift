@@ -71,14 +71,7 @@ struct LoadedAdapter {
       }
     }
     let changed = try withAdapterErrors({ () throws(AdapterError) in try plan.changedTensors(skipping: apart) })
-    let names = model.parameterNames
-    for tensor in changed {
-      guard let parameter = names[tensor.name] else {
-        throw .unsupported(
-          what: "'\(tensor.name)' of the adapter", reason: "a causal language model has no such parameter.")
-      }
-      replaced[parameter] = try WeightMatrix(tensor)
-    }
+    replaced = try model.values(of: changed)
   }
 
   /// True for a plain LoRA: s·B·A beside a weight that stays what it is.
@@ -158,5 +151,19 @@ extension CausalLanguageModel {
   var parameterNames: [String: String] {
     Dictionary(
       parametersByName.keys.map { (base.storedName($0) ?? $0, $0) }, uniquingKeysWith: { first, _ in first })
+  }
+
+  /// Tensors that a merge computed, by the names of the parameters whose place they take. Throws `.unsupported` for one that is none's.
+  func values(of tensors: [ChangedTensor]) throws(ModelError) -> [String: WeightMatrix] {
+    let names = parameterNames
+    var values: [String: WeightMatrix] = [:]
+    for tensor in tensors {
+      guard let name = names[tensor.name] else {
+        throw .unsupported(
+          what: "'\(tensor.name)' of the adapter", reason: "a causal language model has no such parameter.")
+      }
+      values[name] = try WeightMatrix(tensor)
+    }
+    return values
   }
 }
