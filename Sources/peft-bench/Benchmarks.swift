@@ -35,7 +35,7 @@ func printRow(_ cells: [String]) {
 }
 
 /// One line for each command; the ratio is the median of those to the first command, round by round.
-func printRatios(_ commands: [(name: String, results: [Measurement])], title: String) {
+private func printRatios(_ commands: [(name: String, results: [Measurement])], title: String) {
   printRow(["", "median s", "best s", title, "peak MB"])
   for (name, results) in commands {
     let seconds = results.map(\.seconds)
@@ -74,18 +74,23 @@ struct MergeBenchmark {
     let commands =
       [("cp -r", ["cp", "-r", model.base, output])]
       + adapters.map { ($0.0, [tool, "merge", "--quiet", model.base, $0.1, output]) }
-    var results = [[Measurement]](repeating: [], count: commands.count)
-    for round in 0...rounds {
-      for (index, command) in commands.enumerated() {
-        if FileSystem.kind(output) != nil { try FileSystem.remove(output) }
-        let measurement = measure(command.1)
-        // The first round warms the cache.
-        if round > 0 { results[index].append(measurement) }
-      }
-    }
-    if FileSystem.kind(output) != nil { try FileSystem.remove(output) }
-    printRatios(zip(commands.map(\.0), results).map { ($0, $1) }, title: "x cp -r")
+    try timeInTurn(commands, output: output, rounds: rounds, title: "x cp -r")
   }
+}
+
+/// Times commands in turn, their output removed before each, and prints their ratios to the first.
+func timeInTurn(_ commands: [(String, [String])], output: String, rounds: Int, title: String) throws {
+  var results = [[Measurement]](repeating: [], count: commands.count)
+  for round in 0...rounds {
+    for (index, command) in commands.enumerated() {
+      if FileSystem.kind(output) != nil { try FileSystem.remove(output) }
+      let measurement = measure(command.1)
+      // The first round warms the cache.
+      if round > 0 { results[index].append(measurement) }
+    }
+  }
+  if FileSystem.kind(output) != nil { try FileSystem.remove(output) }
+  printRatios(zip(commands.map(\.0), results).map { ($0, $1) }, title: title)
 }
 
 /// Merges of other methods than LoRA against `cp -r`.

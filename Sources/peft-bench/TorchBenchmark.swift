@@ -18,15 +18,9 @@ struct TorchBenchmark {
       _ = measure([python, "Fixtures/scripts/make_torch_checkpoint.py", model.base, torch])
     }
     printMachine()
-    var results: [(name: String, results: [Measurement])] = [("merge, safetensors", []), ("merge, torch files", [])]
-    for round in 0...rounds {
-      for (index, base) in [model.base, torch].enumerated() {
-        if FileSystem.kind(output) != nil { try FileSystem.remove(output) }
-        let result = measure([tool, "merge", "--quiet", base, model.adapter("all"), output])
-        if round > 0 { results[index].results.append(result) }
-      }
+    let commands = [("merge, safetensors", model.base), ("merge, torch files", torch)].map { name, base in
+      (name, [tool, "merge", "--quiet", base, model.adapter("all"), output])
     }
-    if FileSystem.kind(output) != nil { try FileSystem.remove(output) }
-    printRatios(results, title: "x first")
+    try timeInTurn(commands, output: output, rounds: rounds, title: "x first")
   }
 }

@@ -17,14 +17,6 @@ import Testing
     return (try integers(file, "tokens"), try doubles(file, "logits").map { Float($0) }, try integers(file, "greedy"))
   }
 
-  private func integers(_ file: Checkpoint, _ name: String) throws -> [Int] {
-    let location = try #require(file[name])
-    let bytes = try file.shards[location.shard].file.bytes(location.entry.byteRange)
-    return bytes.withUnsafeBytes { raw in
-      (0..<bytes.count / 8).map { raw.loadUnaligned(fromByteOffset: 8 * $0, as: Int.self) }
-    }
-  }
-
   @Test func thereAreFixturesOfEveryArchitecture() { #expect(Self.cases.count >= 16) }
 
   @Test(arguments: cases)

@@ -39,11 +39,7 @@ import Testing
   @Test(arguments: merged)
   func everyElementIsTheExactOneRoundedOnce(name: String) async throws {
     let scratch = try ScratchDirectory()
-    let root = Fixtures.path("methods/\(name)")
-    try widen("\(root)/base", to: scratch("wide"))
-    try await Merger(MergePlan(base: "\(root)/base", adapter: "\(root)/adapter")).run(to: scratch("out"))
-    try await Merger(MergePlan(base: scratch("wide"), adapter: "\(root)/adapter")).run(to: scratch("exact"))
-    let (output, exact) = (try Checkpoint(path: scratch("out")), try Checkpoint(path: scratch("exact")))
+    let (output, exact) = try await mergedAndExact(Fixtures.path("methods/\(name)"), in: scratch)
     for tensor in output.names {
       let dtype = try #require(output[tensor]?.entry.dtype)
       let (found, wanted) = (try doubles(output, tensor), try doubles(exact, tensor))

@@ -40,16 +40,10 @@ import Testing
   @Test func wrappersAreLeftOutOfTheNames() throws {
     let scratch = try ScratchDirectory()
     let root = Fixtures.path("merge/llama-f32-qv/adapter")
-    let file = try SafetensorsFile(path: "\(root)/adapter_model.safetensors")
     try FileSystem.makeDirectory(scratch("wrapped"))
     try FileSystem.copy("\(root)/adapter_config.json", to: scratch("wrapped/adapter_config.json"))
-    let items = file.entries.map {
-      SafetensorsLayout.Item(name: "_orig_mod." + $0.name, dtype: $0.dtype, shape: $0.shape)
-    }
-    let layout = try SafetensorsLayout(path: "", items: items)
-    let target = try layout.create(at: scratch("wrapped/adapter_model.safetensors"))
-    for (entry, placed) in zip(file.entries, layout.entries) {
-      try target.copy(entry.byteRange, from: file.file, to: placed.byteRange.lowerBound)
+    try renameTensors("\(root)/adapter_model.safetensors", to: scratch("wrapped/adapter_model.safetensors")) {
+      "_orig_mod." + $0
     }
     try StoredAdapter(directory: scratch("wrapped")).save(to: scratch("out"))
     #expect(

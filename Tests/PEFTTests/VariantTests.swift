@@ -59,12 +59,7 @@ private func stripped(_ name: String) -> String {
   @Test(arguments: cases)
   func everyElementIsTheExactOneRoundedOnce(name: String) async throws {
     let scratch = try ScratchDirectory()
-    let root = Fixtures.path("variants/\(name)")
-    try widen("\(root)/base", to: scratch("wide"))
-    let plan = try MergePlan(base: "\(root)/base", adapter: "\(root)/adapter")
-    try await Merger(plan).run(to: scratch("out"))
-    try await Merger(MergePlan(base: scratch("wide"), adapter: "\(root)/adapter")).run(to: scratch("exact"))
-    let (output, exact) = (try Checkpoint(path: scratch("out")), try Checkpoint(path: scratch("exact")))
+    let (output, exact) = try await mergedAndExact(Fixtures.path("variants/\(name)"), in: scratch)
     for tensor in output.names {
       let dtype = try #require(output[tensor]?.entry.dtype)
       let (found, wanted) = (try doubles(output, tensor), try doubles(exact, tensor))
