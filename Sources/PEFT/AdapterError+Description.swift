@@ -40,6 +40,12 @@ extension AdapterError: CustomStringConvertible {
         + "expected [\(rank), in] and [out, \(rank)]. The configuration belongs to another adapter."
     case .adapterDType(let path, let tensor, let dtype):
       "\(path): tensor '\(tensor)' is \(dtype.rawValue); expected F32, F16, BF16 or F64. Save the adapter in one of these."
+    case .adapterNotFinite(let path, let tensor, let module, let count, let total):
+      "\(path): tensor '\(tensor)' of module '\(module)': \(count) of \(total) values are infinite or not a number. "
+        + "The training diverged or the file is damaged: take an earlier checkpoint, or pass --allow-non-finite to go on."
+    case .factorNotFinite(let path, let module, let factor):
+      "\(path): module '\(module)': its change would be multiplied by \(factor), which is no finite number in the "
+        + "precision that it is computed in. Correct the weight, or lora_alpha and r, or pass --allow-non-finite to go on."
     case .tensorMissing(let path, let module, let tensor):
       "\(path): module '\(module)' lacks its tensor '\(tensor)'. The file is incomplete; save the adapter again."
     case .methodShape(let path, let tensor, let found, let expected, let form):
@@ -87,6 +93,21 @@ extension AdapterError: CustomStringConvertible {
     case .alreadyMerged(let base, let adapter, let weight):
       "\(base): the adapter \(adapter) is merged into it already, with weight \(weight). Merge into the original base, or "
         + "pass --allow-repeated to merge it once more."
+    case .notMerged(let model, let adapter, let weight, let merged):
+      "\(model): the record in its metadata does not say that the adapter \(adapter) was merged into it with weight "
+        + "\(weight). "
+        + (merged.isEmpty
+          ? "By the record no merge is left in it."
+          : "By the record it holds: \(merged.map { "\($0.name) with weight \($0.weight)" }.joined(separator: ", ")).")
+        + " Give the same adapter file and the same weight."
+    case .configChanged(let model, let path):
+      "\(path): is not the configuration with which the adapter was merged, by the record in the metadata of \(model). "
+        + "Restore it: rank, alpha and patterns decide what is taken out."
+    case .overwritten(let model, let adapter, let tensor, let other):
+      "\(model): tensor '\(tensor)' no longer holds the change of \(adapter): the later merge of \(other) did not add to "
+        + "the tensor but set it anew. Merge the others into the original base instead."
+    case .irreversible(let path, let what, let reason):
+      "\(path): \(what) cannot be taken out of a merged model: \(reason) Merge into the original base instead."
     case .shardSize(let found):
       "shard size '\(found)': expected a positive number of bytes with an optional unit KB, MB, GB, KiB, MiB or GiB."
     }

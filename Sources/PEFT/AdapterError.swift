@@ -49,6 +49,10 @@ public enum AdapterError: Error, Sendable, Equatable {
   case rankMismatch(path: String, module: String, expectedRank: Int, shapeA: [Int], shapeB: [Int])
   /// An adapter tensor of a dtype that cannot be computed with.
   case adapterDType(path: String, tensor: String, dtype: DType)
+  /// A tensor of a module holds infinities or NaNs.
+  case adapterNotFinite(path: String, tensor: String, module: String, count: Int, of: Int)
+  /// What a module's change is multiplied by is no finite number of the precision that it is computed in.
+  case factorNotFinite(path: String, module: String, factor: Double)
   /// A module of another method than LoRA lacks a tensor that the method needs.
   case tensorMissing(path: String, module: String, tensor: String)
   /// A tensor of a method has another shape than its module and configuration need.
@@ -90,6 +94,14 @@ public enum AdapterError: Error, Sendable, Equatable {
   case download(name: String, reason: String)
   /// The base says that this adapter has been merged into it already.
   case alreadyMerged(base: String, adapter: String, weight: Double)
+  /// The model's record of merges does not name this adapter with this weight; `merged` is what it names.
+  case notMerged(model: String, adapter: String, weight: Double, merged: [Provenance.Merged])
+  /// The adapter was merged with another configuration than it has now.
+  case configChanged(model: String, path: String)
+  /// A later merge set a tensor to something else than itself and a change.
+  case overwritten(model: String, adapter: String, tensor: String, by: String)
+  /// What was merged cannot be taken out of the result.
+  case irreversible(path: String, what: String, reason: String)
   /// A shard size that cannot hold even one tensor's header, or is not a size.
   case shardSize(found: String)
 }

@@ -98,8 +98,27 @@ extension TensorFileError: CustomStringConvertible {
     case .notDecomposable(let path, let tensor):
       "\(path): tensor '\(tensor)' holds values that are not finite, so the decomposition that the adapter needs does not "
         + "exist. Check the base."
+    case .resultNotFinite(let path, let tensor, let dtype, let element, let cameSo):
+      "\(path): tensor '\(tensor)': element \(element) "
+        + (cameSo
+          ? "is infinite or not a number before the merge already. Nothing was written. Check the file"
+          : "comes out infinite or not a number: \(dtype.rawValue) holds no more than \(dtype.greatestText). Nothing was "
+            + "written. Merge into a base of a wider dtype, or with a smaller weight")
+        + ", or pass --allow-non-finite to go on."
     case .jsonInvalid(let path, let line, let column, let reason):
       "\(path): line \(line), column \(column): not valid JSON: \(reason)."
+    }
+  }
+}
+
+extension DType {
+  /// The greatest finite value of a computable dtype.
+  fileprivate var greatestText: String {
+    switch self {
+    case .f16: "65504"
+    case .bf16: "3.39e38"
+    case .f32: "3.40e38"
+    default: "1.80e308"
     }
   }
 }

@@ -96,6 +96,8 @@ public enum TensorFileError: Error, Sendable, Equatable {
   case noSpace(path: String, neededBytes: Int, availableBytes: Int)
   /// A weight whose decomposition is needed has values that are not finite.
   case notDecomposable(path: String, tensor: String)
+  /// An element of a merge's result is an infinity or a NaN; `cameSo` if what it was made from was none.
+  case resultNotFinite(path: String, tensor: String, dtype: DType, element: [Int], cameSo: Bool)
   /// A JSON file that is not JSON.
   case jsonInvalid(path: String, line: Int, column: Int, reason: String)
 }
