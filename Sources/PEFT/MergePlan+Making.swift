@@ -47,7 +47,7 @@ extension MergePlan {
       mergedCount: adapters.reduce(0) { $0 + $1.moduleCount } + maker.ruleCount,
       replacedCount: maker.replacements.keys.filter { base.checkpoint[$0] != nil }.count + maker.biases.count
         + maker.tokens.count + maker.biasChanges.count,
-      addedCount: maker.added.count, notes: maker.notes)
+      addedCount: maker.added.count, notes: maker.notes + sideFiles.notes)
   }
 
   /// The base with its layers stacked as the adapters have them.
