@@ -25,7 +25,7 @@ private func run(
 }
 
 /// The programs stand where the tests do.
-private func built(_ name: String) -> URL {
+func built(_ name: String) -> URL {
   let test = CommandLine.arguments.first { $0.hasSuffix(".xctest") } ?? CommandLine.arguments[0]
   return URL(fileURLWithPath: test).deletingLastPathComponent().appendingPathComponent(name)
 }
