@@ -105,8 +105,8 @@ import Testing
 
   @Test(arguments: [true, false])
   func aSnapshotThatLacksAFileIsNotWhole(hasListing: Bool) throws {
-    // A shard; the index, of which a shard's name tells; the configuration. Without a list nothing tells of other files.
-    for (index, missing) in names.enumerated() where hasListing || missing != "generation_config.json" {
+    // A shard; the index, of which a shard's name tells; the configuration.
+    for (index, missing) in names.enumerated() where missing != "generation_config.json" {
       try? FileSystem.remove(folder)
       try fillCache(names.filter { $0 != missing })
       if hasListing { try writeListing(names) }
@@ -118,6 +118,32 @@ import Testing
       #expect(try contents("\(snapshot)/\(missing)") == contents("\(Self.base)/\(missing)"))
       #expect(names.filter { !hub.fetches(of: $0).isEmpty } == [missing])
     }
+  }
+
+  @Test func aFileOfAnotherSizeThanListedIsNotThere() throws {
+    try fillCache(names)
+    try writeListing(names)
+    let name = try #require(names.last { $0.hasSuffix(".safetensors") })
+    let body = try contents("\(Self.base)/\(name)")
+    try overwrite("\(folder)/blobs/\(ModelHub.digest(name, body))", Array(body.dropLast()))
+    #expect(try failure(offline).description.contains(name))
+    let hub = try ModelHub(directory: Self.base)
+    defer { hub.server.stop() }
+    #expect(try contents("\(client(hub).directory(of: try repository()))/\(name)") == body)
+  }
+
+  /// Transformers fetches what it needs; the list beside it names all files of the commit.
+  @Test func whatTransformersLeftOutIsFetchedIfTheHubIsThere() throws {
+    let missing = "generation_config.json"
+    try fillCache(names.filter { $0 != missing })
+    try writeListing(names)
+    #expect(try offline.directory(of: try repository()) == snapshot)
+    #expect(try Hub(cache: scratch("hub"), endpoint: "http://127.0.0.1:1").directory(of: try repository()) == snapshot)
+    let hub = try ModelHub(directory: Self.base)
+    defer { hub.server.stop() }
+    #expect(try client(hub).directory(of: try repository()) == snapshot)
+    #expect(names.filter { !hub.fetches(of: $0).isEmpty } == [missing])
+    #expect(FileSystem.kind("\(snapshot)/\(missing)") == .file)
   }
 
   @Test func aLinkWithoutItsBlobIsAFileThatIsNotThere() throws {

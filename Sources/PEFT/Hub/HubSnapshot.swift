@@ -5,6 +5,9 @@ enum HubSnapshot {
   case absent
   /// Some files are there, but not these.
   case incomplete(directory: String, missing: [String])
+  /// Weights and configuration are there; the list of the commit's files names more. Transformers leaves a snapshot so: it
+  /// fetches what it needs, and the list speaks of everything.
+  case usable(directory: String)
   case whole(directory: String)
 
   /// Looks a revision up as huggingface_hub does: a commit under `snapshots`, anything else by its name under `refs`.
@@ -21,29 +24,38 @@ enum HubSnapshot {
       self = .absent
       return
     }
-    // A link whose blob is gone is a file that is not there.
-    let present = Set(names.filter { FileSystem.kind("\(directory)/\($0)") == .file })
-    let missing =
-      HubListing(cached: "\(folder)/trees/\(commit).json", commit: commit).map { Self.missing($0, directory) }
-      ?? Self.missing(present, directory)
-    self = missing.isEmpty ? .whole(directory: directory) : .incomplete(directory: directory, missing: missing.sorted())
+    // A link whose blob is gone is a file that is not there, and so is one of another size.
+    let listing = HubListing(cached: "\(folder)/trees/\(commit).json", commit: commit)
+    let sizes = Dictionary(
+      (listing?.files ?? []).compactMap { file in file.described.map { (file.name, $0.byteCount) } }
+    ) { first, _ in first }
+    let present = Set(
+      names.filter { name in
+        guard let count = try? File.open(reading: "\(directory)/\(name)").byteCount() else { return false }
+        return sizes[name].map { $0 == count } ?? true
+      })
+    let listed = Set(listing?.files.map(\.name) ?? [])
+    let missing = Self.missing(present, directory).union(Self.missing(present, listed))
+    if !missing.isEmpty {
+      self = .incomplete(directory: directory, missing: missing.sorted())
+    } else if listed.isSubset(of: present) {
+      self = .whole(directory: directory)
+    } else {
+      self = .usable(directory: directory)
+    }
   }
 
-  /// By the list of files that huggingface_hub keeps of what it downloads. A model's description may be missing: it changes
-  /// nothing.
-  private static func missing(_ listing: HubListing, _ directory: String) -> [String] {
-    listing.files.filter { name, described in
-      guard !name.hasSuffix(".md") else { return false }
-      guard let file = try? File.open(reading: "\(directory)/\(name)"), let count = try? file.byteCount() else {
-        return true
-      }
-      return described.map { $0.byteCount != count } ?? false
-    }.map(\.name)
+  /// Configurations and the names of weights that are looked for, of those that the list speaks of.
+  private static func missing(_ present: Set<String>, _ listed: Set<String>) -> Set<String> {
+    var missing = listed.intersection(["config.json", PeftConfig.fileName, Adapter.weightsName]).subtracting(present)
+    let forms = listed.intersection([Checkpoint.singleName, Checkpoint.indexName])
+    if forms.isDisjoint(with: present) { missing.formUnion(forms) }
+    return missing
   }
 
   /// By what the files that are there say themselves: a configuration, weights, and all shards that an index or a shard's own
   /// name speaks of. A download by this library makes the last weights appear after everything else.
-  private static func missing(_ present: Set<String>, _ directory: String) -> [String] {
+  private static func missing(_ present: Set<String>, _ directory: String) -> Set<String> {
     var needed: Set<String> = []
     if !present.contains("config.json") && !present.contains(PeftConfig.fileName) { needed.insert("config.json") }
     let hasSafetensors = present.contains { $0.hasSuffix(".safetensors") }
@@ -57,7 +69,7 @@ enum HubSnapshot {
     }
     for name in weights { needed.formUnion(companions(of: name)) }
     if weights.isEmpty && indexes.isEmpty { needed.insert(Checkpoint.singleName) }
-    return Array(needed.subtracting(present))
+    return needed.subtracting(present)
   }
 
   /// The other shards and the index of `model-00001-of-00003.safetensors`; nothing for a name that is no shard's.

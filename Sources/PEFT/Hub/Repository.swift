@@ -113,9 +113,21 @@ public struct Hub: Sendable {
       throw .incompleteInCache(name: repository.name, directory: directory, missing: missing)
     case .absent where isOffline:
       throw .notInCache(name: repository.name, revision: repository.revision, cache: cache)
-    case .incomplete, .absent: break
+    case .usable(let directory):
+      if isOffline { return directory }
+      do throws(AdapterError) { return try download(repository, report) } catch {
+        // Nothing that is needed is missing: without the hub it is used as it is.
+        if case .downloadInterrupted = error { throw error }
+        return directory
+      }
+    case .incomplete, .absent: return try download(repository, report)
     }
-    return try HubDownload(hub: self, repository: repository, report: report).run()
+  }
+
+  private func download(
+    _ repository: Repository, _ report: @escaping (HubProgress) -> Void
+  ) throws(AdapterError) -> String {
+    try HubDownload(hub: self, repository: repository, report: report).run()
   }
 
   /// Where the repository's folder stands in the cache.
