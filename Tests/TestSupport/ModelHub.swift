@@ -97,11 +97,36 @@ private final class Counts: Sendable {
   }
 }
 
-/// Waits up to 20 seconds for something that other threads or processes do. Returns whether it came.
+/// Waits up to two minutes for something that other threads or processes do. Returns whether it came.
 public func comes(_ condition: () -> Bool) -> Bool {
-  for _ in 0..<2000 {
+  for _ in 0..<12_000 {
     if condition() { return true }
     usleep(10_000)
   }
   return condition()
+}
+
+/// Does something when a condition holds, or after two minutes; on a thread that no task needs.
+public func once(_ condition: @escaping @Sendable () -> Bool, do act: @escaping @Sendable () -> Void) {
+  var thread = pthread_t()
+  let context = Unmanaged.passRetained(
+    Deed {
+      _ = comes(condition)
+      act()
+    }
+  ).toOpaque()
+  pthread_create(
+    &thread, nil,
+    { argument in
+      guard let argument else { return nil }
+      Unmanaged<Deed>.fromOpaque(argument).takeRetainedValue().act()
+      return nil
+    }, context)
+  pthread_detach(thread)
+}
+
+private final class Deed: Sendable {
+  let act: @Sendable () -> Void
+
+  init(_ act: @escaping @Sendable () -> Void) { self.act = act }
 }
