@@ -89,6 +89,15 @@ extension AdapterError: CustomStringConvertible {
     case .notInCache(let name, let revision, let cache):
       "\(name): no such path, and revision '\(revision)' of that repository is not in the cache \(cache). "
         + "Give a path, or leave out --offline and HF_HUB_OFFLINE."
+    case .incompleteInCache(let name, let directory, let missing):
+      "\(name): its download was not finished: \(directory) lacks \(list(missing)). "
+        + "Leave out --offline and HF_HUB_OFFLINE to fetch the rest."
+    case .hubRefused(let name, let revision, let page, let status, let code, let hasToken):
+      "\(name): " + refusal(revision, page, status, code, hasToken)
+    case .hubBusy(let name, let reason, let seconds):
+      "\(name): cannot be downloaded: \(reason) and asks to wait \(seconds) s. Try again then; what is here is kept."
+    case .downloadInterrupted(let name):
+      "\(name): the download was interrupted. What is here is kept; the next run goes on from there."
     case .download(let name, let reason): "\(name): cannot be downloaded: \(reason)."
     case .alreadyMerged(let base, let adapter, let weight):
       "\(base): the adapter \(adapter) is merged into it already, with weight \(weight). Merge into the original base, or "
@@ -118,4 +127,24 @@ extension AdapterError: CustomStringConvertible {
 private func list(_ items: [String]) -> String {
   let shown = items.prefix(5).map { "'\($0)'" }.joined(separator: ", ")
   return items.count > 5 ? "\(shown) and \(items.count - 5) more" : shown
+}
+
+/// What a hub's refusal means, and what helps.
+private func refusal(_ revision: String, _ page: String, _ status: Int, _ code: String, _ hasToken: Bool) -> String {
+  if code == "RevisionNotFound" {
+    return "the hub has no revision '\(revision)' of it (\(status)). See \(page)/tree/main."
+  }
+  if code == "EntryNotFound" { return "the hub lists a file that it does not have (\(status)). Try again later." }
+  let token =
+    hasToken
+    ? "The token from HF_TOKEN or `hf auth login` must be valid and of an account that may read it."
+    : "No token was sent: set HF_TOKEN, or log in with `hf auth login`."
+  if code == "GatedRepo" || (status == 403 && code.isEmpty) {
+    return "the hub gives it only to those who accepted its licence (\(status)). Accept it at \(page). " + token
+  }
+  if status == 401 || status == 403 || status == 404 {
+    return "the hub has no such repository, or it is private or gated (\(status)). Check the name. " + token
+      + " A gated model's licence is accepted at \(page)."
+  }
+  return "cannot be downloaded: the hub answers \(status)."
 }

@@ -90,6 +90,16 @@ public enum AdapterError: Error, Sendable, Equatable {
   case replacementShape(base: String, tensor: String, found: [Int], replacement: [Int])
   /// A repository that is not in the cache, while nothing may be downloaded.
   case notInCache(name: String, revision: String, cache: String)
+  /// A repository of which the cache holds only a part, while nothing may be downloaded.
+  case incompleteInCache(name: String, directory: String, missing: [String])
+  /// The hub does not give a repository: it does not exist, or needs a token, or a licence to be accepted.
+  ///
+  /// - Parameter code: what the hub itself says it is, such as "GatedRepo"; may be empty.
+  case hubRefused(name: String, revision: String, page: String, status: Int, code: String, hasToken: Bool)
+  /// The hub asks to come back later than is waited for.
+  case hubBusy(name: String, reason: String, seconds: Int)
+  /// A download was ended from outside.
+  case downloadInterrupted(name: String)
   /// A repository could not be downloaded.
   case download(name: String, reason: String)
   /// The base says that this adapter has been merged into it already.

@@ -77,7 +77,8 @@ extension MergePlan {
       mergedCount: adapters.reduce(0) { $0 + $1.moduleCount } + maker.ruleCount,
       replacedCount: maker.replacements.keys.filter { base.checkpoint[$0] != nil }.count + maker.biases.count
         + maker.tokens.count + maker.biasChanges.count,
-      addedCount: maker.added.count, notes: maker.notes + (unmerging?.notes(unused: maker.unusedCopies) ?? []))
+      addedCount: maker.added.count, notes: maker.notes + sideFiles.notes
+        + (unmerging?.notes(unused: maker.unusedCopies) ?? []))
   }
 
   /// What a pass does beside adding, for the record.

@@ -80,6 +80,10 @@ public enum TensorFileError: Error, Sendable, Equatable {
 
   /// What should be a file is a directory, a pipe or a device.
   case notAFile(path: String)
+  /// A name in a directory is not UTF-8.
+  case nameNotUTF8(directory: String, name: [UInt8])
+  /// A file of a model is a link to something outside of the model's directory.
+  case linkOutside(path: String, target: String)
   /// A JSON file is larger than any configuration or index.
   case jsonTooLarge(path: String, byteCount: Int, limit: Int)
   /// A call failed.
@@ -90,6 +94,8 @@ public enum TensorFileError: Error, Sendable, Equatable {
   case outputExists(path: String)
   /// What stands at the output is no directory, or the output's name is none.
   case outputNotDirectory(path: String)
+  /// Another file system is mounted at the output.
+  case outputIsMountPoint(path: String)
   /// The output is an input, or inside one, or around one.
   case outputOverlapsInput(output: String, input: String)
   /// Not enough room.
