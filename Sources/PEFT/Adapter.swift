@@ -168,6 +168,9 @@ private struct AdapterParts {
       let (name, foreign) = AdapterName.withoutForeignParts(entry.name)
       foreignPrefixes.formUnion(foreign)
       guard name.hasPrefix(Adapter.prefix) else {
+        if let format = ForeignAdapter(tensors: file.entries.map(\.name)) {
+          throw .foreignAdapter(path: file.path, format: format)
+        }
         throw .tensorUnexpected(path: file.path, tensor: entry.name)
       }
       guard entry.dtype.isComputable else {

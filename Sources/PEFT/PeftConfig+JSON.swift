@@ -9,6 +9,7 @@ extension PeftConfig {
   /// Throws `.configNotObject`, `.configValue`, `.unknownPeftType`, `.configContradiction`.
   public init(json: JSONValue, path: String) throws(AdapterError) {
     guard let members = json.members else { throw .configNotObject(path: path) }
+    if let format = ForeignAdapter(config: json) { throw .foreignAdapter(path: path, format: format) }
     guard let name = json["peft_type"]?.stringValue else {
       throw .configValue(
         path: path, key: "peft_type", expected: "the name of a method, such as \"LORA\"",
@@ -29,7 +30,14 @@ extension PeftConfig {
         unknownKeys.append(member)
         continue
       }
-      guard field.write(&self, member.value) else {
+      if member.value == .null, Self.nullableKeys.contains(member.key) {
+        nulls.insert(member.key)
+        continue
+      }
+      // PEFT takes a version that was written as a number, and so it is here.
+      let isVersion = member.key == "peft_version" && PythonNumber(json: member.value) != nil
+      let value = isVersion ? JSONValue.string(member.value.compactText) : member.value
+      guard field.write(&self, value) else {
         throw .configValue(
           path: path, key: member.key, expected: field.expectation, found: member.value.compactText)
       }
@@ -46,13 +54,13 @@ extension PeftConfig {
     }
     guard peftType == .lora else { return }
     if case .pattern? = targetModules {
-      if layersToTransform != nil || layersPattern != nil {
+      if layersToTransform != nil || (layersPattern != nil && layersPattern != .one("")) {
         throw .configContradiction(
           path: path,
           reason: "layers_to_transform and layers_pattern need target_modules to be a list; it is a string.")
       }
     }
-    if let layersPattern, !layersPattern.values.isEmpty, layersToTransform == nil {
+    if let layersPattern, layersPattern != .one(""), !layersPattern.values.isEmpty, layersToTransform == nil {
       throw .configContradiction(path: path, reason: "layers_pattern needs layers_to_transform, which is not set.")
     }
     if useDoRA && !megatronConfig.isEmptyOrFalse {
@@ -73,8 +81,8 @@ extension PeftConfig {
     }
   }
 
-  /// Refuses unknown keys that may change the numbers: those whose value is neither null, false, empty nor known to be
-  /// harmless, and that are not in `ignored`.
+  /// Refuses unknown keys that may change the numbers: those that are not known to be harmless, whose value is neither
+  /// null, false nor empty, and that are not in `ignored`.
   ///
   /// Throws `.unknownConfigKey`.
   public func checkUnknownKeys(path: String, ignored: Set<String> = []) throws(AdapterError) {
@@ -83,7 +91,8 @@ extension PeftConfig {
       case .null, .bool(false), .string(""), .array([]), .object([]): continue
       default: break
       }
-      if Self.harmlessFormerKeys[member.key]?.contains(member.value) == true { continue }
+      if Self.harmlessKeys.contains(member.key) { continue }
+      if Self.harmlessFormerValues[member.key]?.contains(member.value) == true { continue }
       throw .unknownConfigKey(path: path, key: member.key, value: member.value.compactText)
     }
   }
@@ -112,6 +121,8 @@ extension PeftConfig {
         value = Self.nestedDefaults["eva_config"] ?? .null
       case ("corda_config", .null) where initLoRAWeights == .string("corda"):
         value = Self.nestedDefaults["corda_config"] ?? .null
+      case (_, .bool(false)) where nulls.contains(field.key): value = .null
+      case ("qalora_group_size", .integer(16)) where nulls.contains(field.key): value = .null
       case ("peft_version", .null): value = .string(Self.mirroredVersion)
       default: break
       }
@@ -137,6 +148,7 @@ extension PeftConfig {
       if name != fileName && json["peft_type"] == nil { continue }
       return try PeftConfig(json: json, path: path)
     }
+    if let format = ForeignAdapter(path: directory) { throw .foreignAdapter(path: directory, format: format) }
     throw .configMissing(directory: directory)
   }
 

@@ -11,8 +11,8 @@ protocol WeightRule: Sendable {
   var changesWeight: Bool { get }
   /// True if the rule changes the layer's bias, where there is one.
   var changesBias: Bool { get }
-  /// True if the rule makes no sense without a bias.
-  var needsBias: Bool { get }
+  /// What the rule adds to the layer's bias, one an output. The layer must have one then.
+  var addedBias: StoredTensor? { get }
 
   /// Reads the adapter's tensors and returns what changes rows of the weight in place.
   ///
@@ -34,7 +34,7 @@ extension WeightRule {
   var isAdditive: Bool { false }
   var changesWeight: Bool { true }
   var changesBias: Bool { false }
-  var needsBias: Bool { false }
+  var addedBias: StoredTensor? { nil }
 
   func changedBias(
     _ bias: [Double], weight: () throws(TensorFileError) -> Matrix<Double>
