@@ -49,7 +49,9 @@ public enum ForeignAdapter: String, Sendable, CaseIterable {
         return
       }
     }
-    guard names.contains("pytorch_lora_weights.safetensors") || names.contains("pytorch_lora_weights.bin") else { return nil }
+    guard names.contains("pytorch_lora_weights.safetensors") || names.contains("pytorch_lora_weights.bin") else {
+      return nil
+    }
     self = .diffusers
   }
 

@@ -125,14 +125,14 @@ struct AddedBias: Sendable {
 
 extension LoRAUpdate {
   /// True if the update of some rows can be made of the factors' rows.
-  var canBeSplit: Bool { terms.allSatisfy { $0.left.blockCount == 1 } }
+  var canBeSplit: Bool { isPlain && terms.allSatisfy { $0.left.blockCount == 1 } }
 
-  /// The update of one row, for a W whose row stands at `place` of another tensor. Traps on block-diagonal factors.
+  /// The update of one row, for a W whose row stands at `place` of another tensor. Only where `canBeSplit`.
   func row(_ row: Int, at place: Int) -> LoRAUpdate {
     var single = LoRAUpdate(
       terms: terms.map { term in
         Term(left: term.left.rows(row..<row + 1), right: term.right, scale: term.scale, diagonal: term.diagonal)
-      }, rows: 1, columns: columns, isTransposed: isTransposed, magnitude: magnitude?.rows(row..<row + 1))
+      }, rows: 1, columns: columns, isTransposed: isTransposed)
     single.firstRow = place
     return single
   }

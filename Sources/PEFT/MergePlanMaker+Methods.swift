@@ -73,7 +73,8 @@ extension MergePlanMaker {
       }
       let module = MethodModule(
         config: adapter.config, configPath: adapter.configPath, file: adapter.file.file, path: part.path,
-        tensors: part.tensors, shared: adapter.sharedTensors, shape: shape, moduleCount: found.count, siblings: siblings,
+        tensors: part.tensors, shared: adapter.sharedTensors, shape: shape, moduleCount: found.count,
+        siblings: siblings,
         largest: largest)
       try add(try makeRule(module), of: part, weight: weight, shape)
     }

@@ -21,7 +21,8 @@ extension MergePlanMaker {
     if known == .transposedLinear, adapter.config.initLoRAWeights.stringValue?.lowercased() == "olora" {
       throw .unsupported(
         path: adapter.file.path, what: "OLoRA on '\(module.path)'",
-        reason: "PEFT gives its factors the sizes of a weight stored [out, in]; this one is [in, out], and cannot run so.")
+        reason:
+          "PEFT gives its factors the sizes of a weight stored [out, in]; this one is [in, out], and cannot run so.")
     }
     throw .shapeMismatch(
       base: base.path, tensor: entry.name, found: entry.shape,

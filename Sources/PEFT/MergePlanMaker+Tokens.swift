@@ -85,14 +85,17 @@ extension MergePlanMaker {
       if let update = updates[embedding], updates[head] == nil { updates[head] = update }
       if let replacement = replacements[embedding], replacements[head] == nil { replacements[head] = replacement }
     }
-    guard let rows = tokens[embedding], embedding != shrunk, tokens[head] == nil, replacements[head] == nil else { return }
+    guard let rows = tokens[embedding], embedding != shrunk, tokens[head] == nil, replacements[head] == nil else {
+      return
+    }
     guard isStored || updates[head] != nil || changes[head] != nil else { return }
     tokens[head] = rows
     guard updates[head] != nil || changes[head] != nil else { return }
-    if let update = updates[head], update.count == 1, update[0].canBeSplit, !update[0].needsWholeWeight { return }
+    if let update = updates[head], update.count == 1, update[0].canBeSplit { return }
     throw .unsupported(
-      path: adapters[0].file.path, what: "a change of '\(head)' beside trained rows of the embedding that it is tied to",
-      reason: "only a plain or decomposed LoRA can be put on rows that are replaced as well.")
+      path: adapters[0].file.path,
+      what: "a change of '\(head)' beside trained rows of the embedding that it is tied to",
+      reason: "only a plain LoRA can be put on rows that are replaced as well; PEFT cannot run another.")
   }
 
   /// The rows of a weight that a tensor replaces.

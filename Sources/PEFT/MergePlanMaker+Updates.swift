@@ -79,7 +79,9 @@ extension MergePlanMaker {
 
   /// True for a LoRA on an attention's output projection that the LoRA on the attention brings along already.
   func isHiddenByAttention(_ module: Adapter.Module) -> Bool {
-    guard module.path.hasSuffix(".out_proj"), adapter.config.attention(ofOutput: module.path) == nil else { return false }
+    guard module.path.hasSuffix(".out_proj"), adapter.config.attention(ofOutput: module.path) == nil else {
+      return false
+    }
     let inner = module.path.dropLast(".out_proj".count) + ".base_layer.out_proj"
     return adapter.modules.contains { $0.path == inner } && adapter.config.attention(ofOutput: String(inner)) != nil
   }

@@ -91,7 +91,8 @@ extension PeftConfig {
 
   /// Keys that may be null where PEFT wants a flag or a number: it only asks whether they are true.
   static let nullableKeys: Set<String> = [
-    "ensure_weight_tying", "fan_in_fan_out", "inference_mode", "lora_bias", "qalora_group_size", "use_dora", "use_qalora",
+    "ensure_weight_tying", "fan_in_fan_out", "inference_mode", "lora_bias", "qalora_group_size", "use_dora",
+    "use_qalora",
     "use_rslora",
   ]
 

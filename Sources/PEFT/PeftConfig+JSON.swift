@@ -30,19 +30,24 @@ extension PeftConfig {
         unknownKeys.append(member)
         continue
       }
-      if member.value == .null, Self.nullableKeys.contains(member.key) {
-        nulls.insert(member.key)
-        continue
-      }
-      // PEFT takes a version that was written as a number, and so it is here.
-      let isVersion = member.key == "peft_version" && PythonNumber(json: member.value) != nil
-      let value = isVersion ? JSONValue.string(member.value.compactText) : member.value
+      let value = Self.usual(member)
+      if value != member.value { asWritten[member.key] = member.value }
       guard field.write(&self, value) else {
         throw .configValue(
           path: path, key: member.key, expected: field.expectation, found: member.value.compactText)
       }
     }
     try check(path: path)
+  }
+
+  /// A value as PEFT's own files have it: a default for null where PEFT only asks whether a value is true, and a version
+  /// as text.
+  private static func usual(_ member: JSONValue.Member) -> JSONValue {
+    if member.value == .null, nullableKeys.contains(member.key) {
+      return fields.first { $0.key == member.key }?.read(PeftConfig()) ?? .null
+    }
+    let isVersion = member.key == "peft_version" && PythonNumber(json: member.value) != nil
+    return isVersion ? .string(member.value.compactText) : member.value
   }
 
   /// What PEFT refuses when it constructs a configuration. Source: `LoraConfig.__post_init__`.
@@ -121,10 +126,11 @@ extension PeftConfig {
         value = Self.nestedDefaults["eva_config"] ?? .null
       case ("corda_config", .null) where initLoRAWeights == .string("corda"):
         value = Self.nestedDefaults["corda_config"] ?? .null
-      case (_, .bool(false)) where nulls.contains(field.key): value = .null
-      case ("qalora_group_size", .integer(16)) where nulls.contains(field.key): value = .null
       case ("peft_version", .null): value = .string(Self.mirroredVersion)
       default: break
+      }
+      if let original = asWritten[field.key], value == Self.usual(JSONValue.Member(field.key, original)) {
+        value = original
       }
       members.append(JSONValue.Member(field.key, value))
     }

@@ -98,8 +98,8 @@ public struct PeftConfig: Sendable, Equatable {
   /// Keys that are not PEFT 0.21.2's, in the order of the file.
   public var unknownKeys: [JSONValue.Member] = []
 
-  /// Keys that were null where they are read as false or their default; they are null again when written.
-  var nulls: Set<String> = []
+  /// Values that are read as others, by their keys: they are written as they were. See `usual`.
+  var asWritten: [String: JSONValue] = [:]
 
   public init() {}
 

@@ -30,7 +30,9 @@ private struct AdaLoRARule: LowRankRule {
 
   init(_ module: MethodModule) throws(AdapterError) {
     let input = module.shape.input
-    if let error = module.groupedConvolution(found: module.tensors["lora_A"]?.shape.last, expected: input) { throw error }
+    if let error = module.groupedConvolution(found: module.tensors["lora_A"]?.shape.last, expected: input) {
+      throw error
+    }
     a = try module.tensor("lora_A", "[k, \(input)]") { $0.count == 2 && $0[1] == input }
     b = try module.tensor("lora_B", [module.shape.output, a.shape[0]])
     e = try module.tensor("lora_E", [a.shape[0], 1])

@@ -30,8 +30,11 @@ private struct IA3Rule: WeightRule {
       let ones = [Int](repeating: 1, count: shape.kernel.count)
       let channels = shape.channels
       // One factor a channel of the input, of which a group's outputs read their part only.
-      let groups = isFeedForward ? max(1, (module.tensors["ia3_l"]?.shape.dropFirst().first ?? 0) / max(1, channels)) : 1
-      guard shape.output % groups == 0 else { throw module.refuse("its \(groups) groups do not divide \(shape.output) outputs.") }
+      let groups =
+        isFeedForward ? max(1, (module.tensors["ia3_l"]?.shape.dropFirst().first ?? 0) / max(1, channels)) : 1
+      guard shape.output % groups == 0 else {
+        throw module.refuse("its \(groups) groups do not divide \(shape.output) outputs.")
+      }
       self.groups = groups
       factors = try module.tensor("ia3_l", [1, isFeedForward ? groups * channels : shape.output] + ones)
     }

@@ -131,7 +131,9 @@ struct MethodModule: Sendable {
 
   /// The refusal of a convolution with groups, if that is why a size is a multiple of what the weight needs.
   func groupedConvolution(found: Int?, expected: Int) -> AdapterError? {
-    guard let found, !shape.kernel.isEmpty, expected > 0, found > expected, found.isMultiple(of: expected) else { return nil }
+    guard let found, !shape.kernel.isEmpty, expected > 0, found > expected, found.isMultiple(of: expected) else {
+      return nil
+    }
     return refuse("it is a convolution with groups, which PEFT cannot merge either.")
   }
 
