@@ -52,6 +52,20 @@ class Chain(nn.Module):
         return x
 
 
+class Block(nn.Module):
+    """A square Conv1D beside one of the same last name, and a Linear."""
+
+    def __init__(self):
+        super().__init__()
+        self.attn = nn.ModuleDict({"c_proj": Conv1D(8, 8)})
+        self.mlp = nn.ModuleDict({"c_fc": Conv1D(12, 8), "c_proj": Conv1D(8, 12)})
+        self.head = nn.Linear(8, 6)
+
+    def forward(self, x):
+        x = torch.tanh(self.attn["c_proj"](x))
+        return self.head(self.mlp["c_proj"](torch.tanh(self.mlp["c_fc"](x))))
+
+
 class Numbered(nn.Module):
     def __init__(self):
         super().__init__()
@@ -213,6 +227,12 @@ def conv1d():
         if name in ("lora", "ia3", "vera", "waveft"):
             case(f"square-conv1d-{name}", lambda: Chain(one=Conv1D(8, 8), two=Conv1D(8, 8)), config, x)
             case(f"square-linear-{name}", lambda: Chain(one=nn.Linear(8, 8), two=nn.Linear(8, 8)), config, x)
+    for name, config in (("lora", LoraConfig(r=2, target_modules=["c_proj", "head"])),
+                         ("hira", p.HiraConfig(r=2, target_modules=["c_proj", "head"]))):
+        case(f"same-last-name-{name}", Block, config, x)
+    both = lambda: Chain(square=Conv1D(8, 8), one=Conv1D(12, 8), two=nn.Linear(12, 8))
+    case("both-kinds-one-target", both, p.IA3Config(feedforward_modules=[], target_modules=["square"]), x)
+    case("both-kinds-undecided", both, LoraConfig(r=2, target_modules=["square", "one", "two"]), x, merges=False)
     hira = p.HiraConfig(r=2, **t)
     case("square-conv1d-hira", lambda: Chain(one=Conv1D(8, 8), two=Conv1D(8, 8)), hira, x, merges=False)
     case("square-linear-without-bias-hira",
@@ -289,6 +309,15 @@ def ties():
             case(f"{base}-{name}", make, config, x, after=after, auto=LM)
 
 
+def encoder_decoder():
+    """Rows of an embedding that encoder and decoder share: with other rows on the head, they keep the old embedding."""
+    config = transformers.T5Config(d_model=8, d_kv=4, d_ff=12, num_layers=1, num_heads=2, vocab_size=12)
+    lora = LoraConfig(r=2, target_modules=["q"], task_type="SEQ_2_SEQ_LM",
+                      trainable_token_indices={"shared": [3, 7], "lm_head": [1, 2]})
+    case("encoder-decoder-other-rows", lambda: transformers.T5ForConditionalGeneration(config), lora, None, merges=False,
+         auto=transformers.AutoModelForSeq2SeqLM)
+
+
 def sums():
     x = torch.randn(3, 8, generator=torch.Generator().manual_seed(5))
     make = lambda: Chain(one=nn.Linear(8, 12), two=Conv1D(8, 12))
@@ -310,4 +339,5 @@ if __name__ == "__main__":
     orders()
     convolutions()
     ties()
+    encoder_decoder()
     sums()

@@ -209,13 +209,15 @@ struct MergePlanMaker {
     let changesEmbedding =
       (replacements[embeddingName] != nil || updates[embeddingName] != nil || changes[embeddingName] != nil)
       && !headFollows
+    // With rows of its own on the head, PEFT ties the embedding's rows to no other module.
+    let changesEmbeddingAlone = changesEmbedding || (tokens[embeddingName] != nil && tokens[headName] != nil)
     try follow(embeddingName, headName)
     guard changesHead || changesEmbedding else { return }
     if !changesHead && base.checkpoint[headName] == nil {
       added.append(headName)
       keptHead = embeddingName
     }
-    if changesEmbedding, embedding == "shared" || embedding == "model.shared" {
+    if changesEmbeddingAlone, embedding == "shared" || embedding == "model.shared" {
       throw .unsupported(
         path: adapters[0].file.path, what: "a change of '\(embedding)' alone",
         reason:

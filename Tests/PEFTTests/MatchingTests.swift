@@ -13,7 +13,8 @@ import Testing
     "grouped-oft": "convolution with groups", "square-conv1d-hira": "[in, out] (transformers' Conv1D)",
     "sum-dora-and-loha": "only sums can be added up", "sum-loha-and-ia3": "only sums can be added up",
     "sum-ia3-and-beft": "not by sums alone", "tinylora-unknown-order": "order of the model's modules",
-    "unilora-unknown-order": "order of the model's modules",
+    "unilora-unknown-order": "order of the model's modules", "both-kinds-undecided": "[in, out] (transformers' Conv1D)",
+    "encoder-decoder-other-rows": "encoder and decoder keep the old embedding",
   ]
 
   private static func plan(_ name: String, weight: Double = 1) throws -> MergePlan {
