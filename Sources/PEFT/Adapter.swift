@@ -70,7 +70,7 @@ public struct Adapter: Sendable {
 
   /// Opens an adapter's directory.
   ///
-  /// Throws `.configMissing` and the other configuration cases, `.weightsMissing`, `.noTensors`, `.file`,
+  /// Throws `.configMissing` and the other configuration cases, `.foreignAdapter`, `.weightsMissing`, `.noTensors`, `.file`,
   /// `.unsupported` for a method or a variant of LoRA that is not merged, `.tensorUnexpected`, `.unpaired`,
   /// `.tensorRepeated`, `.adapterDType`.
   /// - Parameter ignoredConfigKeys: unknown keys of the configuration that are known to be harmless.

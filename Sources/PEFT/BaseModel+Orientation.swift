@@ -19,14 +19,18 @@ extension BaseModel {
     private var byLastName: [String: Set<Bool>] = [:]
     private var all: Set<Bool> = []
     private let biases: [String: Int]
+    /// Output projections of torch's MultiheadAttention, which are Linear.
+    private let projections: Set<String>
 
     /// - Parameter shapes: the shapes of the base's tensors, by their names in the model.
     init(_ shapes: [String: [Int]]) {
       let suffix = ".bias"
       biases = Dictionary(
-        uniqueKeysWithValues: shapes.compactMap { name, shape in
+        shapes.compactMap { name, shape in
           name.hasSuffix(suffix) && shape.count == 1 ? (String(name.dropLast(suffix.count)), shape[0]) : nil
-        })
+        }, uniquingKeysWith: { first, _ in first })
+      let inner = ".in_proj_weight"
+      projections = Set(shapes.keys.filter { $0.hasSuffix(inner) }.map { $0.dropLast(inner.count) + ".out_proj" })
       for (path, count) in biases {
         guard let shape = shapes["\(path).weight"], shape.count == 2, shape[0] != shape[1] else { continue }
         let isTransposed = shape[1] == count
@@ -38,7 +42,7 @@ extension BaseModel {
 
     /// How a matrix of the base is stored.
     func finding(_ path: String, shape: [Int]) -> Finding {
-      guard shape.count == 2, let bias = biases[path] else { return .linear }
+      guard shape.count == 2, let bias = biases[path], !projections.contains(path) else { return .linear }
       if shape[0] != shape[1] { return shape[1] == bias ? .transposed : .linear }
       for known in [byLastName[lastPart(path)] ?? [], all] where known.count == 1 {
         return known.contains(true) ? .transposed : .linear

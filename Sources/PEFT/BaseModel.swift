@@ -92,6 +92,9 @@ public struct BaseModel: Sendable {
   /// True if head and input embedding share their weight.
   public var isTied: Bool { Self.isTied(config, family) }
 
+  /// True if config.json asks for one weight of head and input embedding, whatever the checkpoint holds: what PEFT goes by.
+  var asksForTie: Bool { Self.isTied(config, family) }
+
   private static func isTied(_ config: JSONValue?, _ family: ModelFamily?) -> Bool {
     if let type = config?["model_type"]?.stringValue, ["t5", "mt5", "umt5"].contains(type) { return true }
     let nested = config?["text_config"]?["tie_word_embeddings"]?.boolValue

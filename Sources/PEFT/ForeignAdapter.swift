@@ -42,7 +42,7 @@ public enum ForeignAdapter: String, Sendable, CaseIterable {
       self = format
       return
     }
-    for name in names.sorted() where name.hasSuffix(".safetensors") {
+    for name in names.sorted().filter({ $0.hasSuffix(".safetensors") }).prefix(8) {
       guard let file = try? SafetensorsFile(path: isFile ? path : FileSystem.join(path, name)) else { continue }
       if let format = ForeignAdapter(tensors: file.entries.map(\.name)) {
         self = format

@@ -45,11 +45,7 @@ extension MergePlanMaker {
       guard method?.takesConv1D ?? true else { return false }
       let keepsFlag = method?.keepsFanInFanOut ?? true
       if keepsFlag, finding == .unknown || moduleCount == 1 {
-        if moduleCount > 1 {
-          notes.append(
-            "'\(path)' is square; it is taken as stored \(adapter.config.fanInFanOut ? "[in, out]" : "[out, in]"), as "
-              + "fan_in_fan_out says of the last module that PEFT adapted")
-        }
+        if moduleCount > 1 { squaresByFlag.append((path, adapter.config.fanInFanOut)) }
         return adapter.config.fanInFanOut
       }
       if !keepsFlag, adapter.config.fanInFanOut { return true }
@@ -59,5 +55,15 @@ extension MergePlanMaker {
           + "(torch's Linear) or [in, out] (transformers' Conv1D)."
           + (keepsFlag ? "" : " If all square ones are Conv1D, set fan_in_fan_out to true in adapter_config.json."))
     }
+  }
+
+  /// Says which square weights are taken as `fan_in_fan_out` says, which PEFT keeps of one module only.
+  mutating func noteSquares() {
+    guard let first = squaresByFlag.first else { return }
+    let others = squaresByFlag.count - 1
+    notes.append(
+      "'\(first.path)'\(others == 0 ? " is" : " and \(others) more are") square, and taken as stored "
+        + "\(first.isTransposed ? "[in, out]" : "[out, in]"), as fan_in_fan_out says of the last module that PEFT adapted"
+    )
   }
 }

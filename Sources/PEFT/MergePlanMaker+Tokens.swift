@@ -37,7 +37,7 @@ extension MergePlanMaker {
         added.append("\(rows.path).weight")
       }
       guard let name else {
-        if base.isTied, try isStoredElsewhere(rows, all) {
+        if base.asksForTie, try isStoredElsewhere(rows, all) {
           secondNames.insert(rows.path)
         } else {
           unmatched.append(rows.path)

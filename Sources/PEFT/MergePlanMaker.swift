@@ -32,6 +32,8 @@ struct MergePlanMaker {
   /// The embedding that a tied head keeps the weight of, while the embedding itself is replaced.
   var keptHead: String?
   var notes: [String] = []
+  /// Modules with a square weight whose orientation only `fan_in_fan_out` tells.
+  var squaresByFlag: [(path: String, isTransposed: Bool)] = []
   /// Modules that are a tied weight's second name.
   var secondNames: Set<String> = []
   /// True if a tied head changes as its embedding does.
@@ -76,6 +78,7 @@ struct MergePlanMaker {
       }
       try locatingPatterns(in: adapter.configPath) { () throws(AdapterError) in try checkAgainstConfig(matched) }
     }
+    noteSquares()
     try untie(resolver)
     try checkGrowth(resolver)
   }
@@ -143,7 +146,7 @@ struct MergePlanMaker {
   /// The head that config.json ties to the input embedding, whether the checkpoint stores it or not: PEFT goes by the
   /// configuration. Nil where there is none, or its place is not known.
   var tieHead: String? {
-    guard base.isTied, base.family?.embedding != nil,
+    guard base.asksForTie, base.family?.embedding != nil,
       BaseModel.hasLanguageHead(taskType: adapters[0].config.taskType, config: base.config)
     else { return nil }
     return base.family?.head
@@ -223,6 +226,8 @@ struct MergePlanMaker {
         reason:
           "encoder and decoder keep the old embedding while the adapter is apart, which this model's files cannot say.")
     }
+    // A head that the checkpoint stores apart is not tied, whatever config.json asks for.
+    guard base.isTied else { return }
     unties = !family.tiesMore
     notes.append(
       unties

@@ -6,7 +6,7 @@ extension PeftConfig {
   /// Absent keys take their defaults, as in files of earlier releases. Keys that are not PEFT 0.21.2's are kept in
   /// `unknownKeys`; `checkUnknownKeys` judges them.
   /// - Parameter path: names the file in errors.
-  /// Throws `.configNotObject`, `.configValue`, `.unknownPeftType`, `.configContradiction`.
+  /// Throws `.configNotObject`, `.foreignAdapter`, `.configValue`, `.unknownPeftType`, `.configContradiction`.
   public init(json: JSONValue, path: String) throws(AdapterError) {
     guard let members = json.members else { throw .configNotObject(path: path) }
     if let format = ForeignAdapter(config: json) { throw .foreignAdapter(path: path, format: format) }

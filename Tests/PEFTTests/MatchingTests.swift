@@ -117,6 +117,9 @@ import Testing
   @Test func aSquareWeightThatOnlyTheFlagDecidesIsSaid() throws {
     #expect(try Self.plan("square-conv1d-lora").notes.contains { $0.contains("[in, out]") })
     #expect(try Self.plan("square-linear-lora").notes.contains { $0.contains("[out, in]") })
+    for name in ["conv1d-lora", "same-last-name-lora", "attention", "attention-saved"] {
+      #expect(try !Self.plan(name).notes.contains { $0.contains("is square") && $0.contains("attn") }, "\(name)")
+    }
     #expect(try Self.plan("conv1d-lora").notes.isEmpty)
   }
 }

@@ -29,7 +29,11 @@ private struct TinyLoRARule: LowRankRule {
     let rank = a.shape[0]
     b = try module.tensor("tinylora_B", [shape.output, rank])
     let tying = try module.number("weight_tying")
-    let groups = max(1, Int((Double(module.moduleCount) * (1 - min(1, max(0, tying)))).rounded(.toNearestOrEven)))
+    guard (0...1).contains(tying) else {
+      throw .configValue(
+        path: module.configPath, key: "weight_tying", expected: "a number from 0 to 1", found: "\(tying)")
+    }
+    let groups = max(1, Int((Double(module.moduleCount) * (1 - tying)).rounded(.toNearestOrEven)))
     // One vector for all needs no order, unless the projection is drawn anew for each.
     let index = module.siblings?.firstIndex { $0.path == module.path }
     guard let index = index ?? (groups == 1 && module.tensors["tinylora_P"] != nil ? 0 : nil) else {
