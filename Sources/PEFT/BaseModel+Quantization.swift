@@ -35,10 +35,14 @@ extension BaseModel {
   func explained(_ error: AdapterError) -> AdapterError {
     let module: String
     switch error {
-    case .unmatched(_, let modules, _, _, _): module = modules.first ?? ""
-    case .baseDType(_, let tensor, _), .shapeMismatch(_, let tensor, _, _): module = tensor
-    case .methodShape(_, let tensor, _, _, _): module = tensor
-    case .targetNotLinear(_, let path, _): module = path
+    case .unmatched(_, let modules, _, _, _):
+      module = modules.first ?? ""
+      // Something else than quantization is the reason where the base has nothing of that name.
+      let name = lastPart(module)
+      guard checkpoint.names.contains(where: { $0.contains("\(name).") || $0.contains("\(name)_") }) else {
+        return error
+      }
+    case .baseDType(_, let tensor, _): module = tensor
     case .nothingTargeted(_, let targets, _, _): module = targets
     default: return error
     }

@@ -109,6 +109,22 @@ import Testing
     }
   }
 
+  @Test func anAdapterOfAnotherModelIsNotBlamedOnQuantization() throws {
+    let scratch = try ScratchDirectory()
+    let root = Fixtures.path("merge/llama-f32-qv")
+    try copyDirectory("\(root)/base", to: scratch("base"))
+    var config = try JSONValue(contentsOf: "\(root)/base/config.json")
+    config["quantization_config"] = JSONValue(parsing: #"{"quant_method": "gptq"}"#)
+    try overwrite(scratch("base/config.json"), config.compactText)
+    try FileSystem.makeDirectory(scratch("adapter"))
+    try FileSystem.copy("\(root)/adapter/adapter_config.json", to: scratch("adapter/adapter_config.json"))
+    try renameTensors("\(root)/adapter/adapter_model.safetensors", to: scratch("adapter/adapter_model.safetensors")) {
+      $0.replacing("_proj", with: "_projection")
+    }
+    let error = #expect(throws: AdapterError.self) { try MergePlan(base: scratch("base"), adapter: scratch("adapter")) }
+    #expect(error.map(caseName) == "unmatched")
+  }
+
   @Test func whatAQuantizedBaseHoldsInFloatingPointIsMerged() async throws {
     let scratch = try ScratchDirectory()
     let root = Fixtures.path("merge/llama-f32-qv")
