@@ -15,6 +15,8 @@ public enum ModelError: Error, Sendable, Equatable {
   case unknownModelType(path: String, found: String, known: [String])
   /// A parameter that the architecture has and the checkpoint has not.
   case parameterMissing(path: String, name: String)
+  /// A checkpoint whose parameters are quantized.
+  case quantized(path: String, method: String)
   /// A parameter of another shape than config.json says.
   case parameterShape(path: String, name: String, expected: [Int], found: [Int])
   /// A parameter that is not f32, f16, bf16 or f64.
@@ -49,6 +51,8 @@ extension ModelError: CustomStringConvertible {
     case .unknownModelType(let path, let found, let known):
       "\(path): model_type '\(found)' is not one that can be run here: \(known.joined(separator: ", "))."
     case .parameterMissing(let path, let name): "\(path): the parameter '\(name)' is not in the checkpoint."
+    case .quantized(let path, let method):
+      "\(path): is quantized (\(method)), and only f32, f16, bf16 and f64 can be run. Use the 16-bit model that it was made from."
     case .parameterShape(let path, let name, let expected, let found):
       "\(path): '\(name)' is \(found); config.json implies \(expected)."
     case .parameterType(let path, let name, let found):

@@ -70,7 +70,7 @@ public struct Adapter: Sendable {
 
   /// Opens an adapter's directory.
   ///
-  /// Throws `.configMissing` and the other configuration cases, `.weightsMissing`, `.noTensors`, `.file`,
+  /// Throws `.configMissing` and the other configuration cases, `.foreignAdapter`, `.weightsMissing`, `.noTensors`, `.file`,
   /// `.unsupported` for a method or a variant of LoRA that is not merged, `.tensorUnexpected`, `.unpaired`,
   /// `.tensorRepeated`, `.adapterDType`.
   /// - Parameter ignoredConfigKeys: unknown keys of the configuration that are known to be harmless.
@@ -168,6 +168,9 @@ private struct AdapterParts {
       let (name, foreign) = AdapterName.withoutForeignParts(entry.name)
       foreignPrefixes.formUnion(foreign)
       guard name.hasPrefix(Adapter.prefix) else {
+        if let format = ForeignAdapter(tensors: file.entries.map(\.name)) {
+          throw .foreignAdapter(path: file.path, format: format)
+        }
         throw .tensorUnexpected(path: file.path, tensor: entry.name)
       }
       guard entry.dtype.isComputable else {

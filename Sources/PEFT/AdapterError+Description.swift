@@ -14,6 +14,7 @@ extension AdapterError: CustomStringConvertible {
     case .unknownConfigKey(let path, let key, let value):
       "\(path): unknown key '\(key)' with the value \(value), which may change the result. "
         + "If it does not, pass --ignore-config-key \(key)."
+    case .foreignAdapter(let path, let format): "\(path): \(format.description)"
     case .unknownPeftType(let path, let found):
       "\(path): unknown peft_type '\(found)'. Known: \(PeftType.known.map(\.rawValue).joined(separator: ", "))."
     case .patternInvalid(let pattern, let offset, let reason):
@@ -67,12 +68,18 @@ extension AdapterError: CustomStringConvertible {
       "\(base): adapter module '\(module)' fits several tensors: \(list(candidates)). Rename the adapter's tensors."
     case .collision(let base, let tensor, let modules):
       "\(base): tensor '\(tensor)' is claimed by several adapter modules: \(list(modules))."
+    case .conflict(let base, let tensor, let adapters):
+      "\(base): tensor '\(tensor)' is changed by the adapters \(list(adapters)), and not by sums alone: what is stored in "
+        + "full or multiplies has no sum. Merge one of them, or one into the result of the other if that is meant."
     case .shapeMismatch(let base, let tensor, let found, let expected):
       "\(base): tensor '\(tensor)' has shape \(found); the adapter needs \(expected). "
         + "The adapter was trained on a model of another size."
     case .baseDType(let base, let tensor, let dtype):
       "\(base): tensor '\(tensor)' is \(dtype.rawValue), which cannot be merged into. "
         + "A quantized checkpoint loses the change to rounding: use the 16-bit checkpoint it was made from."
+    case .quantizedBase(let base, let method, let module):
+      "\(base): is quantized (\(method)), so '\(module)' has no weight that a change could be added to. Merge into the 16-bit "
+        + "model that it was made from, and quantize the result again."
     case .missingFromAdapter(let path, let modules):
       "\(path): the configuration targets \(modules.count) more module\(modules.count == 1 ? "" : "s") of the base, "
         + "which the file does not hold: \(list(modules)). The adapter is incomplete; pass --allow-missing to merge "
@@ -147,4 +154,24 @@ private func refusal(_ revision: String, _ page: String, _ status: Int, _ code: 
       + " A gated model's licence is accepted at \(page)."
   }
   return "cannot be downloaded: the hub answers \(status)."
+}
+
+extension ForeignAdapter: CustomStringConvertible {
+  /// What it is, and what to do with it.
+  public var description: String {
+    switch self {
+    case .adapterHub:
+      "an adapter of AdapterHub's library, not of PEFT. Load it there, and merge it with merge_adapter."
+    case .diffusers:
+      "a LoRA in diffusers' form, not PEFT's. Load it with load_lora_weights, and merge it with fuse_lora."
+    case .kohya:
+      "a LoRA in kohya's form, not PEFT's. Load it in diffusers with load_lora_weights, and merge it with fuse_lora."
+    case .leRobot:
+      "belongs to a LeRobot policy. Give the policy's own directory as the base, or merge the adapter in LeRobot."
+    case .lycoris:
+      "an adapter in LyCORIS's form, not PEFT's. Merge it with LyCORIS, whose names say nothing about the model's modules."
+    case .mlx:
+      "an adapter of mlx-lm, not of PEFT. Merge it with mlx_lm.fuse, which writes the merged model."
+    }
+  }
 }

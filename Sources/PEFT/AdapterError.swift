@@ -18,6 +18,8 @@ public enum AdapterError: Error, Sendable, Equatable {
   case configContradiction(path: String, reason: String)
   /// A key that this version does not know has a value that may change the numbers.
   case unknownConfigKey(path: String, key: String, value: String)
+  /// An adapter in another form than PEFT's.
+  case foreignAdapter(path: String, format: ForeignAdapter)
   /// A `peft_type` that PEFT does not have.
   case unknownPeftType(path: String, found: String)
 
@@ -74,10 +76,14 @@ public enum AdapterError: Error, Sendable, Equatable {
   case ambiguous(base: String, module: String, candidates: [String])
   /// Two adapter modules that resolve to the same base tensor.
   case collision(base: String, tensor: String, modules: [String])
+  /// A tensor that two adapters change, at least one of them by more than a sum.
+  case conflict(base: String, tensor: String, adapters: [String])
   /// The base tensor does not have the shape that A and B need.
   case shapeMismatch(base: String, tensor: String, found: [Int], expected: [Int])
   /// The base tensor is quantized or otherwise not a float.
   case baseDType(base: String, tensor: String, dtype: DType)
+  /// The base is quantized, and has no weight in floating point that the adapter could change.
+  case quantizedBase(base: String, method: String, module: String)
   /// The configuration targets modules of the base that the adapter file does not hold.
   case missingFromAdapter(path: String, modules: [String])
   /// The target rule matches nothing in the base.

@@ -27,7 +27,7 @@ public struct BaseMatch: Sendable {
       let change: String
       switch output.source {
       case .copy: continue
-      case .merge, .change: change = plan.base.checkpoint[output.item.name] == nil ? "added" : "merged"
+      case .merge, .mergeRows, .change: change = plan.base.checkpoint[output.item.name] == nil ? "added" : "merged"
       case .changeBias, .addBias: change = "bias changed"
       case .replaceRows: change = "rows replaced"
       case .replace: change = plan.base.checkpoint[output.item.name] == nil ? "added" : "replaced"

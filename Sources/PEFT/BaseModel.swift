@@ -28,6 +28,8 @@ public struct BaseModel: Sendable {
     public let shape: [Int]
     /// True for a tied head that the checkpoint does not hold.
     public let isTiedHead: Bool
+    /// What the base says of `[out, in]` or `[in, out]`. The kind is `linear` where it does not say.
+    let orientation: Orientations.Finding
 
     /// Features that the layer takes: the weight's `in`.
     public var inFeatures: Int { kind == .transposedLinear ? shape[0] : shape.count > 1 ? shape[1] : shape.first ?? 1 }
@@ -93,6 +95,9 @@ public struct BaseModel: Sendable {
   /// True if head and input embedding share their weight.
   public var isTied: Bool { Self.isTied(config, family) }
 
+  /// True if config.json asks for one weight of head and input embedding, whatever the checkpoint holds: what PEFT goes by.
+  var asksForTie: Bool { Self.isTied(config, family) }
+
   private static func isTied(_ config: JSONValue?, _ family: ModelFamily?) -> Bool {
     if let type = config?["model_type"]?.stringValue, ["t5", "mt5", "umt5"].contains(type) { return true }
     let nested = config?["text_config"]?["tie_word_embeddings"]?.boolValue
@@ -121,14 +126,19 @@ public struct BaseModel: Sendable {
     _ checkpoint: Checkpoint, names: [String: String], config: JSONValue?, family: ModelFamily?, taskType: String?
   ) -> [Module] {
     let suffix = ".weight"
+    let orientations =
+      family == nil ? Orientations(names.compactMapValues { checkpoint[$0]?.entry.shape }) : nil
     var modules: [Module] = []
     for (name, fileName) in names where name.hasSuffix(suffix) {
       guard let entry = checkpoint[fileName]?.entry else { continue }
       let path = String(name.dropLast(suffix.count))
+      var kind = kind(path, shape: entry.shape, family: family)
+      let orientation = kind == .linear ? orientations?.finding(path, shape: entry.shape) : nil
+      if orientation == .transposed { kind = .transposedLinear }
       modules.append(
         Module(
-          path: path, kind: kind(path, shape: entry.shape, family: family), weightName: entry.name,
-          shape: entry.shape, isTiedHead: false))
+          path: path, kind: kind, weightName: entry.name, shape: entry.shape, isTiedHead: false,
+          orientation: orientation ?? (kind == .transposedLinear ? .transposed : .linear)))
     }
     if let head = family?.head, let embedding = family?.embedding, isTied(config, family),
       hasLanguageHead(taskType: taskType, config: config), !modules.contains(where: { $0.path == head }),
@@ -136,7 +146,8 @@ public struct BaseModel: Sendable {
     {
       modules.append(
         Module(
-          path: head, kind: .linear, weightName: source.weightName, shape: source.shape, isTiedHead: true))
+          path: head, kind: .linear, weightName: source.weightName, shape: source.shape, isTiedHead: true,
+          orientation: .linear))
     }
     return modules.sorted { naturallyPrecedes($0.path, $1.path) }
   }

@@ -83,14 +83,13 @@ struct ExpertParameter {
   ///
   /// The widths decide. Where a matrix is square, the layout does that PEFT had: until 0.19.0 always "in" first, in 0.19.0
   /// so but for types that transformers holds transposed, since 0.19.1 for these types only.
-  func isSwapped(_ a: [Int], _ b: [Int], modelType: String?, version: String?) -> Bool? {
+  func isSwapped(_ a: [Int], _ b: [Int], modelType: String?, config: PeftConfig) -> Bool? {
     let fits = a[1] == columns && b[0] == rows
     let fitsSwapped = a[1] == rows && b[0] == columns
     if fits != fitsSwapped { return fitsSwapped }
     guard fits else { return nil }
     let isTransposed = modelType == "gpt_oss"
-    let numbers = (version ?? "0").split { !$0.isNumber }.prefix(3).map { Int($0) ?? 0 }
-    return numbers.lexicographicallyPrecedes([0, 19]) || (numbers == [0, 19, 0] ? !isTransposed : isTransposed)
+    return config.precedes(0, 19) || (config.precedes(0, 19, 1) ? !isTransposed : isTransposed)
   }
 
   /// The LoRA of one expert's matrix.

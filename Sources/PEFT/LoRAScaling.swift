@@ -37,8 +37,15 @@ public struct LoRAScaling {
 
   /// Rank, alpha and scale of a module; the first matching pattern counts, each map on its own.
   ///
+  /// The output projection of torch's MultiheadAttention has the rank and alpha of its attention, and twice the scale: PEFT
+  /// runs an attention by merging it, and its merge adds the projection's change once itself and once by the projection's
+  /// own merge. Source: peft/tuners/lora/layer.py `MultiheadAttention.merge`.
   /// Throws `.patternRunaway`, and `.configValue` for a rank below one or over `greatestRank`, or an absent alpha.
   public func values(for module: String) throws(AdapterError) -> Values {
+    if let attention = config.attention(ofOutput: module) {
+      let values = try values(for: attention)
+      return Values(rank: values.rank, alpha: values.alpha, scale: 2 * values.scale)
+    }
     let rank = try Self.first(ranks, module) ?? config.rank
     guard rank > 0, rank <= Self.greatestRank else {
       throw .configValue(
@@ -67,5 +74,17 @@ public struct LoRAScaling {
   ) throws(AdapterError) -> Value? {
     for entry in entries where try entry.pattern.matchesStart(module) { return entry.value }
     return nil
+  }
+}
+
+extension PeftConfig {
+  /// The path of the torch MultiheadAttention whose output projection the module is: PEFT calls it
+  /// `attn.base_layer.out_proj`. Nil for every other module.
+  func attention(ofOutput module: String) -> String? {
+    let suffix = ".base_layer.out_proj"
+    guard module.hasSuffix(suffix) else { return nil }
+    let attention = String(module.dropLast(suffix.count))
+    // A LoRA on one of the attention's bare parameters wraps it too, and leaves the projection to be targeted apart.
+    return targetedParameters(in: attention).isEmpty ? attention : nil
   }
 }

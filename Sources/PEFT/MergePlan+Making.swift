@@ -20,10 +20,11 @@ extension MergePlan {
 
   /// Resolves every adapter tensor against the base and lays the output out. Reads headers only; writes nothing.
   ///
-  /// With several adapters each weight becomes W + Σ weight·ΔW, rounded once. A tensor that is replaced in full may belong
-  /// to one adapter only, and DoRA is merged alone and with weight 1. Traps if there is no adapter.
-  /// Throws: what `Adapter.init` and `BaseModel.init` throw; `.unmatched`, `.ambiguous`, `.collision`, `.shapeMismatch`,
-  /// `.rankMismatch`, `.baseDType`, `.missingFromAdapter`, `.moduleNotTargeted`, `.replacementShape`, `.shardSize`,
+  /// With several adapters each weight becomes W + Σ weight·ΔW, rounded once, whatever methods the ΔW are of. A tensor that
+  /// is replaced in full may belong to one adapter only, and DoRA is merged alone and with weight 1. Traps if there is no
+  /// adapter.
+  /// Throws: what `Adapter.init` and `BaseModel.init` throw; `.unmatched`, `.ambiguous`, `.collision`, `.conflict`,
+  /// `.shapeMismatch`, `.rankMismatch`, `.baseDType`, `.quantizedBase`, `.missingFromAdapter`, `.moduleNotTargeted`, `.replacementShape`, `.shardSize`,
   /// `.adapterNotFinite`, `.factorNotFinite`.
   public init(
     base basePath: String, adapters inputs: [Input], options: MergeOptions = MergeOptions()
@@ -77,7 +78,8 @@ extension MergePlan {
       mergedCount: adapters.reduce(0) { $0 + $1.moduleCount } + maker.ruleCount,
       replacedCount: maker.replacements.keys.filter { base.checkpoint[$0] != nil }.count + maker.biases.count
         + maker.tokens.count + maker.biasChanges.count,
-      addedCount: maker.added.count, notes: maker.notes + sideFiles.notes
+      addedCount: maker.added.count,
+      notes: maker.notes + sideFiles.notes
         + (unmerging?.notes(unused: maker.unusedCopies) ?? []))
   }
 

@@ -40,7 +40,7 @@ extension MergePlanMaker {
         path: adapter.file.path, module: module.path, expectedRank: rows, shapeA: a, shapeB: b)
     }
     guard
-      let swapped = parameter.isSwapped(a, b, modelType: base.modelType, version: adapter.config.peftVersion)
+      let swapped = parameter.isSwapped(a, b, modelType: base.modelType, config: adapter.config)
     else {
       throw .shapeMismatch(
         base: base.path, tensor: parameter.matrices.first?.tensor.name ?? parameter.path,

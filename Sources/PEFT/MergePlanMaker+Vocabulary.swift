@@ -25,8 +25,8 @@ extension MergePlanMaker {
   }
 
   /// Lets rows be replaced in the adapter's own copy of an embedding, which may have more rows than the base's.
-  mutating func takeBaseCopy(of rows: Adapter.TokenRows, weight name: String) throws(AdapterError) {
-    guard !unmerges, let copy = adapter.baseCopies[rows.path], let entry = base.checkpoint[name]?.entry else { return }
+  mutating func takeBaseCopy(of path: String, weight name: String) throws(AdapterError) {
+    guard !unmerges, let copy = adapter.baseCopies[path], let entry = storedWeight(name) else { return }
     guard copy.shape.count == 2, entry.shape.count == 2, copy.shape[1] == entry.shape[1],
       copy.shape[0] >= entry.shape[0]
     else {
@@ -36,22 +36,10 @@ extension MergePlanMaker {
     if copy.shape[0] > entry.shape[0] { grownRows[name] = copy.shape[0] }
   }
 
-  /// True if another embedding has the same trained rows, byte for byte.
-  func areStoredElsewhere(_ rows: Adapter.TokenRows) throws(AdapterError) -> Bool {
-    let file = adapter.file.file
-    for other in adapter.tokenRows where other.path != rows.path {
-      let isSame = try asAdapterError { () throws(TensorFileError) in
-        try file.holdsSameBytes(rows.entry.byteRange, other.entry.byteRange)
-      }
-      if isSame { return true }
-    }
-    return false
-  }
-
   /// True for the parameters of an input embedding or of a language head.
   private func isVocabularySized(_ fileName: String, _ modelName: String) -> Bool {
     let path = modelName.split(separator: ".").dropLast().joined(separator: ".")
-    return kinds[fileName] == .embedding || path == base.family?.embedding || path == base.family?.head
+    return baseModules[fileName]?.kind == .embedding || path == base.family?.embedding || path == base.family?.head
       || path == "lm_head"
   }
 

@@ -14,8 +14,8 @@ struct MergePlanMaker {
 
   /// Updates by the name of the output tensor.
   var updates: [String: [LoRAUpdate]] = [:]
-  /// Biases to be added, by the name of the output tensor.
-  var biases: [String: LoRABias] = [:]
+  /// What is added to biases, by the name of the output tensor.
+  var biases: [String: [AddedBias]] = [:]
   /// What other methods than LoRA change, by the name of the output tensor.
   var changes: [String: WeightChange] = [:]
   var biasChanges: [String: BiasChange] = [:]
@@ -34,6 +34,8 @@ struct MergePlanMaker {
   /// The embedding that a tied head keeps the weight of, while the embedding itself is replaced.
   var keptHead: String?
   var notes: [String] = []
+  /// Modules with a square weight whose orientation only `fan_in_fan_out` tells.
+  var squaresByFlag: [(path: String, isTransposed: Bool)] = []
   /// Modules that are a tied weight's second name.
   var secondNames: Set<String> = []
   /// True if a tied head changes as its embedding does.
@@ -42,7 +44,7 @@ struct MergePlanMaker {
   var ruleCount = 0
 
   /// The base's modules by the name of their weight; a tied head has none of its own.
-  let kinds: [String: BaseModel.Module.Kind]
+  let baseModules: [String: BaseModel.Module]
   /// Adapters' own copies of base weights, by the name of the weight.
   var baseCopies: [String: (file: SafetensorsFile, entry: TensorEntry)] = [:]
   /// Rows of output tensors that the adapter in work updates.
@@ -56,8 +58,8 @@ struct MergePlanMaker {
   var unusedCopies: [String] = []
 
   init(base: BaseModel, adapters: [Adapter], weights: [Double], options: MergeOptions, unmerges: Bool = false) {
-    kinds = Dictionary(
-      base.modules.filter { !$0.isTiedHead }.map { ($0.weightName, $0.kind) }, uniquingKeysWith: { first, _ in first })
+    baseModules = Dictionary(
+      base.modules.filter { !$0.isTiedHead }.map { ($0.weightName, $0) }, uniquingKeysWith: { first, _ in first })
     tiedHead = base.modules.first(where: \.isTiedHead)
     self.base = base
     self.adapters = adapters
@@ -74,10 +76,15 @@ struct MergePlanMaker {
       self.adapter = adapter
       adapterWeight = weight
       let matched = try locatingPatterns(in: adapter.configPath) { () throws(AdapterError) in
-        try matchAdapter(resolver)
+        do throws(AdapterError) {
+          return try matchAdapter(resolver)
+        } catch {
+          throw base.explained(error)
+        }
       }
       try locatingPatterns(in: adapter.configPath) { () throws(AdapterError) in try checkAgainstConfig(matched) }
     }
+    noteSquares()
     try untie(resolver)
     try checkGrowth(resolver)
   }
@@ -94,7 +101,11 @@ struct MergePlanMaker {
     }
     for module in adapter.modules {
       // A head that is tied on purpose carries the embedding's factors a second time.
-      if tiesOnPurpose, module.path == tiedHead?.path { continue }
+      if tiesOnPurpose, module.path == tieHead { continue }
+      if isHiddenByAttention(module) {
+        notes.append("'\(module.path)': the attention is adapted as a whole, beside which PEFT does not use this LoRA")
+        continue
+      }
       if try addExperts(module, resolver, scaling) { continue }
       guard let name = try weightName(of: module, resolver) else {
         if try addExpertOfFusedTensor(module, resolver, scaling) { continue }
@@ -104,17 +115,10 @@ struct MergePlanMaker {
       try add(try update(module, weight: name, scaling), to: name, of: module)
       if let bias = module.bias { try addBias(bias, of: module, weight: name, scaling) }
     }
-    for rows in adapter.tokenRows {
-      guard let name = try resolver.resolve("\(rows.path).weight") else {
-        // A tied head carries the embedding's rows a second time.
-        if rows.path == tiedHead?.path, try areStoredElsewhere(rows) { continue }
-        unmatched.append(rows.path)
-        continue
-      }
-      try own(name, rows.path)
-      try takeBaseCopy(of: rows, weight: name)
-      tokens[name] = try tokenReplacement(rows, weight: name)
-    }
+    let key = "trainable_token_indices"
+    unmatched += try addRows(
+      adapter.tokenRows.map { TrainedRows(path: $0.path, entry: $0.entry, listed: listedTokens($0.path), key: key) },
+      resolver)
     for replacement in adapter.replacements {
       if try isSecondNameOfTiedEmbedding(replacement) { continue }
       if let name = try resolver.resolve(replacement.name) {
@@ -127,9 +131,14 @@ struct MergePlanMaker {
       }
     }
     guard unmatched.isEmpty else {
-      let total = adapter.moduleCount + adapter.replacements.count + adapter.tokenRows.count
+      if adapter.config.autoMapping["parent_library"]?.stringValue?.hasPrefix("lerobot") ?? false {
+        throw .foreignAdapter(path: adapter.configPath, format: .leRobot)
+      }
+      // Norms and the like are matched tensor by tensor.
+      let missing = unmatched.count
+      let total = max(adapter.moduleCount + adapter.replacements.count + adapter.tokenRows.count, missing)
       throw .unmatched(
-        base: base.path, modules: unmatched, matched: total - unmatched.count, total: total,
+        base: base.path, modules: unmatched, matched: total - missing, total: total,
         nearest: resolver.nearest(unmatched[0]))
     }
     if !adapter.foreignPrefixes.isEmpty {
@@ -140,9 +149,18 @@ struct MergePlanMaker {
     return matched.union(updatedRows.keys)
   }
 
+  /// The head that config.json ties to the input embedding, whether the checkpoint stores it or not: PEFT goes by the
+  /// configuration. Nil where there is none, or its place is not known.
+  var tieHead: String? {
+    guard base.asksForTie, base.family?.embedding != nil,
+      BaseModel.hasLanguageHead(taskType: adapters[0].config.taskType, config: base.config)
+    else { return nil }
+    return base.family?.head
+  }
+
   /// True if `ensure_weight_tying` had an effect: PEFT then stores both sides of the tie.
   private var tiesOnPurpose: Bool {
-    guard adapter.config.ensureWeightTying, let head = tiedHead?.path, let embedding = base.family?.embedding else {
+    guard adapter.config.ensureWeightTying, let head = tieHead, let embedding = base.family?.embedding else {
       return false
     }
     let paths = adapter.modules.map(\.path) + adapter.replacements.map { String($0.name.dropLast(".weight".count)) }
@@ -153,7 +171,7 @@ struct MergePlanMaker {
   private mutating func isSecondNameOfTiedEmbedding(
     _ replacement: Adapter.Replacement
   ) throws(AdapterError) -> Bool {
-    guard let head = tiedHead?.path, replacement.name == "\(head).weight", let embedding = base.family?.embedding,
+    guard let head = tieHead, replacement.name == "\(head).weight", let embedding = base.family?.embedding,
       let other = adapter.replacements.first(where: { $0.name == "\(embedding).weight" })
     else { return false }
     let file = adapter.file.file
@@ -177,54 +195,13 @@ struct MergePlanMaker {
     return replacement.isSavedModule || (adapter.config.bias != "none" && replacement.name.hasSuffix(".bias"))
   }
 
-  /// Notes who changes a tensor; nobody else may, but for the LoRAs of several adapters.
+  /// Notes who changes a tensor; nobody else may, but for what can be added up.
   mutating func own(_ name: String, _ module: String) throws(AdapterError) {
-    if let other = owners.updateValue((adapter.directory, module), forKey: name) {
-      throw .collision(
-        base: base.path, tensor: name,
-        modules: other.adapter == adapter.directory
-          ? [other.module, module] : ["\(other.adapter): \(other.module)", "\(adapter.directory): \(module)"])
+    guard let other = owners.updateValue((adapter.directory, module), forKey: name) else { return }
+    guard other.adapter == adapter.directory else {
+      throw .conflict(base: base.path, tensor: name, adapters: [other.adapter, adapter.directory])
     }
-  }
-
-  /// Notes an update of a weight's rows, beside those that other adapters make.
-  mutating func add(_ update: LoRAUpdate, to name: String, of module: Adapter.Module) throws(AdapterError) {
-    for term in update.terms { try requireFinite(term.scale, for: name, of: module.path) }
-    let rows = update.firstRow..<update.firstRow + update.rows
-    if let other = updatedRows[name] {
-      guard !other.contains(where: { $0.overlaps(rows) }) else {
-        throw .collision(base: base.path, tensor: name, modules: [owners[name]?.module ?? "", module.path])
-      }
-    } else if updates[name] == nil {
-      try own(name, module.path)
-    }
-    updatedRows[name, default: []].append(rows)
-    guard let index = updates[name]?.firstIndex(where: { ($0.firstRow..<$0.firstRow + $0.rows).overlaps(rows) }),
-      let earlier = updates[name]?[index]
-    else {
-      updates[name, default: []].append(update)
-      return
-    }
-    let sum = try sum(earlier, update, of: module)
-    updates[name]?[index] = sum
-  }
-
-  private func sum(
-    _ earlier: LoRAUpdate, _ update: LoRAUpdate, of module: Adapter.Module
-  ) throws(AdapterError) -> LoRAUpdate {
-    guard earlier.magnitude == nil, update.magnitude == nil, earlier.removal == nil, update.removal == nil else {
-      throw .unsupported(
-        path: adapter.file.path, what: "DoRA, PiSSA, OLoRA or KaSA together with another adapter on '\(module.path)'",
-        reason: "it would be computed from another weight than it was trained with. Merge it alone.")
-    }
-    guard earlier.firstRow == update.firstRow, earlier.rows == update.rows else {
-      throw .unsupported(
-        path: adapter.file.path, what: "'\(module.path)' together with another adapter",
-        reason: "the two change different rows of one weight. Merge them one after the other.")
-    }
-    var sum = earlier
-    sum.terms += update.terms
-    return sum
+    throw .collision(base: base.path, tensor: name, modules: [other.module, module])
   }
 
   /// Gives a tied head a weight of its own where only one side of the tie changes.
@@ -233,28 +210,32 @@ struct MergePlanMaker {
   mutating func untie(_ resolver: NameResolver) throws(AdapterError) {
     // A model that is still tied was changed on both sides, and is changed back on both.
     if unmerges, tiedHead != nil { return }
-    let taskType = adapters[0].config.taskType
     try refuseUnknownTies()
-    guard base.isTied, BaseModel.hasLanguageHead(taskType: taskType, config: base.config), let family = base.family,
-      let head = family.head, let embedding = family.embedding,
+    guard let head = tieHead, let family = base.family, let embedding = family.embedding,
       let embeddingName = try resolver.resolve("\(embedding).weight")
     else { return }
     let headName = try resolver.resolve("\(head).weight") ?? "\(head).weight"
-    let changesHead = updates[headName] != nil || replacements[headName] != nil || changes[headName] != nil
+    let changesHead =
+      updates[headName] != nil || replacements[headName] != nil || changes[headName] != nil || tokens[headName] != nil
     let changesEmbedding =
       (replacements[embeddingName] != nil || updates[embeddingName] != nil || changes[embeddingName] != nil)
       && !headFollows
+    // With rows of its own on the head, PEFT ties the embedding's rows to no other module.
+    let changesEmbeddingAlone = changesEmbedding || (tokens[embeddingName] != nil && tokens[headName] != nil)
+    try follow(embeddingName, headName)
     guard changesHead || changesEmbedding else { return }
     if !changesHead && base.checkpoint[headName] == nil {
       added.append(headName)
       keptHead = embeddingName
     }
-    if changesEmbedding, embedding == "shared" || embedding == "model.shared" {
+    if changesEmbeddingAlone, embedding == "shared" || embedding == "model.shared" {
       throw .unsupported(
         path: adapters[0].file.path, what: "a change of '\(embedding)' alone",
         reason:
           "encoder and decoder keep the old embedding while the adapter is apart, which this model's files cannot say.")
     }
+    // A head that the checkpoint stores apart is not tied, whatever config.json asks for.
+    guard base.isTied else { return }
     unties = !family.tiesMore
     notes.append(
       unties
@@ -347,8 +328,10 @@ struct MergePlanMaker {
     }
     // transformers 5 holds a layer's experts as one parameter, which target_modules does not reach.
     let adaptsExperts = paths.contains(where: Self.isInExpert)
+    let method = AdapterMethod.named(adapter.config.peftType)
     for module in base.modules where module.kind != .other && !present.contains(module.path) {
       if Self.isInExpert(module.path) && !adaptsExperts { continue }
+      if module.kind != .linear, method?.passesOverOthers ?? false { continue }
       if try matcher.verdict(module.path) == .targeted, !matched.contains(module.weightName) {
         missing.append(module.path)
       }
@@ -359,7 +342,7 @@ struct MergePlanMaker {
   /// True if the configuration names the module, the module that it is a part of, or a parameter in it.
   private func isTargeted(_ path: String, _ matcher: TargetMatcher) throws(AdapterError) -> Bool {
     if try matcher.verdict(path) == .targeted { return true }
-    if tiesOnPurpose, path == tiedHead?.path || path == base.family?.embedding { return true }
+    if tiesOnPurpose, path == tieHead || path == base.family?.embedding { return true }
     let outer = path.firstRange(of: ".base_layer").map { String(path[..<$0.lowerBound]) } ?? path
     if !adapter.config.targetedParameters(in: outer).isEmpty { return true }
     return try matcher.verdict(outer) == .targeted

@@ -175,7 +175,7 @@ extension MergePlan.Output {
   fileprivate var base: (file: File, entry: TensorEntry)? {
     switch source {
     case .merge(let file, let entry, _), .change(let file, let entry, _), .changeBias(let file, let entry, _),
-      .addBias(let file, let entry, _):
+      .addBias(let file, let entry, _), .mergeRows(let file, let entry, _, _):
       (file.file, entry)
     case .copy, .replaceRows, .replace: nil
     }

@@ -32,8 +32,8 @@ enum MergeWork: Sendable {
   case change(source: File, entry: TensorEntry, change: WeightChange, rows: Range<Int>, target: Int, dtype: DType)
   /// A whole bias, changed by a rule.
   case changeBias(source: File, entry: TensorEntry, change: BiasChange, target: Int)
-  /// A whole bias, lora_B's bias added.
-  case addBias(source: File, entry: TensorEntry, bias: LoRABias, target: Int)
+  /// A whole bias, others added.
+  case addBias(source: File, entry: TensorEntry, biases: [AddedBias], target: Int)
   /// Elements of an adapter tensor, rounded to `dtype`.
   case convert(source: File, entry: TensorEntry, elements: Range<Int>, target: Int, dtype: DType)
 
@@ -86,6 +86,10 @@ enum MergeWork: Sendable {
       case .merge(let file, let entry, let updates):
         flush()
         pieces += mergePieces(file.file, named(entry), updates, target: target, dtype: output.item.dtype)
+      case .mergeRows(let file, let entry, let update, let rows):
+        flush()
+        pieces += mergePieces(
+          file.file, named(entry), update, replacing: rows, target: target, dtype: output.item.dtype)
       case .change(let file, let entry, let change):
         flush()
         let rowBytes = change.storedColumns * output.item.dtype.bitCount / 8
@@ -100,9 +104,9 @@ enum MergeWork: Sendable {
       case .changeBias(let file, let entry, let change):
         flush()
         pieces.append(.changeBias(source: file.file, entry: entry, change: change, target: target))
-      case .addBias(let file, let entry, let bias):
+      case .addBias(let file, let entry, let biases):
         flush()
-        pieces.append(.addBias(source: file.file, entry: entry, bias: bias, target: target))
+        pieces.append(.addBias(source: file.file, entry: entry, biases: biases, target: target))
       case .replaceRows(let file, let entry, let rows):
         flush()
         pieces += rowPieces(file.file, entry, rows, target: target, dtype: output.item.dtype)
@@ -177,9 +181,7 @@ enum MergeWork: Sendable {
       pieces.append(
         .copy(source: file, range: start..<start + (row - next) * rowBytes, target: target + next * rowBytes))
     }
-    // The last of equal indices counts, as in an assignment.
-    let order = Dictionary(rows.indices.enumerated().map { ($1, $0) }, uniquingKeysWith: { $1 })
-    for (row, position) in order.sorted(by: { $0.key < $1.key }) {
+    for (row, position) in rows.places {
       copy(upTo: row)
       pieces.append(
         .convert(
@@ -305,11 +307,14 @@ enum MergeWork: Sendable {
       let values = try change.changed(Double.decoded(try source.bytes(entry.byteRange), format))
       let bytes = format == .f64 ? values.withUnsafeBytes { Array($0) } : Self.encoded(values.map { Float($0) }, format)
       try file.write(bytes.span.bytes, at: target)
-    case .addBias(let source, let entry, let bias, let target):
-      guard let format = entry.dtype.format, let added = bias.entry.dtype.format else { return }
-      let base = Double.decoded(try source.bytes(entry.byteRange), format)
-      let change = Double.decoded(try bias.file.bytes(bias.entry.byteRange), added)
-      let sums = zip(base, change).map { $0 + bias.scale * $1 }
+    case .addBias(let source, let entry, let biases, let target):
+      guard let format = entry.dtype.format else { return }
+      var sums = Double.decoded(try source.bytes(entry.byteRange), format)
+      for bias in biases {
+        guard let added = bias.entry.dtype.format else { continue }
+        let change = Double.decoded(try bias.file.bytes(bias.entry.byteRange), added)
+        for (index, value) in zip(sums.indices, change) { sums[index] += bias.scale * value }
+      }
       let bytes = format == .f64 ? sums.withUnsafeBytes { Array($0) } : Self.encoded(sums.map { Float($0) }, format)
       try file.write(bytes.span.bytes, at: target)
     case .convert(let source, let entry, let elements, let target, let dtype):

@@ -98,10 +98,19 @@ public struct PeftConfig: Sendable, Equatable {
   /// Keys that are not PEFT 0.21.2's, in the order of the file.
   public var unknownKeys: [JSONValue.Member] = []
 
+  /// Values that are read as others, by their keys: they are written as they were. See `usual`.
+  var asWritten: [String: JSONValue] = [:]
+
   public init() {}
 
   /// The release of PEFT that is mirrored.
   public static let mirroredVersion = "0.21.2"
+
+  /// True if a release of PEFT before that one saved the file. Those before 0.18 wrote no version.
+  func precedes(_ release: Int...) -> Bool {
+    let numbers = (peftVersion ?? "0").split { !$0.isNumber }.prefix(3).map { Int($0) ?? 0 }
+    return numbers.lexicographicallyPrecedes(release)
+  }
 
   /// The values that `task_type` may have. Source: peft/utils/peft_types.py `TaskType`.
   public static let taskTypes = [

@@ -43,7 +43,6 @@ struct WeightChange: Sendable {
 /// The rule that changes a bias, and the weight beside it.
 struct BiasChange: Sendable {
   let rule: any WeightRule
-  let scale: Double
   /// The weight before the change.
   let weightFile: File
   let weight: TensorEntry
@@ -51,7 +50,7 @@ struct BiasChange: Sendable {
 
   /// The new values.
   func changed(_ bias: [Double]) throws(TensorFileError) -> [Double] {
-    try rule.changedBias(bias, scale: scale) { () throws(TensorFileError) in
+    try rule.changedBias(bias) { () throws(TensorFileError) in
       guard let format = weight.dtype.format else { return Matrix(rows: 0, columns: 0) }
       let values = Double.decoded(try weightFile.bytes(weight.byteRange), format)
       let stored = Matrix(

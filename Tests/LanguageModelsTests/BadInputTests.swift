@@ -46,6 +46,16 @@ import Testing
     #expect(text.contains(part), "\(text)")
   }
 
+  @Test func aQuantizedModelIsRefusedAsSuch() throws {
+    let (scratch, path) = try model("llama") {
+      $0["num_hidden_layers"] = .integer(3)
+      $0["quantization_config"] = .object([.init("quant_method", .string("gptq"))])
+    }
+    defer { withExtendedLifetime(scratch) {} }
+    let error = #expect(throws: ModelError.self) { try CausalLanguageModel(directory: path) }
+    #expect(error?.description.contains("quantized (quantization_config: gptq)") == true)
+  }
+
   @Test func aTokenizerOfAnotherModelIsRefused() throws {
     let tokenizer = try Tokenizer(directory: Fixtures.path("tokenizers/gpt2"))
     #expect(throws: ModelError.self) { try tokenizer.check(vocabulary: 40) }

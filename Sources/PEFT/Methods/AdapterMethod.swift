@@ -21,6 +21,12 @@ struct AdapterMethod: Sendable {
   let prefixes: [String]
   /// Stored tensors that are no parameters: PEFT does not count them.
   var buffers: Set<String> = []
+  /// True if PEFT puts the method on transformers' Conv1D, whose weight is stored `[in, out]`.
+  var takesConv1D = false
+  /// True if PEFT keeps in the saved `fan_in_fan_out` whether the last module that it adapted was a Conv1D.
+  var keepsFanInFanOut = true
+  /// True if PEFT leaves targets that are no torch Linear as they are, and says nothing.
+  var passesOverOthers = false
   let merging: Merging
 
   /// All methods but LoRA.

@@ -18,16 +18,9 @@ private struct BEFTRule: WeightRule {
     change = try module.tensor("beft_bias", [1, module.shape.output])
   }
 
-  var isAdditive: Bool { true }
-  var changesBias: Bool { true }
+  var addedBias: StoredTensor? { change }
   var changesWeight: Bool { false }
-  var needsBias: Bool { true }
+  var isAdditive: Bool { true }
 
   func makeChange<Scalar: FactorElement>(scale: Scalar) throws(TensorFileError) -> RowChange<Scalar> { { _, _ in } }
-
-  func changedBias(
-    _ bias: [Double], scale: Double, weight: () throws(TensorFileError) -> Matrix<Double>
-  ) throws(TensorFileError) -> [Double] {
-    zip(bias, try change.values(Double.self)).map { $0 + scale * $1 }
-  }
 }

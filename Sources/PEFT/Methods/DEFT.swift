@@ -13,7 +13,7 @@ extension AdapterMethod {
       "layers_pattern": null, "layers_to_transform": null, "modules_to_save": null, "para": false, "r": 8, \
       "target_modules": null}
       """,
-    prefixes: ["deft_"], merging: .rule { module throws(AdapterError) in try DEFTRule(module) })
+    prefixes: ["deft_"], takesConv1D: true, merging: .rule { module throws(AdapterError) in try DEFTRule(module) })
 }
 
 private struct DEFTRule: WeightRule {

@@ -14,7 +14,7 @@ extension AdapterMethod {
       "save_projection": true, "sparse_rate": 0.01, "target_modules": null}
       """,
     prefixes: ["frod_"], buffers: ["frod_V", "frod_s_indices", "frod_s_size"],
-    merging: .rule { module throws(AdapterError) in try FRoDRule(module) })
+    takesConv1D: true, merging: .rule { module throws(AdapterError) in try FRoDRule(module) })
 }
 
 private struct FRoDRule: WeightRule {

@@ -76,7 +76,7 @@ private struct GLoRARule: WeightRule {
   }
 
   func changedBias(
-    _ bias: [Double], scale: Double, weight: () throws(TensorFileError) -> Matrix<Double>
+    _ bias: [Double], weight: () throws(TensorFileError) -> Matrix<Double>
   ) throws(TensorFileError) -> [Double] {
     var result = bias
     if let d = try d.matrix(Double.self) {

@@ -10,7 +10,8 @@ extension AdapterMethod {
       "layers_pattern": null, "layers_to_transform": null, "modules_to_save": null, "r": 32, \
       "rank_pattern": {}, "target_modules": null}
       """,
-    prefixes: ["hira_"], merging: .rule { module throws(AdapterError) in try HiRARule(module) })
+    prefixes: ["hira_"], takesConv1D: true, keepsFanInFanOut: false,
+    merging: .rule { module throws(AdapterError) in try HiRARule(module) })
 }
 
 private struct HiRARule: WeightRule {

@@ -28,6 +28,8 @@ struct MethodModule: Sendable {
   /// Tensors of the whole adapter, by what follows `base_model.`: `vera_A`.
   let shared: [String: TensorEntry]
   let shape: WeightShape
+  /// Modules of the adapter.
+  let moduleCount: Int
   /// All modules of the adapter with their shapes, in the order in which the model registers them; nil where that order
   /// is not known.
   let siblings: [Sibling]?
@@ -125,6 +127,14 @@ struct MethodModule: Sendable {
       return value.doubleValue
     }
     return try number(key)
+  }
+
+  /// The refusal of a convolution with groups, if that is why a size is a multiple of what the weight needs.
+  func groupedConvolution(found: Int?, expected: Int) -> AdapterError? {
+    guard let found, !shape.kernel.isEmpty, expected > 0, found > expected, found.isMultiple(of: expected) else {
+      return nil
+    }
+    return refuse("it is a convolution with groups, which PEFT cannot merge either.")
   }
 
   /// Says why this adapter cannot be merged.

@@ -16,7 +16,7 @@ extension AdapterMethod {
       "target_modules": null, "very_sparse": false}
       """,
     prefixes: ["randlora_"], buffers: ["randlora_A", "randlora_B"],
-    merging: .rule { module throws(AdapterError) in try RandLoRARule(module) })
+    takesConv1D: true, merging: .rule { module throws(AdapterError) in try RandLoRARule(module) })
 }
 
 private struct RandLoRARule: LowRankRule {

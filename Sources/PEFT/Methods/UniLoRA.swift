@@ -15,7 +15,7 @@ extension AdapterMethod {
       """,
     prefixes: ["unilora_"],
     buffers: ["unilora_indices_A", "unilora_indices_B", "unilora_scales_A", "unilora_scales_B"],
-    merging: .rule { module throws(AdapterError) in try UniLoRARule(module) })
+    takesConv1D: true, merging: .rule { module throws(AdapterError) in try UniLoRARule(module) })
 }
 
 private struct UniLoRARule: LowRankRule {

@@ -15,8 +15,8 @@ protocol WeightRule: Sendable {
   var changesWeight: Bool { get }
   /// True if the rule changes the layer's bias, where there is one.
   var changesBias: Bool { get }
-  /// True if the rule makes no sense without a bias.
-  var needsBias: Bool { get }
+  /// What the rule adds to the layer's bias, one an output. The layer must have one then.
+  var addedBias: StoredTensor? { get }
 
   /// Reads the adapter's tensors and returns what changes rows of the weight in place.
   ///
@@ -24,10 +24,9 @@ protocol WeightRule: Sendable {
   func makeChange<Scalar: FactorElement>(scale: Scalar) throws(TensorFileError) -> RowChange<Scalar>
 
   /// The new bias. Only where `changesBias` is true.
-  /// - Parameter scale: multiplies the change of an additive rule; 1 for all others.
   /// - Parameter weight: reads the weight before the change.
   func changedBias(
-    _ bias: [Double], scale: Double, weight: () throws(TensorFileError) -> Matrix<Double>
+    _ bias: [Double], weight: () throws(TensorFileError) -> Matrix<Double>
   ) throws(TensorFileError) -> [Double]
 }
 
@@ -51,10 +50,10 @@ extension WeightRule {
   var biasArithmeticOfPEFT: PEFTArithmetic { .rounded }
   var changesWeight: Bool { true }
   var changesBias: Bool { false }
-  var needsBias: Bool { false }
+  var addedBias: StoredTensor? { nil }
 
   func changedBias(
-    _ bias: [Double], scale: Double, weight: () throws(TensorFileError) -> Matrix<Double>
+    _ bias: [Double], weight: () throws(TensorFileError) -> Matrix<Double>
   ) throws(TensorFileError) -> [Double] { bias }
 }
 
