@@ -49,6 +49,7 @@ extension AdapterError: CustomStringConvertible {
     case .methodIndex(let path, let tensor, let limit):
       "\(path): tensor '\(tensor)' holds an index outside 0 to \(limit - 1). The file is damaged, or the base is another."
     case .unsupported(let path, let what, let reason): "\(path): \(what) is not merged: \(reason)"
+    case .notMade(let path, let what, let reason): "\(path): no fresh adapter with \(what) is made: \(reason)"
     case .uncountable(let path, let what, let reason): "\(path): the parameters of \(what) are not counted: \(reason)"
     case .moduleNotTargeted(let path, let module, let targets):
       "\(path): holds module '\(module)', which the configuration does not target (\(targets)); PEFT would ignore it. "

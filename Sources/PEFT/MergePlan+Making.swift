@@ -44,10 +44,25 @@ extension MergePlan {
     self.init(
       base: base, adapters: adapters, weights: inputs.map(\.weight), options: options, shards: shards,
       editedConfig: maker.editedConfig(original: original.config), sideFiles: sideFiles,
-      mergedCount: adapters.reduce(0) { $0 + $1.moduleCount } + maker.ruleCount,
+      moduleCount: adapters.reduce(0) { $0 + $1.moduleCount } + maker.ruleCount,
+      mergedCount: Self.owners(shards).union(maker.mergedModules).count,
       replacedCount: maker.replacements.keys.filter { base.checkpoint[$0] != nil }.count + maker.biases.count
         + maker.tokens.count + maker.biasChanges.count,
       addedCount: maker.added.count, notes: maker.notes)
+  }
+
+  /// The adapters' modules whose change some output holds.
+  private static func owners(_ shards: [Shard]) -> Set<ModuleOwner> {
+    var owners: Set<ModuleOwner> = []
+    for output in shards.flatMap(\.outputs) {
+      switch output.source {
+      case .merge(_, _, let updates): owners.formUnion(updates.flatMap { $0.terms.map(\.owner) })
+      case .change(_, _, let change): owners.formUnion(change.owners)
+      case .changeBias(_, _, let change): owners.insert(change.owner)
+      case .copy, .addBias, .replaceRows, .replace: continue
+      }
+    }
+    return owners
   }
 
   /// The base with its layers stacked as the adapters have them.

@@ -16,6 +16,7 @@ extension MergePlanMaker {
             unmatched.append(name)
             continue
           }
+          mergedModules.insert(owner(part.path))
           try claim(found, for: Adapter.Replacement(name: name, entry: entry, isSavedModule: true))
         }
       }
@@ -26,12 +27,14 @@ extension MergePlanMaker {
           // A tied weight's rows are stored once more under its second name.
           if base.isTied, let entry = part.tensors[tensor], try isStoredElsewhere(entry, tensor) {
             secondNames.insert(part.path)
+            mergedModules.insert(owner(part.path))
             continue
           }
           unmatched.append(part.path)
           continue
         }
         try own(name, part.path)
+        mergedModules.insert(owner(part.path))
         let listed = adapter.config.settings[setting]?.elements ?? []
         let rows = Adapter.TokenRows(path: part.path, entry: entry)
         tokens[name] = try tokenReplacement(rows, weight: name, listed: listed, key: setting)
@@ -120,11 +123,13 @@ extension MergePlanMaker {
             reason: "its change would be computed from another weight than it was trained with. Merge it alone.")
         }
         earlier.rules.append((rule, adapterWeight))
+        earlier.owners.append(owner(part.path))
         changes[weight.name] = earlier
       } else {
         try own(weight.name, part.path)
         if base.checkpoint[weight.name] == nil, !added.contains(weight.name) { added.append(weight.name) }
-        changes[weight.name] = WeightChange(rules: [(rule, adapterWeight)], shape: shape)
+        changes[weight.name] = WeightChange(
+          rules: [(rule, adapterWeight)], owners: [owner(part.path)], shape: shape)
       }
     }
     guard rule.changesBias else { return }
@@ -141,7 +146,8 @@ extension MergePlanMaker {
     guard let location = base.checkpoint[weight.name] else { return }
     try own(name, part.path)
     biasChanges[name] = BiasChange(
-      rule: rule, weightFile: base.checkpoint.shards[location.shard].file, weight: weight, shape: shape)
+      rule: rule, owner: owner(part.path), weightFile: base.checkpoint.shards[location.shard].file, weight: weight,
+      shape: shape)
   }
 
   /// How the weight is seen as a matrix.

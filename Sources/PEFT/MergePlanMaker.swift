@@ -36,8 +36,10 @@ struct MergePlanMaker {
   var secondNames: Set<String> = []
   /// True if a tied head changes as its embedding does.
   var headFollows = false
-  /// Modules of another method than LoRA that are matched.
+  /// Modules that an adapter's shared tensors act on, of which its file names none.
   var ruleCount = 0
+  /// Modules that are merged otherwise than by an update or a rule: stored in full, or as a tied weight's second name.
+  var mergedModules: Set<ModuleOwner> = []
 
   /// The base's modules by the name of their weight; a tied head has none of its own.
   let kinds: [String: BaseModel.Module.Kind]
@@ -88,7 +90,10 @@ struct MergePlanMaker {
     }
     for module in adapter.modules {
       // A head that is tied on purpose carries the embedding's factors a second time.
-      if tiesOnPurpose, module.path == tiedHead?.path { continue }
+      if tiesOnPurpose, module.path == tiedHead?.path {
+        mergedModules.insert(owner(module.path))
+        continue
+      }
       if try addExperts(module, resolver, scaling) { continue }
       guard let name = try weightName(of: module, resolver) else {
         if try addExpertOfFusedTensor(module, resolver, scaling) { continue }
@@ -181,9 +186,14 @@ struct MergePlanMaker {
     }
   }
 
+  /// A module of the adapter that is being matched.
+  func owner(_ path: String) -> ModuleOwner { ModuleOwner(adapter: adapter.directory, path: path) }
+
   /// Notes an update of a weight's rows, beside those that other adapters make.
   mutating func add(_ update: LoRAUpdate, to name: String, of module: Adapter.Module) throws(AdapterError) {
     let rows = update.firstRow..<update.firstRow + update.rows
+    var update = update
+    for index in update.terms.indices { update.terms[index].owner = owner(module.path) }
     if let other = updatedRows[name] {
       guard !other.contains(where: { $0.overlaps(rows) }) else {
         throw .collision(base: base.path, tensor: name, modules: [owners[name]?.module ?? "", module.path])

@@ -62,13 +62,10 @@ public struct Validation: Sendable {
       if entry.elementCount == 0 && !allowsEmpty {
         note("empty-tensor", entry.name, "shape \(entry.shape) holds nothing; common after saving under ZeRO-3")
       }
-      guard let format = entry.dtype.format else { continue }
-      var scan = ValueScan()
+      guard entry.dtype.isComputable else { continue }
+      let scan: ValueScan
       do throws(TensorFileError) {
-        for start in stride(from: entry.byteRange.lowerBound, to: entry.byteRange.upperBound, by: 1 << 20) {
-          let bytes = try file.file.bytes(start..<min(start + 1 << 20, entry.byteRange.upperBound))
-          scan.add(bytes.span.bytes, format)
-        }
+        scan = try ValueScan(file.file, entry)
       } catch {
         note("unreadable", entry.name, error.description)
         continue

@@ -122,11 +122,15 @@ enum CommandTable {
       flags: [
         Flag(
           "stats", "show the size, effective rank and health of each module's change",
-          detail: "Reads all values. The change itself, which is as large as the weight, is never formed."),
+          detail:
+            "Reads all values. Of a method whose change depends on the weight, the size is known with --base only; with "
+            + "it the size is also shown as a share of the weight's."),
         Flag("base", value: "DIR", "show which tensors of a base the adapter fits, and whether it fits", isModel: true),
         Flag(
-          "for", value: "SERVER", "list what keeps vllm, sglang, lorax, llama.cpp or mlx from serving it",
-          detail: "Each blocking feature with the command that cures it. Exit code 1 if there is one."),
+          "for", value: "SERVER", "list what keeps vllm, sglang, lorax, llama.cpp, mlx or ollama from serving it",
+          detail:
+            "Each blocking feature with the command that cures it, as the server's release that is named does it. Exit "
+            + "code 1 if there is one."),
         Flag(
           "report", value: "FILE", "write a page with a heat map, singular values, bytes and health",
           detail: "The page is one HTML file that loads nothing from elsewhere. FILE must not exist."),

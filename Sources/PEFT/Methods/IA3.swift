@@ -20,22 +20,12 @@ private struct IA3Rule: WeightRule {
 
   init(_ module: MethodModule) throws(AdapterError) {
     let shape = module.shape
-    isFeedForward = try Self.isFeedForward(module)
+    isFeedForward = try MethodModule.isFeedForward(module.config, module.path)
     if shape.kernel.isEmpty {
       factors = try module.tensor("ia3_l", isFeedForward ? [1, shape.input] : [shape.output, 1])
     } else {
       let ones = [Int](repeating: 1, count: shape.kernel.count)
       factors = try module.tensor("ia3_l", [1, isFeedForward ? shape.channels : shape.output] + ones)
-    }
-  }
-
-  /// PEFT compares the ends of names, without a dot.
-  private static func isFeedForward(_ module: MethodModule) throws(AdapterError) -> Bool {
-    if let pattern = module.setting("feedforward_modules").stringValue {
-      return try Pattern(pattern).matchesWhole(module.path)
-    }
-    return (module.setting("feedforward_modules").elements ?? []).contains {
-      $0.stringValue.map(module.path.hasSuffix) ?? false
     }
   }
 
@@ -61,5 +51,14 @@ private struct IA3Rule: WeightRule {
     _ bias: [Double], weight: () throws(TensorFileError) -> Matrix<Double>
   ) throws(TensorFileError) -> [Double] {
     zip(bias, try factors.values(Double.self)).map { $0 * $1 }
+  }
+}
+
+extension MethodModule {
+  /// True if `feedforward_modules` names a module. PEFT compares the ends of names, without a dot.
+  static func isFeedForward(_ config: PeftConfig, _ path: String) throws(AdapterError) -> Bool {
+    let setting = config.settings["feedforward_modules"] ?? .null
+    if let pattern = setting.stringValue { return try Pattern(pattern).matchesWhole(path) }
+    return (setting.elements ?? []).contains { $0.stringValue.map(path.hasSuffix) ?? false }
   }
 }
