@@ -1,8 +1,8 @@
 internal import TensorFiles
 
 extension AdapterError: CustomStringConvertible {
-  /// One sentence or two: where, what, found against expected, remedy.
-  public var description: String {
+  /// The description without the option that `remedy` is.
+  public var facts: String {
     switch self {
     case .file(let error): error.description
     case .configMissing(let directory):
@@ -12,8 +12,7 @@ extension AdapterError: CustomStringConvertible {
       "\(path): \(key) is \(found); expected \(expected)."
     case .configContradiction(let path, let reason): "\(path): \(reason)"
     case .unknownConfigKey(let path, let key, let value):
-      "\(path): unknown key '\(key)' with the value \(value), which may change the result. "
-        + "If it does not, pass --ignore-config-key \(key)."
+      "\(path): unknown key '\(key)' with the value \(value), which may change the result."
     case .unknownPeftType(let path, let found):
       "\(path): unknown peft_type '\(found)'. Known: \(PeftType.known.map(\.rawValue).joined(separator: ", "))."
     case .patternInvalid(let pattern, let offset, let reason):
@@ -70,8 +69,7 @@ extension AdapterError: CustomStringConvertible {
         + "A quantized checkpoint loses the change to rounding: use the 16-bit checkpoint it was made from."
     case .missingFromAdapter(let path, let modules):
       "\(path): the configuration targets \(modules.count) more module\(modules.count == 1 ? "" : "s") of the base, "
-        + "which the file does not hold: \(list(modules)). The adapter is incomplete; pass --allow-missing to merge "
-        + "what is there."
+        + "which the file does not hold: \(list(modules)). The adapter is incomplete."
     case .nothingTargeted(let base, let targets, let candidates, let nearest):
       "\(base): \(targets) matches no module. Names that can be targeted: \(candidates.joined(separator: ", "))."
         + (nearest.isEmpty ? "" : " Did you mean \(nearest.joined(separator: ", "))?")
@@ -83,11 +81,10 @@ extension AdapterError: CustomStringConvertible {
         + "The model was resized before training; resize the base in the same way first."
     case .notInCache(let name, let revision, let cache):
       "\(name): no such path, and revision '\(revision)' of that repository is not in the cache \(cache). "
-        + "Give a path, or leave out --offline and HF_HUB_OFFLINE."
+        + "Give a path, or leave HF_HUB_OFFLINE unset."
     case .download(let name, let reason): "\(name): cannot be downloaded: \(reason)."
     case .alreadyMerged(let base, let adapter, let weight):
-      "\(base): the adapter \(adapter) is merged into it already, with weight \(weight). Merge into the original base, or "
-        + "pass --allow-repeated to merge it once more."
+      "\(base): the adapter \(adapter) is merged into it already, with weight \(weight). Merge into the original base."
     case .shardSize(let found):
       "shard size '\(found)': expected a positive number of bytes with an optional unit KB, MB, GB, KiB, MiB or GiB."
     }

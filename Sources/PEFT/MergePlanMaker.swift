@@ -8,6 +8,7 @@ struct MergePlanMaker {
   /// The adapter that is being matched, and its weight.
   var adapter: Adapter
   var adapterWeight = 1.0
+  var adapterIndex = 0
   let options: MergeOptions
 
   /// Updates by the name of the output tensor.
@@ -66,7 +67,8 @@ struct MergePlanMaker {
   /// Resolves every module and replacement to one name each, and checks shapes, ranks and dtypes.
   mutating func match() throws(AdapterError) {
     let resolver = NameResolver(base)
-    for (adapter, weight) in zip(adapters, weights) {
+    for (index, (adapter, weight)) in zip(adapters, weights).enumerated() {
+      adapterIndex = index
       self.adapter = adapter
       adapterWeight = weight
       let matched = try locatingPatterns(in: adapter.configPath) { () throws(AdapterError) in
@@ -187,7 +189,7 @@ struct MergePlanMaker {
   }
 
   /// A module of the adapter that is being matched.
-  func owner(_ path: String) -> ModuleOwner { ModuleOwner(adapter: adapter.directory, path: path) }
+  func owner(_ path: String) -> ModuleOwner { ModuleOwner(adapter: adapterIndex, path: path) }
 
   /// Notes an update of a weight's rows, beside those that other adapters make.
   mutating func add(_ update: LoRAUpdate, to name: String, of module: Adapter.Module) throws(AdapterError) {

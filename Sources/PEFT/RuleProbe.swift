@@ -13,28 +13,28 @@ struct RuleProbe {
 
   /// Tries the rule of one module.
   ///
+  /// - Parameter readsValues: false to make the rule only, which checks names and shapes.
   /// Cost: as a merge of the module; memory: a block of rows, or a weight where the rule needs all of it.
   /// Throws what the rule's making throws, `.tensorMissing` where tensors do not fit together, `.file`.
   init(
     _ part: Adapter.MethodPart, shared: [String: TensorEntry], config: PeftConfig, configPath: String,
-    file: SafetensorsFile
+    file: SafetensorsFile, readsValues: Bool = true
   ) throws(AdapterError) {
     guard case .rule(let makeRule)? = AdapterMethod.named(config.peftType)?.merging else { return }
     switch StoredShape(config.peftType, part, shared: shared, config: config) {
     case .dependsOnWeight: return
-    case .contradictory:
-      throw .tensorMissing(
-        path: file.path, module: part.path, tensor: part.tensors.keys.sorted().joined(separator: ", "))
-    case .linear: isIdentity = try Self.isZero(part, file)
+    case .linear:
+      guard readsValues else { return }
+      isIdentity = try Self.isZero(part, file)
     case .known(let shape, let isWhole):
-      guard shape.output > 0, shape.input > 0,
-        shape.output.multipliedReportingOverflow(by: shape.input).overflow == false
-      else { return }
+      let (count, overflow) = shape.output.multipliedReportingOverflow(by: shape.input)
+      guard count > 0, !overflow else { return }
       let rule = try makeRule(
         MethodModule(
           config: config, configPath: configPath, file: file.file, path: part.path, tensors: part.tensors,
           shared: shared,
           shape: shape, siblings: nil, largest: (shape.output, shape.input)))
+      guard readsValues else { return }
       let squares = try asAdapterError { () throws(TensorFileError) in try Self.changeSquares(rule, shape) }
       isIdentity = squares.change <= squares.weight * 0x1p-40
       if rule.isAdditive, rule.changesWeight, isWhole { norm = squares.change.squareRoot() }

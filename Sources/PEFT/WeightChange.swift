@@ -34,8 +34,8 @@ struct WeightChange: Sendable {
 
 /// A module of an adapter.
 struct ModuleOwner: Hashable, Sendable {
-  /// The adapter's directory.
-  var adapter = ""
+  /// The adapter's place among those that are merged; one may stand there twice.
+  var adapter = 0
   /// The module's path as the adapter names it.
   var path = ""
 }

@@ -5,7 +5,7 @@ enum CommandTable {
   static let version = Provenance.version
 
   static let commonFlags: [Flag] = [
-    Flag("offline", "download nothing: repositories must be in the cache"),
+    Flag("offline", "download nothing: repositories must be in the cache", remedy: .allowDownloads),
     Flag("quiet", letter: "q", "say nothing on standard error but failures"),
     Flag("help", letter: "h", "show this help"),
     Flag("version", letter: "V", "show the version"),
@@ -16,15 +16,15 @@ enum CommandTable {
   private static let configKeyFlag = Flag(
     "ignore-config-key", value: "KEY", "accept an unknown key of adapter_config.json",
     detail: "An unknown key with a value that is neither null, false nor empty stops the merge, because it may change "
-      + "the result. This option names a key that does not.", repeats: true)
+      + "the result. This option names a key that does not.", repeats: true, remedy: .ignoreConfigKey)
 
   private static let allowMissingFlag = Flag(
     "allow-missing", "merge although the adapter lacks modules that it targets",
-    detail: "PEFT leaves such modules as they are.")
+    detail: "PEFT leaves such modules as they are.", remedy: .allowMissing)
 
   private static let allowUntargetedFlag = Flag(
     "allow-untargeted", "merge modules that adapter_config.json does not target",
-    detail: "PEFT ignores such modules.")
+    detail: "PEFT ignores such modules.", remedy: .allowUntargeted)
 
   private static let mergeFlags: [Flag] = [
     Flag(
@@ -32,7 +32,8 @@ enum CommandTable {
       detail: "Resolves every tensor, checks shapes, space and places, and prints what would be done."),
     Flag(
       "force", letter: "f", "replace OUT if it exists and is not empty",
-      detail: "The old directory is exchanged for the new one in one step, and removed afterwards."),
+      detail: "The old directory is exchanged for the new one in one step, and removed afterwards.",
+      remedy: .replaceOutput),
     Flag(
       "max-shard-size", value: "SIZE", "write shards of at most SIZE, such as 5GB",
       detail: "Units are KB, MB, GB (powers of ten) and KiB, MiB, GiB. A tensor is never split.",
@@ -42,7 +43,8 @@ enum CommandTable {
     allowUntargetedFlag,
     Flag(
       "allow-repeated", "merge an adapter that the base says it holds already",
-      detail: "Merged models carry the digests of their adapters in the metadata of their files."),
+      detail: "Merged models carry the digests of their adapters in the metadata of their files.",
+      remedy: .allowRepeated),
     Flag(
       "fsync", "wait until the output is on the disk before it gets its name",
       detail:
@@ -173,7 +175,7 @@ enum CommandTable {
       ],
       flags: [
         Flag("seed", value: "N", "seed of the random values", default: "0"),
-        Flag("force", letter: "f", "replace OUT if it exists and is not empty"),
+        Flag("force", letter: "f", "replace OUT if it exists and is not empty", remedy: .replaceOutput),
         configKeyFlag,
       ],
       detail: """
@@ -203,7 +205,7 @@ enum CommandTable {
         Operand(name: "OUT", summary: "directory to be made"),
       ],
       flags: [
-        Flag("force", letter: "f", "replace OUT if it exists and is not empty"),
+        Flag("force", letter: "f", "replace OUT if it exists and is not empty", remedy: .replaceOutput),
         Flag(
           "max-shard-size", value: "SIZE", "write shards of at most SIZE, such as 5GB",
           default: "the model's own shards"),

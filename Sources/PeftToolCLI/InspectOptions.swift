@@ -7,6 +7,7 @@ func inspectMatch(_ adapter: String, _ base: String, _ console: Console, json: i
     let match = try BaseMatch(base: base, adapter: adapter)
     json["base"] = .object([
       .init("path", .string(base)), .init("compatible", .bool(true)), .init("modules", .integer(match.moduleCount)),
+      .init("matched", .integer(match.matchedCount)),
       .init(
         "tensors",
         .array(
@@ -24,13 +25,18 @@ func inspectMatch(_ adapter: String, _ base: String, _ console: Console, json: i
     }
     for line in table([["tensor of the base", "count", "shape", "dtype", "change"]] + rows) { console.line(line) }
     for note in match.notes { console.line("note: \(note)") }
-    console.line("verdict: compatible, all \(countText(match.moduleCount, "module")) matched")
+    let isWhole = match.matchedCount == match.moduleCount
+    console.line(
+      isWhole
+        ? "verdict: compatible, all \(countText(match.moduleCount, "module")) matched"
+        : "verdict: compatible, \(match.matchedCount) of \(countText(match.moduleCount, "module")) matched")
     return 0
   } catch {
+    let reason = ErrorText.text(error, of: CommandTable.commands.first { $0.name == "inspect" })
     json["base"] = .object([
-      .init("path", .string(base)), .init("compatible", .bool(false)), .init("reason", .string(error.description)),
+      .init("path", .string(base)), .init("compatible", .bool(false)), .init("reason", .string(reason)),
     ])
-    console.line("verdict: not compatible. \(error.description)")
+    console.line("verdict: not compatible. \(reason)")
     return 1
   }
 }

@@ -10,8 +10,6 @@ enum StoredShape {
   case linear
   /// The change, and whether there is one, depends on the weight itself.
   case dependsOnWeight
-  /// The tensors do not fit together.
-  case contradictory
 }
 
 extension StoredShape {
@@ -24,9 +22,8 @@ extension StoredShape {
       guard let found = shape(role), found.indices.contains(index) else { return nil }
       return found[index]
     }
-    /// Both extents, or one of them beside a guess.
+    /// Both extents, or a guess: then the rule says what does not fit.
     func matrix(_ output: Int?, _ input: Int?, guess: Int = 16, kernel: [Int] = [], isEmbedding: Bool = false) -> Self {
-      guard output != nil || input != nil, output ?? 1 > 0, input ?? 1 > 0 else { return .contradictory }
       let shape = WeightShape(
         output: output ?? guess, input: input ?? guess, kernel: kernel, isEmbedding: isEmbedding, isTransposed: false)
       return .known(shape, isWhole: output != nil && input != nil)
@@ -51,13 +48,9 @@ extension StoredShape {
         product(extent("c3a_kernel", 1), extent("c3a_kernel", 2)))
     case "DELORA": self = matrix(extent("delora_B", 0), extent("delora_A", 1))
     case "GLORA":
-      let outputs = ["glora_A.Xd", "glora_A.zeros", "glora_B.Xd", "glora_B.zeros", "glora_D.X", "glora_D.zeros"]
-      let inputs = [
-        ("glora_A.Xu", 1), ("glora_A.zeros", 1), ("glora_B.Xu", 1), ("glora_B.zeros", 1), ("glora_C.Xd", 0),
-      ]
-      let output = outputs.lazy.compactMap { extent($0, 0) }.first { $0 > 1 }
-      let input = inputs.lazy.compactMap { extent($0.0, $0.1) }.first
-      self = output == nil && input == nil ? .dependsOnWeight : matrix(output, input)
+      // Vectors and constants are spread over a matrix whose extents are not stored.
+      let (output, input) = (extent("glora_A.Xd", 0), extent("glora_A.Xu", 1))
+      self = output == nil || input == nil ? .dependsOnWeight : matrix(output, input)
     case "GRALORA":
       self = matrix(
         product(extent("gralora_B", 0), extent("gralora_B", 2)), product(extent("gralora_A", 0), extent("gralora_A", 1))
@@ -73,7 +66,7 @@ extension StoredShape {
     case "HRA": self = matrix(nil, extent("hra_u", 0))
     case "IA3":
       guard let factors = shape("ia3_l"), factors.count >= 2 else {
-        self = .contradictory
+        self = matrix(nil, nil)
         return
       }
       let isFeedForward = (try? MethodModule.isFeedForward(config, part.path)) ?? false
