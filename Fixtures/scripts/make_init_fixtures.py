@@ -2,8 +2,8 @@
 
 Usage: python make_init_fixtures.py [OUTPUT]   (default: ../init beside this file)
 
-Each case is a directory with the adapter and case.json: the base, the seed, and whether tensors other than DoRA's
-magnitudes must agree to the bit. Needs the versions in requirements.txt.
+Each case is a directory with the adapter and case.json: the base and the seed. All tensors but DoRA's magnitudes must be
+met to the bit. Needs the versions in requirements.txt.
 """
 
 import json
