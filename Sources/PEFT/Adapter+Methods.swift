@@ -28,6 +28,14 @@ struct MethodParts {
       foreignPrefixes.formUnion(foreign)
       guard name.hasPrefix(Adapter.prefix) else {
         let rest = name.hasPrefix("base_model.") ? String(name.dropFirst("base_model.".count)) : name
+        // Prompts leave the model unwrapped, so a head beside them has no `model.` before it.
+        if case .none = method.merging, !method.prefixes.contains(where: { rest.hasPrefix($0) }) {
+          let plain = AdapterName.withoutWrappers(rest)
+          let module = plain.split(separator: ".").dropLast().joined(separator: ".")
+          guard config.savesModule(module) else { throw .tensorUnexpected(path: file.path, tensor: entry.name) }
+          replacements.append(Adapter.Replacement(name: plain, entry: entry, isSavedModule: true))
+          continue
+        }
         guard method.prefixes.contains(where: { rest.hasPrefix($0) }) else {
           throw .tensorUnexpected(path: file.path, tensor: entry.name)
         }

@@ -139,24 +139,7 @@ private struct AdapterParts {
   var baseCopies: [String: TensorEntry] = [:]
   var foreignPrefixes: Set<String> = []
 
-  /// What a LoRA module's tensor is, by the end of its name.
-  private enum Role: Hashable, CaseIterable {
-    case a, b, embeddingA, embeddingB, magnitude, bias, diagonal
-
-    var endings: [String] {
-      switch self {
-      case .a: [".lora_A.weight"]
-      case .b: [".lora_B.weight"]
-      case .embeddingA: [".lora_embedding_A"]
-      case .embeddingB: [".lora_embedding_B"]
-      case .magnitude: [".lora_magnitude_vector", ".lora_magnitude_vector.weight"]
-      case .bias: [".lora_B.bias"]
-      case .diagonal: [".lora_diag"]
-      }
-    }
-  }
-
-  private var roles: [String: [Role: TensorEntry]] = [:]
+  private var roles: [String: [LoRARole: TensorEntry]] = [:]
   private var replacementNames: [String: String] = [:]
   private let file: SafetensorsFile
   private let config: PeftConfig
@@ -191,8 +174,7 @@ private struct AdapterParts {
   private mutating func sort(
     _ entry: TensorEntry, _ name: String
   ) throws(AdapterError) {
-    for role in Role.allCases {
-      guard let path = role.endings.lazy.compactMap({ Self.stem(name, $0) }).first else { continue }
+    if let (path, role) = LoRARole.split(name) {
       if let other = roles[path, default: [:]].updateValue(entry, forKey: role) {
         throw .tensorRepeated(path: file.path, tensor: entry.name, other: other.name)
       }
@@ -200,7 +182,7 @@ private struct AdapterParts {
     }
     if let path = Self.stem(name, ".token_adapter.trainable_tokens_delta") {
       tokenRows.append(Adapter.TokenRows(path: path, entry: entry))
-    } else if name.contains(".lora_") {
+    } else if name.contains(LoRARole.mark) {
       throw .tensorUnexpected(path: file.path, tensor: entry.name)
     } else if let path = Self.stem(name, ".token_adapter.base_layer.weight") ?? Self.stem(name, ".base_layer.weight") {
       baseCopies[path] = entry
@@ -217,7 +199,7 @@ private struct AdapterParts {
     }
   }
 
-  private func module(_ path: String, _ tensors: [Role: TensorEntry]) throws(AdapterError) -> Adapter.Module {
+  private func module(_ path: String, _ tensors: [LoRARole: TensorEntry]) throws(AdapterError) -> Adapter.Module {
     let isEmbedding = tensors[.embeddingA] != nil || tensors[.embeddingB] != nil
     let (a, b) = isEmbedding ? (tensors[.embeddingA], tensors[.embeddingB]) : (tensors[.a], tensors[.b])
     guard let a else {

@@ -1,8 +1,8 @@
 internal import TensorFiles
 
 extension AdapterError: CustomStringConvertible {
-  /// One sentence or two: where, what, found against expected, remedy.
-  public var description: String {
+  /// The description without the option that `remedy` is.
+  public var facts: String {
     switch self {
     case .file(let error): error.description
     case .configMissing(let directory):
@@ -12,8 +12,7 @@ extension AdapterError: CustomStringConvertible {
       "\(path): \(key) is \(found); expected \(expected)."
     case .configContradiction(let path, let reason): "\(path): \(reason)"
     case .unknownConfigKey(let path, let key, let value):
-      "\(path): unknown key '\(key)' with the value \(value), which may change the result. "
-        + "If it does not, pass --ignore-config-key \(key)."
+      "\(path): unknown key '\(key)' with the value \(value), which may change the result."
     case .foreignAdapter(let path, let format): "\(path): \(format.description)"
     case .unknownPeftType(let path, let found):
       "\(path): unknown peft_type '\(found)'. Known: \(PeftType.known.map(\.rawValue).joined(separator: ", "))."
@@ -43,10 +42,10 @@ extension AdapterError: CustomStringConvertible {
       "\(path): tensor '\(tensor)' is \(dtype.rawValue); expected F32, F16, BF16 or F64. Save the adapter in one of these."
     case .adapterNotFinite(let path, let tensor, let module, let count, let total):
       "\(path): tensor '\(tensor)' of module '\(module)': \(count) of \(total) values are infinite or not a number. "
-        + "The training diverged or the file is damaged: take an earlier checkpoint, or pass --allow-non-finite to go on."
+        + "The training diverged or the file is damaged: take an earlier checkpoint."
     case .factorNotFinite(let path, let module, let factor):
       "\(path): module '\(module)': its change would be multiplied by \(factor), which is no finite number in the "
-        + "precision that it is computed in. Correct the weight, or lora_alpha and r, or pass --allow-non-finite to go on."
+        + "precision that it is computed in. Correct the weight, or lora_alpha and r."
     case .tensorMissing(let path, let module, let tensor):
       "\(path): module '\(module)' lacks its tensor '\(tensor)'. The file is incomplete; save the adapter again."
     case .methodShape(let path, let tensor, let found, let expected, let form):
@@ -56,6 +55,7 @@ extension AdapterError: CustomStringConvertible {
     case .methodIndex(let path, let tensor, let limit):
       "\(path): tensor '\(tensor)' holds an index outside 0 to \(limit - 1). The file is damaged, or the base is another."
     case .unsupported(let path, let what, let reason): "\(path): \(what) is not merged: \(reason)"
+    case .notMade(let path, let what, let reason): "\(path): no fresh adapter with \(what) is made: \(reason)"
     case .uncountable(let path, let what, let reason): "\(path): the parameters of \(what) are not counted: \(reason)"
     case .moduleNotTargeted(let path, let module, let targets):
       "\(path): holds module '\(module)', which the configuration does not target (\(targets)); PEFT would ignore it. "
@@ -82,8 +82,7 @@ extension AdapterError: CustomStringConvertible {
         + "model that it was made from, and quantize the result again."
     case .missingFromAdapter(let path, let modules):
       "\(path): the configuration targets \(modules.count) more module\(modules.count == 1 ? "" : "s") of the base, "
-        + "which the file does not hold: \(list(modules)). The adapter is incomplete; pass --allow-missing to merge "
-        + "what is there."
+        + "which the file does not hold: \(list(modules)). The adapter is incomplete."
     case .nothingTargeted(let base, let targets, let candidates, let nearest):
       "\(base): \(targets) matches no module. Names that can be targeted: \(candidates.joined(separator: ", "))."
         + (nearest.isEmpty ? "" : " Did you mean \(nearest.joined(separator: ", "))?")
@@ -95,10 +94,10 @@ extension AdapterError: CustomStringConvertible {
         + "The model was resized before training; resize the base in the same way first."
     case .notInCache(let name, let revision, let cache):
       "\(name): no such path, and revision '\(revision)' of that repository is not in the cache \(cache). "
-        + "Give a path, or leave out --offline and HF_HUB_OFFLINE."
+        + "Give a path, or leave HF_HUB_OFFLINE unset."
     case .incompleteInCache(let name, let directory, let missing):
       "\(name): its download was not finished: \(directory) lacks \(list(missing)). "
-        + "Leave out --offline and HF_HUB_OFFLINE to fetch the rest."
+        + "With HF_HUB_OFFLINE unset the rest is fetched."
     case .hubRefused(let name, let revision, let page, let status, let code, let hasToken):
       "\(name): " + refusal(revision, page, status, code, hasToken)
     case .hubBusy(let name, let reason, let seconds):
@@ -107,8 +106,7 @@ extension AdapterError: CustomStringConvertible {
       "\(name): the download was interrupted. What is here is kept; the next run goes on from there."
     case .download(let name, let reason): "\(name): cannot be downloaded: \(reason)."
     case .alreadyMerged(let base, let adapter, let weight):
-      "\(base): the adapter \(adapter) is merged into it already, with weight \(weight). Merge into the original base, or "
-        + "pass --allow-repeated to merge it once more."
+      "\(base): the adapter \(adapter) is merged into it already, with weight \(weight). Merge into the original base."
     case .notMerged(let model, let adapter, let weight, let merged):
       "\(model): the record in its metadata does not say that the adapter \(adapter) was merged into it with weight "
         + "\(weight). "

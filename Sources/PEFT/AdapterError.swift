@@ -63,6 +63,8 @@ public enum AdapterError: Error, Sendable, Equatable {
   case methodIndex(path: String, tensor: String, limit: Int)
   /// A method or variant that is not merged.
   case unsupported(path: String, what: String, reason: String)
+  /// A method or variant of which no fresh adapter is made.
+  case notMade(path: String, what: String, reason: String)
   /// Parameters that cannot be counted from what is given.
   case uncountable(path: String, what: String, reason: String)
   /// The file holds a module that the configuration does not target.

@@ -14,8 +14,10 @@ public struct BaseMatch: Sendable {
   }
 
   public let rows: [Row]
-  /// Modules of the adapter, all of which are matched.
+  /// Modules of the adapter.
   public let moduleCount: Int
+  /// Modules of which a merge holds the change.
+  public let matchedCount: Int
   /// What is worth a word.
   public let notes: [String]
 
@@ -38,6 +40,7 @@ public struct BaseMatch: Sendable {
       Row(name: $0.name, count: $0.count, shape: $0.shapes[0], dtype: $0.dtype.rawValue, change: $0.extra)
     }
     moduleCount = plan.moduleCount
+    matchedCount = plan.mergedCount
     notes = plan.notes
   }
 }

@@ -66,6 +66,7 @@ extension BaseModel {
       vit embeddings patch_embeddings projection layers attention q_proj k_proj v_proj o_proj mlp fc1 fc2 classifier
       """
     ),
+    ("resnet", "resnet embedder encoder stages layers shortcut layer convolution classifier"),
     ("phi", "model embed_tokens layers self_attn q_proj k_proj v_proj dense mlp fc1 fc2 lm_head score"),
     ("gptj", "transformer wte h attn k_proj v_proj q_proj out_proj mlp fc_in fc_out lm_head score"),
     ("gpt_neo", "transformer wte wpe h attn attention k_proj v_proj q_proj out_proj mlp c_fc c_proj lm_head score"),

@@ -58,6 +58,19 @@ public struct LoRAScaling {
     return Values(rank: rank, alpha: alpha, scale: alpha.doubleValue / divisor)
   }
 
+  /// Rank and scale of a module, or of the parameter of experts that it holds.
+  ///
+  /// - Parameter rows: lora_A's; a parameter's are a multiple of its rank.
+  /// Throws as `values(for:)`.
+  func values(ofModule path: String, rows: Int) throws(AdapterError) -> Values {
+    let outer = MergePlanMaker.unwrapped(path).path
+    for name in config.targetedParameters(in: outer) {
+      let values = try values(for: "\(outer).\(name)")
+      if rows % values.rank == 0 { return values }
+    }
+    return try values(for: path)
+  }
+
   /// As `values(for:)`, the rank no greater than the weight's lesser extent where the initialisation decomposes the weight.
   ///
   /// Source: peft/tuners/lora/layer.py `pissa_init`, `olora_init`, which slice what has no more rows; the scale stays.

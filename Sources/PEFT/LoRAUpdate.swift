@@ -9,6 +9,8 @@ struct LoRAUpdate: Sendable {
     /// `[rank, columns]`: A, or Bᵀ where W is stored `[in, out]`.
     let right: FactorView
     let scale: Double
+    /// Whose the product is.
+    var owner = ModuleOwner()
     /// One factor a rank, between left and right: KaSA's singular values.
     var diagonal: FactorView?
   }

@@ -57,9 +57,8 @@ public struct MergePlan: Sendable {
   public var adapter: Adapter { adapters[0] }
 
   /// Modules in all adapters: those that their files name, or that shared tensors act on.
-  public var moduleCount: Int { mergedCount }
-
-  /// Modules that are merged; all of the adapters'.
+  public let moduleCount: Int
+  /// Modules of which the output holds the change.
   public let mergedCount: Int
   /// Tensors of the base that the adapter replaces or changes beside the merged weights: saved modules, biases, rows.
   public let replacedCount: Int

@@ -16,6 +16,7 @@ extension MergePlanMaker {
             unmatched.append(name)
             continue
           }
+          mergedModules.insert(owner(part.path))
           try claim(found, for: Adapter.Replacement(name: name, entry: entry, isSavedModule: true))
         }
       }
@@ -29,7 +30,9 @@ extension MergePlanMaker {
         }
         all.append(TrainedRows(path: part.path, entry: entry, listed: listed, key: setting))
       }
-      unmatched += try addRows(all, resolver)
+      let missing = try addRows(all, resolver)
+      for rows in all where !missing.contains(rows.path) { mergedModules.insert(owner(rows.path)) }
+      unmatched += missing
       return []
     case .rule(let makeRule): return try matchRules(makeRule, resolver, &unmatched)
     }

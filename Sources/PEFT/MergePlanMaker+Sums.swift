@@ -7,6 +7,8 @@ extension MergePlanMaker {
   mutating func add(_ update: LoRAUpdate, to name: String, of module: Adapter.Module) throws(AdapterError) {
     for term in update.terms { try requireFinite(term.scale, for: name, of: module.path) }
     let rows = update.firstRow..<update.firstRow + update.rows
+    var update = update
+    for index in update.terms.indices { update.terms[index].owner = owner(module.path) }
     if let other = updatedRows[name] {
       guard !other.contains(where: { $0.overlaps(rows) }) else {
         throw .collision(base: base.path, tensor: name, modules: [owners[name]?.module ?? "", module.path])
@@ -16,6 +18,7 @@ extension MergePlanMaker {
     }
     updatedRows[name, default: []].append(rows)
     if var change = changes[name] {
+      change.owners.append(owner(module.path))
       change.rules += try rules([update], in: change.shape, weight: name, beside: change.rules.map(\.rule), module.path)
       changes[name] = change
       return
@@ -59,8 +62,10 @@ extension MergePlanMaker {
     try requireFinite(adapterWeight, for: weight.name, of: part.path)
     if rule.changesWeight {
       var rules = changes[weight.name]?.rules ?? []
+      var owners = changes[weight.name]?.owners ?? []
       if let earlier = updates.removeValue(forKey: weight.name) {
         rules = try self.rules(earlier, in: shape, weight: weight.name, beside: [rule], part.path)
+        owners = earlier.flatMap { $0.terms.map(\.owner) }
       } else if rules.isEmpty {
         try own(weight.name, part.path)
         if base.checkpoint[weight.name] == nil, !added.contains(weight.name) { added.append(weight.name) }
@@ -68,7 +73,8 @@ extension MergePlanMaker {
       guard rules.isEmpty || (rule.isAdditive && rules.allSatisfy({ $0.rule.isAdditive })) else {
         throw notAdditive(adapter.config.peftType.rawValue, part.path)
       }
-      changes[weight.name] = WeightChange(rules: rules + [(rule, adapterWeight)], shape: shape)
+      changes[weight.name] = WeightChange(
+        rules: rules + [(rule, adapterWeight)], owners: owners + [owner(part.path)], shape: shape)
     }
     let name = String(weight.name.dropLast("weight".count) + "bias")
     guard let bias = base.checkpoint[name] else {
@@ -83,12 +89,14 @@ extension MergePlanMaker {
     }
     if let added = rule.addedBias {
       try add(AddedBias(file: added.file, entry: added.entry, scale: adapterWeight), to: name, of: part.path)
+      mergedModules.insert(owner(part.path))
       return
     }
     guard let location = base.checkpoint[weight.name] else { return }
     try own(name, part.path)
     biasChanges[name] = BiasChange(
-      rule: rule, weightFile: base.checkpoint.shards[location.shard].file, weight: weight, shape: shape)
+      rule: rule, owner: owner(part.path), weightFile: base.checkpoint.shards[location.shard].file, weight: weight,
+      shape: shape)
   }
 
   /// Notes what is added to a bias, beside what other adapters add.

@@ -8,6 +8,7 @@ struct MergePlanMaker {
   /// The adapter that is being matched, and its weight.
   var adapter: Adapter
   var adapterWeight = 1.0
+  var adapterIndex = 0
   let options: MergeOptions
   /// True if the adapters are taken out of the base, which then is a merged model.
   let unmerges: Bool
@@ -40,8 +41,10 @@ struct MergePlanMaker {
   var secondNames: Set<String> = []
   /// True if a tied head changes as its embedding does.
   var headFollows = false
-  /// Modules of another method than LoRA that are matched.
+  /// Modules that an adapter's shared tensors act on, of which its file names none.
   var ruleCount = 0
+  /// Modules that are merged otherwise than by an update or a rule: stored in full, or as a tied weight's second name.
+  var mergedModules: Set<ModuleOwner> = []
 
   /// The base's modules by the name of their weight; a tied head has none of its own.
   let baseModules: [String: BaseModel.Module]
@@ -72,7 +75,8 @@ struct MergePlanMaker {
   /// Resolves every module and replacement to one name each, and checks shapes, ranks and dtypes.
   mutating func match() throws(AdapterError) {
     let resolver = NameResolver(base)
-    for (adapter, weight) in zip(adapters, weights) {
+    for (index, (adapter, weight)) in zip(adapters, weights).enumerated() {
+      adapterIndex = index
       self.adapter = adapter
       adapterWeight = weight
       let matched = try locatingPatterns(in: adapter.configPath) { () throws(AdapterError) in
@@ -101,8 +105,12 @@ struct MergePlanMaker {
     }
     for module in adapter.modules {
       // A head that is tied on purpose carries the embedding's factors a second time.
-      if tiesOnPurpose, module.path == tieHead { continue }
+      if tiesOnPurpose, module.path == tieHead {
+        mergedModules.insert(owner(module.path))
+        continue
+      }
       if isHiddenByAttention(module) {
+        mergedModules.insert(owner(module.path))
         notes.append("'\(module.path)': the attention is adapted as a whole, beside which PEFT does not use this LoRA")
         continue
       }
@@ -203,6 +211,9 @@ struct MergePlanMaker {
     }
     throw .collision(base: base.path, tensor: name, modules: [other.module, module])
   }
+
+  /// A module of the adapter that is being matched.
+  func owner(_ path: String) -> ModuleOwner { ModuleOwner(adapter: adapterIndex, path: path) }
 
   /// Gives a tied head a weight of its own where only one side of the tie changes.
   ///

@@ -4,6 +4,8 @@ internal import TensorFiles
 /// The rules that change one weight, one after the other, and how the weight is stored.
 struct WeightChange: Sendable {
   var rules: [(rule: any WeightRule, scale: Double)]
+  /// Whose the rules are.
+  var owners: [ModuleOwner] = []
   let shape: WeightShape
 
   /// Rows and columns as stored.
@@ -40,9 +42,19 @@ struct WeightChange: Sendable {
   }
 }
 
+/// A module of an adapter.
+struct ModuleOwner: Hashable, Sendable {
+  /// The adapter's place among those that are merged; one may stand there twice.
+  var adapter = 0
+  /// The module's path as the adapter names it.
+  var path = ""
+}
+
 /// The rule that changes a bias, and the weight beside it.
 struct BiasChange: Sendable {
   let rule: any WeightRule
+  /// Whose the rule is.
+  var owner = ModuleOwner()
   /// The weight before the change.
   let weightFile: File
   let weight: TensorEntry

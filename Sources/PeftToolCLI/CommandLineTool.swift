@@ -1,4 +1,3 @@
-internal import LanguageModels
 internal import PEFT
 
 /// The tool: words in, exit code out.
@@ -15,14 +14,11 @@ public struct CommandLineTool: Sendable {
       return try await dispatch(words)
     } catch let error as UsageError {
       console.failure(error.description)
-    } catch let error as AdapterError {
-      console.failure(error.description)
-    } catch let error as ModelError {
-      console.failure(error.description)
     } catch is CancellationError {
       console.failure("interrupted; nothing was written.")
     } catch {
-      console.failure("\(error)")
+      let command = CommandTable.commands.first { $0.name == words.first }
+      console.failure(ErrorText.text(error, of: command))
     }
     return 2
   }

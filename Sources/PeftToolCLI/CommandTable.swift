@@ -5,7 +5,7 @@ enum CommandTable {
   static let version = Provenance.version
 
   static let commonFlags: [Flag] = [
-    Flag("offline", "download nothing: repositories must be in the cache"),
+    Flag("offline", "download nothing: repositories must be in the cache", remedy: .allowDownloads),
     Flag("quiet", letter: "q", "say nothing on standard error but failures"),
     Flag("help", letter: "h", "show this help"),
     Flag("version", letter: "V", "show the version"),
@@ -16,25 +16,26 @@ enum CommandTable {
   private static let configKeyFlag = Flag(
     "ignore-config-key", value: "KEY", "accept an unknown key of adapter_config.json",
     detail: "An unknown key with a value that is neither null, false nor empty stops the merge, because it may change "
-      + "the result. This option names a key that does not.", repeats: true)
+      + "the result. This option names a key that does not.", repeats: true, remedy: .ignoreConfigKey)
 
   private static let allowMissingFlag = Flag(
     "allow-missing", "merge although the adapter lacks modules that it targets",
-    detail: "PEFT leaves such modules as they are.")
+    detail: "PEFT leaves such modules as they are.", remedy: .allowMissing)
 
   private static let allowUntargetedFlag = Flag(
     "allow-untargeted", "merge modules that adapter_config.json does not target",
-    detail: "PEFT ignores such modules.")
+    detail: "PEFT ignores such modules.", remedy: .allowUntargeted)
 
   private static let allowNonFiniteFlag = Flag(
     "allow-non-finite", "go on where values are infinite or not a number",
     detail:
       "Without it an adapter with such values is refused, and a sum beyond what the weight's dtype holds stops the "
-      + "merge with nothing written.")
+      + "merge with nothing written.", remedy: .allowNonFinite)
 
   private static let allowRepeatedFlag = Flag(
     "allow-repeated", "merge an adapter that the base says it holds already",
-    detail: "Merged models carry the digests of their adapters in the metadata of their files.")
+    detail: "Merged models carry the digests of their adapters in the metadata of their files.",
+    remedy: .allowRepeated)
 
   private static let mergeFlags: [Flag] = outputFlags(allowRepeatedFlag)
   private static let unmergeFlags: [Flag] = outputFlags()
@@ -46,7 +47,8 @@ enum CommandTable {
         detail: "Resolves every tensor, checks shapes, space and places, and prints what would be done."),
       Flag(
         "force", letter: "f", "replace OUT if it exists and is not empty",
-        detail: "The old directory is exchanged for the new one in one step, and removed afterwards."),
+        detail: "The old directory is exchanged for the new one in one step, and removed afterwards.",
+        remedy: .replaceOutput),
       Flag(
         "max-shard-size", value: "SIZE", "write shards of at most SIZE, such as 5GB",
         detail: "Units are KB, MB, GB (powers of ten) and KiB, MiB, GiB. A tensor is never split.",
@@ -143,11 +145,15 @@ enum CommandTable {
       flags: [
         Flag(
           "stats", "show the size, effective rank and health of each module's change",
-          detail: "Reads all values. The change itself, which is as large as the weight, is never formed."),
+          detail:
+            "Reads all values. Of a method whose change depends on the weight, the size is known with --base only; with "
+            + "it the size is also shown as a share of the weight's."),
         Flag("base", value: "DIR", "show which tensors of a base the adapter fits, and whether it fits", isModel: true),
         Flag(
-          "for", value: "SERVER", "list what keeps vllm, sglang, lorax, llama.cpp or mlx from serving it",
-          detail: "Each blocking feature with the command that cures it. Exit code 1 if there is one."),
+          "for", value: "SERVER", "list what keeps vllm, sglang, lorax, llama.cpp, mlx or ollama from serving it",
+          detail:
+            "Each blocking feature with the command that cures it, as the server's release that is named does it. Exit "
+            + "code 1 if there is one."),
         Flag(
           "report", value: "FILE", "write a page with a heat map, singular values, bytes and health",
           detail: "The page is one HTML file that loads nothing from elsewhere. FILE must not exist."),
@@ -190,7 +196,7 @@ enum CommandTable {
       ],
       flags: [
         Flag("seed", value: "N", "seed of the random values", default: "0"),
-        Flag("force", letter: "f", "replace OUT if it exists and is not empty"),
+        Flag("force", letter: "f", "replace OUT if it exists and is not empty", remedy: .replaceOutput),
         configKeyFlag,
       ],
       detail: """
@@ -220,7 +226,7 @@ enum CommandTable {
         Operand(name: "OUT", summary: "directory to be made"),
       ],
       flags: [
-        Flag("force", letter: "f", "replace OUT if it exists and is not empty"),
+        Flag("force", letter: "f", "replace OUT if it exists and is not empty", remedy: .replaceOutput),
         Flag(
           "max-shard-size", value: "SIZE", "write shards of at most SIZE, such as 5GB",
           default: "the model's own shards"),

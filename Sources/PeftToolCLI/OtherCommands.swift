@@ -34,6 +34,11 @@ internal import TensorFiles
   let output = invocation.operands[2]
   try maker.write(to: output, replacing: invocation.has("force"))
   let parameters = maker.modules.reduce(0) { $0 + $1.rank * ($1.input + $1.output) }
+  if !maker.isInModelOrder {
+    console.note(
+      "note: the order of the modules of a model of type '\(base.modelType ?? "unknown")' is not known here, so the values "
+        + "are not those that PEFT draws with this seed")
+  }
   console.line("wrote \(output): \(countText(maker.modules.count, "module")), \(countText(parameters, "parameter"))")
   return 0
 }

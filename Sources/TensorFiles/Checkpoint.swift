@@ -41,7 +41,7 @@ public struct Checkpoint: Sendable {
   ///
   /// In a directory, `model.safetensors` comes before `model.safetensors.index.json`, as in transformers; without both,
   /// a single index or a single `.safetensors` file of another name is taken.
-  /// Throws: `.noCheckpoint`; the header cases; for an index `.indexMalformed`, `.indexPathEscapes`, `.shardMissing`,
+  /// Throws: `.noCheckpoint`; `.shardAlone` for one shard of several without their index; the header cases; for an index `.indexMalformed`, `.indexPathEscapes`, `.shardMissing`,
   /// `.tensorMissingFromShard`, `.tensorNotInIndex`.
   public init(path: String) throws(TensorFileError) {
     switch FileSystem.kind(path) {
@@ -76,7 +76,20 @@ public struct Checkpoint: Sendable {
     }
   }
 
+  /// The number of shards that a shard's name tells, as in `model-00001-of-00002.safetensors`; nil for other names, and for
+  /// the only shard of one.
+  package static func shardCount(inName name: String) -> Int? {
+    guard let range = name.firstRange(of: "-of-") else { return nil }
+    let number = name[..<range.lowerBound].split(separator: "-").last ?? ""
+    let total = name[range.upperBound...].prefix { $0 != "." }
+    guard !number.isEmpty, number.allSatisfy(\.isNumber), let count = Int(total), count > 1 else { return nil }
+    return count
+  }
+
   private init(file path: String) throws(TensorFileError) {
+    if let count = Self.shardCount(inName: FileSystem.lastComponent(path)) {
+      throw .shardAlone(path: path, count: count)
+    }
     let (files, aliases) = try SafetensorsFile.openAny(path: path)
     self.init(directory: FileSystem.parentDirectory(path), shards: files, index: nil, aliases: aliases)
   }

@@ -63,6 +63,9 @@ extension TensorFileError: CustomStringConvertible {
     case .tensorNotInIndex(let path, let tensor, let shard, let listed):
       "\(path): '\(shard)' holds tensor '\(tensor)', which the index "
         + (listed.map { "lists in '\($0)'" } ?? "does not list") + ". The index is stale or the tensor is there twice."
+    case .shardAlone(let path, let count):
+      "\(path): one shard of \(count), and no index says what the others hold. Give the index or the directory with all of "
+        + "them; download what is missing."
     case .noCheckpoint(let path, let found):
       "\(path): no model.safetensors, no model.safetensors.index.json, no pytorch_model.bin and no single file of tensors"
         + (found.isEmpty
@@ -72,7 +75,7 @@ extension TensorFileError: CustomStringConvertible {
     case .shortRead(let path, let offset, let expected, let found):
       "\(path): read \(found) of \(expected) bytes at \(offset): the file was cut while it was being read."
     case .outputExists(let path):
-      "\(path): exists and is not empty. Choose another output or pass --force to replace it."
+      "\(path): exists and is not empty. Choose another output."
     case .outputNotDirectory(let path):
       "\(path.isEmpty ? "''" : path): not a place for a new directory: it is taken by something else. "
         + "Choose another output."
@@ -112,7 +115,7 @@ extension TensorFileError: CustomStringConvertible {
           ? "is infinite or not a number before the merge already. Nothing was written. Check the file"
           : "comes out infinite or not a number: \(dtype.rawValue) holds no more than \(dtype.greatestText). Nothing was "
             + "written. Merge into a base of a wider dtype, or with a smaller weight")
-        + ", or pass --allow-non-finite to go on."
+        + "."
     case .jsonInvalid(let path, let line, let column, let reason):
       "\(path): line \(line), column \(column): not valid JSON: \(reason)."
     }

@@ -73,6 +73,8 @@ public enum TensorFileError: Error, Sendable, Equatable {
   case tensorMissingFromShard(path: String, tensor: String, shard: String)
   /// A shard holds a tensor that the index does not list, or lists elsewhere.
   case tensorNotInIndex(path: String, tensor: String, shard: String, listedIn: String?)
+  /// One shard of several, without the index of them.
+  case shardAlone(path: String, count: Int)
   /// No checkpoint of a known form.
   case noCheckpoint(path: String, found: [String])
 

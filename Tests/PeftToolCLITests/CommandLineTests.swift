@@ -16,7 +16,7 @@ import Testing
     #expect(answer.code == 0 && answer.error.isEmpty)
     #expect(answer.output.hasPrefix("4 of 4 adapter modules matched\nwrote \(scratch("out")): 21 tensors, "))
     let again = await run("merge", base, adapter, scratch("out"))
-    #expect(again.code == 2 && again.error.contains("pass --force"))
+    #expect(again.code == 2 && again.error.contains("Pass --force"))
     #expect(await run("merge", "--force", base, adapter, scratch("out")).code == 0)
     let verdict = await run("diff", "--tolerance=1e-6", scratch("out"), Fixtures.path("merge/llama-f32-qv/merged"))
     #expect(verdict.code == 0)

@@ -24,7 +24,7 @@ public struct ChatTemplate {
       source = named.first { $0["name"]?.stringValue == "default" }?["template"]?.stringValue
     }
     guard let source else {
-      throw .templateNotUnderstood(path: path, reason: "there is none. Use --prompt without --chat.")
+      throw .templateNotUnderstood(path: path, reason: "there is none. Give the prompt as text.")
     }
     do throws(JinjaFailure) { template = try JinjaTemplate(source) } catch {
       throw .templateNotUnderstood(path: path, reason: error.reason)

@@ -23,7 +23,11 @@ private struct IA3Rule: WeightRule {
 
   init(_ module: MethodModule) throws(AdapterError) {
     let shape = module.shape
-    isFeedForward = try Self.isFeedForward(module)
+    // Where the configuration names none, PEFT goes by the model type, as the shape of a linear layer's factors shows.
+    isFeedForward =
+      module.setting("feedforward_modules") == .null && shape.kernel.isEmpty
+      ? module.tensors["ia3_l"]?.shape == [1, shape.input]
+      : try MethodModule.isFeedForward(module.config, module.path)
     if shape.kernel.isEmpty {
       factors = try module.tensor("ia3_l", isFeedForward ? [1, shape.input] : [shape.output, 1])
     } else {
@@ -39,20 +43,6 @@ private struct IA3Rule: WeightRule {
       factors = try module.tensor("ia3_l", [1, isFeedForward ? groups * channels : shape.output] + ones)
     }
     outputsInGroup = max(1, shape.output / groups)
-  }
-
-  /// PEFT compares the ends of names, without a dot. Where the configuration names none, it goes by the model type, as the
-  /// shape of a linear layer's factors shows.
-  private static func isFeedForward(_ module: MethodModule) throws(AdapterError) -> Bool {
-    if module.setting("feedforward_modules") == .null, module.shape.kernel.isEmpty {
-      return module.tensors["ia3_l"]?.shape == [1, module.shape.input]
-    }
-    if let pattern = module.setting("feedforward_modules").stringValue {
-      return try Pattern(pattern).matchesWhole(module.path)
-    }
-    return (module.setting("feedforward_modules").elements ?? []).contains {
-      $0.stringValue.map(module.path.hasSuffix) ?? false
-    }
   }
 
   var changesBias: Bool { !isFeedForward }
@@ -79,5 +69,14 @@ private struct IA3Rule: WeightRule {
     _ bias: [Double], weight: () throws(TensorFileError) -> Matrix<Double>
   ) throws(TensorFileError) -> [Double] {
     zip(bias, try factors.values(Double.self)).map { $0 * $1 }
+  }
+}
+
+extension MethodModule {
+  /// True if `feedforward_modules` names a module. PEFT compares the ends of names, without a dot.
+  static func isFeedForward(_ config: PeftConfig, _ path: String) throws(AdapterError) -> Bool {
+    let setting = config.settings["feedforward_modules"] ?? .null
+    if let pattern = setting.stringValue { return try Pattern(pattern).matchesWhole(path) }
+    return (setting.elements ?? []).contains { $0.stringValue.map(path.hasSuffix) ?? false }
   }
 }
