@@ -71,7 +71,7 @@ public struct AdapterInitializer: Sendable {
   private static func baseCopies(
     _ base: BaseModel, _ config: PeftConfig, _ targets: [BaseModel.Module]
   ) -> [(name: String, location: Checkpoint.Location)] {
-    let targeted = Set(targets.map(\.path))
+    let targeted = Set(exactly: targets.map(\.path))
     var tensors: [(String, Checkpoint.Location)] = []
     for module in base.modules where !config.savesModule(module.path) {
       let isTarget = targeted.contains(module.path)
@@ -130,7 +130,7 @@ public struct AdapterInitializer: Sendable {
   }
 
   private func writeTensors(_ path: String) throws(TensorFileError) {
-    var values: [String: [Float]] = [:]
+    var values: [ExactName: [Float]] = [:]
     var items: [SafetensorsLayout.Item] = []
     var generator = TorchGenerator(seed: seed)
     for module in modules {
@@ -161,7 +161,7 @@ public struct AdapterInitializer: Sendable {
     let layout = try SafetensorsLayout(path: path, items: SafetensorsLayout.libraryOrder(items), alignment: .library)
     let file = try layout.create(at: path)
     for entry in layout.entries {
-      if let location = saved.first(where: { $0.name == entry.name })?.location {
+      if let location = saved.first(where: { $0.name.isExactly(entry.name) })?.location {
         let shard = base.checkpoint.shards[location.shard].file
         try file.copy(location.entry.byteRange, from: shard, to: entry.byteRange.lowerBound)
         continue

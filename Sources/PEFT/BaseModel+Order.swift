@@ -1,3 +1,5 @@
+internal import TensorFiles
+
 extension BaseModel {
   /// Names of modules in the order in which transformers registers them within their parents. Some methods draw random
   /// numbers, or share vectors, in this order. A name after a dot counts within that parent only.
@@ -87,7 +89,7 @@ extension BaseModel {
     for path in paths {
       var key: [Int] = []
       var parent: Substring = ""
-      for part in path.split(separator: ".") {
+      for part in path.parts() {
         guard let rank = Int(part) ?? ranks["\(parent).\(part)"] ?? ranks[part] else { return nil }
         key.append(rank)
         parent = part

@@ -40,9 +40,9 @@ extension BaseModel {
   }
 
   private func layerStack(_ configPath: String) throws(AdapterError) -> (prefix: String, count: Int) {
-    var counts: [String: Int] = [:]
+    var counts: [ExactName: Int] = [:]
     for name in checkpoint.names {
-      let parts = name.split(separator: ".")
+      let parts = name.parts()
       guard let index = parts.indices.dropLast().first(where: { Int(parts[$0 + 1]) != nil }),
         ["layers", "layer", "h"].contains(parts[index]), let layer = Int(parts[index + 1])
       else { continue }
@@ -54,7 +54,7 @@ extension BaseModel {
         path: configPath, what: "layer_replication",
         reason: "the base has \(counts.count) stacks of layers; expected one.")
     }
-    return (stack.key, stack.value)
+    return (stack.key.text, stack.value)
   }
 
   private static func config(_ config: JSONValue, _ order: [Int]) -> JSONValue {

@@ -4,14 +4,14 @@ extension MergePlanMaker {
   /// Adds what an adapter of another method than LoRA changes. Returns the names of the weights.
   mutating func matchMethod(
     _ method: AdapterMethod, _ resolver: NameResolver, unmatched: inout [String]
-  ) throws(AdapterError) -> Set<String> {
+  ) throws(AdapterError) -> Set<ExactName> {
     switch method.merging {
     case .none(let reason):
       throw .unsupported(path: adapter.configPath, what: "peft_type \(method.type.rawValue)", reason: reason)
     case .replacement(let infix):
       for part in adapter.methodParts {
         for (role, entry) in part.tensors {
-          let name = "\(part.path).\(role.replacing("\(infix).", with: ""))"
+          let name = "\(part.path).\(role.text.replacing("\(infix).", with: ""))"
           guard let found = try resolver.resolve(name) else {
             unmatched.append(name)
             continue
@@ -44,7 +44,7 @@ extension MergePlanMaker {
   private func isStoredElsewhere(_ entry: TensorEntry, _ role: String) throws(AdapterError) -> Bool {
     let file = adapter.file.file
     for part in adapter.methodParts {
-      guard let other = part.tensors[role], other.name != entry.name else { continue }
+      guard let other = part.tensors[role], !other.name.isExactly(entry.name) else { continue }
       let isSame = try asAdapterError { () throws(TensorFileError) in
         try file.holdsSameBytes(entry.byteRange, other.byteRange)
       }
@@ -56,7 +56,7 @@ extension MergePlanMaker {
   private mutating func matchRules(
     _ makeRule: (MethodModule) throws(AdapterError) -> any WeightRule, _ resolver: NameResolver,
     _ unmatched: inout [String]
-  ) throws(AdapterError) -> Set<String> {
+  ) throws(AdapterError) -> Set<ExactName> {
     var found: [(part: Adapter.MethodPart, weight: TensorEntry, shape: WeightShape)] = []
     for part in try parts() {
       let stored: TensorEntry?
@@ -82,7 +82,7 @@ extension MergePlanMaker {
       MethodModule.Sibling(path: path, output: shapes[path]?.output ?? 0, input: shapes[path]?.input ?? 0)
     }
     let largest = (found.map(\.shape.output).max() ?? 0, found.map(\.shape.input).max() ?? 0)
-    var matched: Set<String> = []
+    var matched: Set<ExactName> = []
     ruleCount += adapter.methodParts.isEmpty ? found.count : 0
     for (part, weight, shape) in found {
       guard matched.insert(weight.name).inserted else {
@@ -123,7 +123,7 @@ extension MergePlanMaker {
         changes[weight.name] = earlier
       } else {
         try own(weight.name, part.path)
-        if base.checkpoint[weight.name] == nil, !added.contains(weight.name) { added.append(weight.name) }
+        if base.checkpoint[weight.name] == nil, !added.containsExactly(weight.name) { added.append(weight.name) }
         changes[weight.name] = WeightChange(rules: [(rule, adapterWeight)], shape: shape)
       }
     }
@@ -155,7 +155,7 @@ extension MergePlanMaker {
       return WeightShape(
         output: shape[0], input: rest, kernel: Array(shape.dropFirst(2)), isEmbedding: false, isTransposed: false)
     }
-    let isEmbedding = part.tensors.keys.contains { $0.contains("embedding") }
+    let isEmbedding = part.tensors.keys.contains { $0.text.contains("embedding") }
     // HiRA's factors of an embedding are those of the transposed table.
     let isTransposed = part.tensors["hira_embedding_A"] != nil || kinds[entry.name] == .transposedLinear
     return WeightShape(

@@ -190,7 +190,7 @@ extension MergePlanMaker {
     let setting = adapter.config.trainableTokenIndices
     let listed =
       setting.elements
-      ?? setting.members?.first { rows.path == $0.key || rows.path.hasSuffix(".\($0.key)") }?.value.elements
+      ?? setting.members?.first { rows.path.isExactly($0.key) || rows.path.endsExactly(".\($0.key)") }?.value.elements
     return try tokenReplacement(rows, weight: name, listed: listed ?? [], key: "trainable_token_indices")
   }
 

@@ -59,7 +59,7 @@ public struct MergeVerifier: Sendable {
   private func compare() async throws -> [Finding] {
     var findings: [Finding] = []
     var jobs: [WorkQueue<Comparison>.Job] = []
-    var known: Set<String> = []
+    var known: Set<ExactName> = []
     for shard in plan.shards {
       var kept: [MergePlan.Output] = []
       for output in shard.outputs {
@@ -91,13 +91,13 @@ public struct MergeVerifier: Sendable {
     return findings.sorted { naturallyPrecedes($0.name, $1.name) }
   }
 
-  private func tally(_ queue: WorkQueue<Comparison>) async throws -> [String: Tally] {
+  private func tally(_ queue: WorkQueue<Comparison>) async throws -> [ExactName: Tally] {
     ComputeBackend.useOneThreadInsideBLAS()
-    return try await withThrowingTaskGroup(of: [String: Tally].self) { group in
+    return try await withThrowingTaskGroup(of: [ExactName: Tally].self) { group in
       for _ in 0..<workers {
         group.addTask {
           var scratch = MergeScratch()
-          var tallies: [String: Tally] = [:]
+          var tallies: [ExactName: Tally] = [:]
           while let job = queue.nextJob() {
             let sink = ComparingSink(job.target)
             while let piece = job.takePiece() {
@@ -109,7 +109,7 @@ public struct MergeVerifier: Sendable {
           return tallies
         }
       }
-      var all: [String: Tally] = [:]
+      var all: [ExactName: Tally] = [:]
       for try await part in group { all.merge(part) { $0.joined(with: $1) } }
       return all
     }
@@ -188,7 +188,7 @@ private struct Tally: Sendable {
 /// Takes what a merge would write and compares it with the model. One task's own; not Sendable.
 private final class ComparingSink: TensorSink {
   private let comparison: Comparison
-  var tallies: [String: Tally] = [:]
+  var tallies: [ExactName: Tally] = [:]
   /// What the model holds; kept, since a fresh buffer for every step costs as much as the comparison.
   private var found: [UInt8] = []
   private var source: [UInt8] = []

@@ -15,10 +15,10 @@ struct SideFiles: Sendable {
   ///
   /// Throws `.system`.
   init(base: String?, adapters: [String]) throws(TensorFileError) {
-    var files: [String: String] = [:]
+    var files: [ExactName: String] = [:]
     if let base { try Self.collect(base, "", &files) }
     for adapter in adapters { try Self.takeTokenizer(of: adapter, &files) }
-    items = files.map { Item(source: $0.value, name: $0.key) }.sorted { $0.name < $1.name }
+    items = files.map { Item(source: $0.value, name: $0.key.text) }.sorted { ExactName($0.name) < ExactName($1.name) }
     var bytes = 0
     for item in items {
       let file = try File.open(reading: item.source)
@@ -28,7 +28,7 @@ struct SideFiles: Sendable {
   }
 
   private static func takeTokenizer(
-    of adapter: String, _ files: inout [String: String]
+    of adapter: String, _ files: inout [ExactName: String]
   ) throws(TensorFileError) {
     let adapterNames = try FileSystem.names(in: adapter)
     let tokenizerFiles = adapterNames.filter { Self.tokenizerNames.contains($0) }
@@ -61,7 +61,7 @@ struct SideFiles: Sendable {
   ]
 
   private static func collect(
-    _ directory: String, _ prefix: String, _ files: inout [String: String]
+    _ directory: String, _ prefix: String, _ files: inout [ExactName: String]
   ) throws(TensorFileError) {
     for name in try FileSystem.names(in: directory) where !name.hasPrefix(".") {
       let path = FileSystem.join(directory, name)

@@ -55,8 +55,8 @@ public struct Validation: Sendable {
 
   /// Looks at all values of a file's tensors. Returns what was seen by name.
   /// - Parameter allowsEmpty: for methods that may prune a module to nothing.
-  mutating func scan(_ file: SafetensorsFile, allowsEmpty: Bool = false) -> [String: ValueScan] {
-    var seen: [String: ValueScan] = [:]
+  mutating func scan(_ file: SafetensorsFile, allowsEmpty: Bool = false) -> [ExactName: ValueScan] {
+    var seen: [ExactName: ValueScan] = [:]
     for entry in file.entries {
       tensorCount += 1
       if entry.elementCount == 0 && !allowsEmpty {
@@ -114,7 +114,7 @@ extension Validation {
         "metadata", FileSystem.lastComponent(file.path), "no 'format' in the metadata; transformers refuses such a file"
       )
     }
-    var seen: [String: ValueScan] = [:]
+    var seen: [ExactName: ValueScan] = [:]
     let prunes = ["ADALORA", "OSF"].contains(config?.peftType.rawValue)
     if readsValues { seen = scan(file, allowsEmpty: prunes) } else { count(file) }
     checkNames(file)
@@ -131,20 +131,20 @@ extension Validation {
   }
 
   private mutating func checkNames(_ file: SafetensorsFile) {
-    var foreign: [String: Int] = [:]
+    var foreign: [ExactName: Int] = [:]
     for entry in file.entries {
       for part in AdapterName.withoutForeignParts(entry.name).foreign { foreign[part, default: 0] += 1 }
     }
     for (part, count) in foreign.sorted(by: { $0.key < $1.key }) {
       note(
-        "foreign-name", part,
+        "foreign-name", part.text,
         "\(count) tensor names have '\(part)' in them, which a wrapper left there; PEFT ignores such tensors. merge leaves it out"
       )
     }
   }
 
-  private mutating func checkLoRA(_ file: SafetensorsFile, _ config: PeftConfig, _ seen: [String: ValueScan]) {
-    var modules: [String: [String: TensorEntry]] = [:]
+  private mutating func checkLoRA(_ file: SafetensorsFile, _ config: PeftConfig, _ seen: [ExactName: ValueScan]) {
+    var modules: [ExactName: [ExactName: TensorEntry]] = [:]
     for entry in file.entries {
       let name = AdapterName.withoutForeignParts(entry.name).name
       guard name.hasPrefix(Adapter.prefix) else {
@@ -162,13 +162,14 @@ extension Validation {
       note("no-lora", path, "the file holds no lora_A and lora_B")
     }
     let scaling = try? LoRAScaling(config, path: path)
-    for (module, tensors) in modules.sorted(by: { naturallyPrecedes($0.key, $1.key) }) {
+    for (name, tensors) in modules.sorted(by: { naturallyPrecedes($0.key.text, $1.key.text) }) {
+      let module = name.text
       let a = tensors["lora_A.weight"] ?? tensors["lora_embedding_A"]
       let b = tensors["lora_B.weight"] ?? tensors["lora_embedding_B"]
       guard let a, let b else {
         note(
           "unpaired", module,
-          "only \(tensors.keys.sorted().joined(separator: ", ")) is there; lora_A and lora_B are needed")
+          "only \(tensors.keys.sorted().map(\.text).joined(separator: ", ")) is there; lora_A and lora_B are needed")
         continue
       }
       if let scan = seen[b.name], scan.isZero, b.elementCount > 0 {
@@ -176,7 +177,7 @@ extension Validation {
       }
       checkRank(module, a, b, config, scaling)
     }
-    checkTargets(modules.keys.sorted(by: naturallyPrecedes), config)
+    checkTargets(modules.keys.map(\.text).sorted(by: naturallyPrecedes), config)
   }
 
   private mutating func checkRank(
@@ -216,7 +217,7 @@ extension Validation {
       }
     }
     guard case .names(let names) = rule else { return }
-    for name in names where !modules.contains(where: { TargetMatcher.matches([Substring(name)], $0) }) {
+    for name in names where !modules.contains(where: { TargetMatcher.matches([ExactName(name)], $0) }) {
       note("missing-target", name, "target_modules names it, but the file holds no such module")
     }
   }
@@ -272,7 +273,7 @@ extension Validation {
       note("index", FileSystem.lastComponent(path), error.description)
       return
     }
-    var held: [String: String] = [:]
+    var held: [ExactName: String] = [:]
     var bytes = 0
     for (shard, tensors) in index.tensorsByShard {
       let shardPath = FileSystem.join(directory, shard)
@@ -290,14 +291,14 @@ extension Validation {
           note("duplicate-tensor", entry.name, "both '\(other)' and '\(shard)' hold it")
         } else if index.shardOfTensor[entry.name] == nil {
           note("unlisted-tensor", entry.name, "'\(shard)' holds it, but the index does not list it")
-        } else if index.shardOfTensor[entry.name] != shard {
+        } else if index.shardOfTensor[entry.name]?.isExactly(shard) == false {
           note(
             "misplaced-tensor", entry.name,
             "'\(shard)' holds it; the index lists it in '\(index.shardOfTensor[entry.name] ?? "")'")
         }
       }
     }
-    let listed = Set(index.tensorsByShard.map(\.shard))
+    let listed = Set(exactly: index.tensorsByShard.map(\.shard))
     for name in files where !listed.contains(name) {
       note("orphan-file", name, "the index does not name it; some loaders would take it for the whole model")
     }

@@ -22,7 +22,7 @@ public enum FileSystem {
     return lstat(path, &status) == 0
   }
 
-  /// The names in a directory, sorted, without `.` and `..`. Throws `.system`.
+  /// The names in a directory, sorted by code points, without `.` and `..`. Throws `.system`.
   public static func names(in directory: String) throws(TensorFileError) -> [String] {
     guard let stream = opendir(directory) else {
       throw .system(path: directory, operation: "list", code: errno)
@@ -35,7 +35,7 @@ public enum FileSystem {
       }
       if name != "." && name != ".." { names.append(name) }
     }
-    return names.sorted()
+    return names.inExactOrder()
   }
 
   /// The absolute path without links, `.` and `..`; nil if it does not exist.

@@ -123,7 +123,8 @@ struct HeaderParser {
     var entries: [TensorEntry] = []
     entries.reserveCapacity(claims.count)
     var previousEnd = 0
-    for claim in claims.sorted(by: { ($0.begin, $0.end, $0.name) < ($1.begin, $1.end, $1.name) }) {
+    for claim in claims.sorted(by: { ($0.begin, $0.end, ExactName($0.name)) < ($1.begin, $1.end, ExactName($1.name)) })
+    {
       let size = try byteCount(claim)
       guard claim.begin <= claim.end else {
         throw .offsetsReversed(path: path, tensor: claim.name, begin: claim.begin, end: claim.end)

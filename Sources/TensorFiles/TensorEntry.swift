@@ -1,7 +1,7 @@
 /// One tensor of a file: what it is called, and where its bytes lie. A plain value; it reads nothing.
 public struct TensorEntry: Sendable, Hashable {
   /// The key in the header.
-  public let name: String
+  @ExactName public var name: String
   /// The element type.
   public let dtype: DType
   /// Extents, row-major; empty for a scalar.
@@ -16,7 +16,7 @@ public struct TensorEntry: Sendable, Hashable {
   public init(name: String, dtype: DType, shape: [Int], byteRange: Range<Int>) {
     precondition(
       shape.reduce(1, *) * dtype.bitCount == byteRange.count * 8, "byte range and shape disagree for \(name)")
-    self.name = name
+    _name = ExactName(name)
     self.dtype = dtype
     self.shape = shape
     self.byteRange = byteRange

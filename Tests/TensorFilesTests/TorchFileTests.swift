@@ -6,8 +6,8 @@ import Testing
   static let read = (try? FileSystem.names(in: Fixtures.path("torch/read")))?.filter { $0.hasSuffix(".bin") } ?? []
 
   /// Bytes of every tensor by name, with its type and shape.
-  private func tensors(_ checkpoint: Checkpoint) throws -> [String: String] {
-    var result: [String: String] = [:]
+  private func tensors(_ checkpoint: Checkpoint) throws -> [ExactName: String] {
+    var result: [ExactName: String] = [:]
     for name in checkpoint.names {
       let location = try #require(checkpoint[name])
       let bytes = try checkpoint.shards[location.shard].file.bytes(location.entry.byteRange)

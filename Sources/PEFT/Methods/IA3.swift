@@ -35,7 +35,7 @@ private struct IA3Rule: WeightRule {
       return try Pattern(pattern).matchesWhole(module.path)
     }
     return (module.setting("feedforward_modules").elements ?? []).contains {
-      $0.stringValue.map(module.path.hasSuffix) ?? false
+      $0.stringValue.map { module.path.endsExactly($0) } ?? false
     }
   }
 

@@ -24,7 +24,8 @@ private struct TinyLoRARule: LowRankRule {
   private let p: Projection
 
   init(_ module: MethodModule) throws(AdapterError) {
-    guard let siblings = module.siblings, let index = siblings.firstIndex(where: { $0.path == module.path }) else {
+    guard let siblings = module.siblings, let index = siblings.firstIndex(where: { $0.path.isExactly(module.path) })
+    else {
       throw module.refuse(
         "which vector belongs to which module follows from the order of the model's modules, which is not known for this "
           + "model type.")

@@ -74,7 +74,7 @@ enum PickleGlobal: Equatable {
 
 /// A storage that a pickle names: its bytes lie elsewhere in the file.
 struct TorchStorage: Equatable {
-  let key: String
+  @ExactName var key: String
   /// Nil for untyped bytes.
   let dtype: DType?
   /// Elements; bytes of an untyped storage.

@@ -6,7 +6,7 @@ struct TorchFile {
   /// Tensors by name, in the order of the state dict.
   private(set) var tensors: [(name: String, tensor: TorchTensor)] = []
   /// Where each storage's bytes lie, by its key.
-  private var storages: [String: Range<Int>] = [:]
+  private var storages: [ExactName: Range<Int>] = [:]
   private let file: File
 
   /// Bytes that the pickle of a state dict may have.
@@ -35,23 +35,27 @@ struct TorchFile {
 
   private mutating func readArchive() throws(TensorFileError) -> PickleValue {
     let archive = try ZipArchive(file)
-    let pickles = archive.records.keys.filter { $0 == "data.pkl" || $0.hasSuffix("/data.pkl") }
+    let pickles = archive.records.keys.filter { $0 == "data.pkl" || $0.text.endsExactly("/data.pkl") }
     guard pickles.count == 1, let pickle = pickles.first else {
       throw .archive(path: file.path, reason: "\(pickles.count) records named data.pkl; expected one")
     }
-    let root = pickle.dropLast("data.pkl".count)
-    guard !archive.records.keys.contains(where: { $0.hasPrefix("\(root)code/") || $0 == "\(root)constants.pkl" }) else {
+    let root = pickle.text.dropLast("data.pkl".count)
+    guard
+      !archive.records.keys.contains(where: {
+        $0.text.hasPrefix("\(root)code/") || $0.text.isExactly("\(root)constants.pkl")
+      })
+    else {
       throw .archive(path: file.path, reason: "it is a TorchScript program, not a state dict")
     }
-    for (name, range) in archive.records where name.hasPrefix("\(root)data/") {
-      storages[String(name.dropFirst(root.count + 5))] = range
+    for (name, range) in archive.records where name.text.hasPrefix("\(root)data/") {
+      storages[String(name.text.dropFirst(root.count + 5))] = range
     }
     if archive.records["\(root)byteorder"] != nil {
       guard try archive.bytes("\(root)byteorder", limit: 100) == Array("little".utf8) else {
         throw .archive(path: file.path, reason: "its bytes are in big-endian order")
       }
     }
-    let bytes = try archive.bytes(pickle, limit: Self.pickleLimit)
+    let bytes = try archive.bytes(pickle.text, limit: Self.pickleLimit)
     var machine = PickleMachine(path: file.path, bytes: bytes, origin: archive.records[pickle]?.lowerBound ?? 0)
     return try machine.run()
   }
@@ -85,7 +89,7 @@ struct TorchFile {
     guard case .list(let keys) = try next() else {
       throw .pickleMalformed(path: file.path, byteOffset: position, reason: "no list of storages")
     }
-    var sizes: [String: Int] = [:]
+    var sizes: [ExactName: Int] = [:]
     try Self.visit(root, 0, path: file.path) { storage in
       sizes[storage.key] = (storage.dtype?.bitCount ?? 8) / 8
     }
@@ -131,7 +135,7 @@ struct TorchFile {
     for key in ["state_dict", "model_state_dict"] {
       if case .dictionary(let inner)? = dictionary.members.first(where: { $0.key == key })?.value { dictionary = inner }
     }
-    var positions: [String: Int] = [:]
+    var positions: [ExactName: Int] = [:]
     for (key, value) in dictionary.members {
       guard case .tensor(let tensor) = value else { continue }
       // As in Python, the last of equal keys counts.
@@ -196,12 +200,12 @@ struct TorchFile {
 
   /// The tensors as a file's entries, and those that had to be laid out anew, in a second file; names of tensors that are another's
   /// under a second name are left out and returned.
-  func views() throws(TensorFileError) -> (files: [SafetensorsFile], aliases: [String: String]) {
+  func views() throws(TensorFileError) -> (files: [SafetensorsFile], aliases: [ExactName: String]) {
     var plain: [TensorEntry] = []
     var strided: [(name: String, tensor: TorchTensor)] = []
-    var aliases: [String: String] = [:]
+    var aliases: [ExactName: String] = [:]
     var seen: [(tensor: TorchTensor, name: String)] = []
-    var firstByStorage: [String: [Int]] = [:]
+    var firstByStorage: [ExactName: [Int]] = [:]
     for (name, tensor) in tensors {
       if let index = firstByStorage[tensor.storage.key]?.first(where: { seen[$0].tensor == tensor }),
         !tensor.shape.contains(0)
@@ -288,7 +292,7 @@ extension SafetensorsFile {
   /// Throws: what `SafetensorsFile.init` and `TorchFile.init` throw.
   package static func openAny(
     path: String
-  ) throws(TensorFileError) -> (files: [SafetensorsFile], aliases: [String: String]) {
+  ) throws(TensorFileError) -> (files: [SafetensorsFile], aliases: [ExactName: String]) {
     guard path.hasSuffix(".bin") || path.hasSuffix(".pt") || path.hasSuffix(".pth") else {
       return ([try SafetensorsFile(path: path)], [:])
     }
