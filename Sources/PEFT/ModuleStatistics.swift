@@ -45,6 +45,12 @@ public struct ModuleStatistics: Sendable {
         entry.shape[0] == b.shape[1], entry.dtype.isComputable, b.dtype.isComputable
       else { continue }
       let path = String(name.dropLast(ending.count).dropFirst(Adapter.prefix.count))
+      // The kernel of B is 1 throughout: what follows its rank has no place in the product.
+      guard b.shape.dropFirst(2).allSatisfy({ $0 == 1 }) else {
+        throw AdapterError.rankMismatch(
+          path: file.path, module: path, expectedRank: entry.shape[0], shapeA: entry.shape, shapeB: b.shape)
+      }
+      guard entry.elementCount > 0, b.elementCount > 0 else { continue }
       let values = try Self.values(path, config, scaling, rows: entry.shape[0])
       pairs.append((path, entry, b, values.scale, max(1, entry.shape[0] / max(1, values.rank))))
     }

@@ -54,7 +54,7 @@ struct ParameterCounter {
     }
     if config.montecloraConfig != .null {
       // Source: peft/tuners/lora/monteclora.py `MontecloraSampler.__init__`.
-      let samples = config.montecloraConfig["num_samples"]?.integerValue ?? 8
+      let samples = try integer("num_samples", in: config.montecloraConfig, default: 8)
       for module in targets { trained += try scaling.values(for: module.path).rank + samples }
     }
     var trainableBase = 0
@@ -124,10 +124,16 @@ struct ParameterCounter {
       all: baseCount + trained + frozen + saved.copies + saved.missing)
   }
 
-  private func integer(_ key: String) throws(AdapterError) -> Int {
-    let found = config.settings[key] ?? .null
-    guard let value = found.integerValue, (0...1 << 40).contains(value) else {
-      throw .configValue(path: configPath, key: key, expected: "a whole number from 0", found: found.compactText)
+  /// A size that the configuration states. Products of three of them, and sums of such, cannot overflow.
+  private func integer(
+    _ key: String, in settings: JSONValue? = nil, default standard: Int? = nil
+  ) throws(AdapterError) -> Int {
+    let found = (settings ?? config.settings)[key]
+    if found == nil, let standard { return standard }
+    guard let value = found?.integerValue, (0...LoRAScaling.greatestRank).contains(value) else {
+      throw .configValue(
+        path: configPath, key: key, expected: "a whole number from 0 to \(LoRAScaling.greatestRank)",
+        found: found?.compactText ?? "nothing")
     }
     return value
   }

@@ -154,9 +154,11 @@ extension Validation {
       if !entry.dtype.isComputable {
         note("dtype", entry.name, "\(entry.dtype.rawValue) is no floating-point type; expected F32, F16, BF16 or F64")
       }
-      guard let range = name.firstRange(of: ".lora_") else { continue }
-      let path = String(name[name.index(name.startIndex, offsetBy: Adapter.prefix.count)..<range.lowerBound])
-      modules[path, default: [:]][String(name[name.index(after: range.lowerBound)...])] = entry
+      // A name without a module, base_model.model.lora_A.weight, has its dot within the prefix.
+      let inner = name.dropFirst(Adapter.prefix.count)
+      guard let range = inner.firstRange(of: ".lora_") else { continue }
+      let path = String(inner[..<range.lowerBound])
+      modules[path, default: [:]][String(inner[inner.index(after: range.lowerBound)...])] = entry
     }
     if modules.isEmpty && (config.modulesToSave ?? []).isEmpty {
       note("no-lora", path, "the file holds no lora_A and lora_B")

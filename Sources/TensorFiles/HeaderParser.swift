@@ -155,13 +155,9 @@ struct HeaderParser {
   }
 
   private func byteCount(_ claim: Claim) throws(TensorFileError) -> Int {
-    var bits = claim.dtype.bitCount
-    // A zero extent makes the product zero, but the reference still refuses one that overflows before it.
-    for extent in claim.shape {
-      let (product, overflow) = bits.multipliedReportingOverflow(by: extent)
-      if overflow { throw .shapeOverflow(path: path, tensor: claim.name, shape: claim.shape) }
-      bits = product
-    }
+    guard let count = TensorEntry.elementCount(claim.shape),
+      case (let bits, let overflow) = count.multipliedReportingOverflow(by: claim.dtype.bitCount), !overflow
+    else { throw .shapeOverflow(path: path, tensor: claim.name, shape: claim.shape) }
     guard bits % 8 == 0 else {
       throw .subByteMisaligned(path: path, tensor: claim.name, dtype: claim.dtype, shape: claim.shape)
     }
