@@ -1,3 +1,5 @@
+internal import CKernels
+
 /// What is unusual in stored values.
 public struct ValueScan: Sendable, Equatable {
   /// Infinities and NaNs.
@@ -32,5 +34,24 @@ public struct ValueScan: Sendable, Equatable {
     }
     nonFiniteCount += count
     isZero = isZero && union == 0
+  }
+}
+
+/// True if no stored value is an infinity or a NaN.
+///
+/// Cost: one pass, at the speed of the cache. Traps if the bytes are no whole number of elements.
+public func allFinite(_ bytes: RawSpan, _ format: FloatFormat) -> Bool {
+  precondition(bytes.byteCount % format.byteCount == 0, "bytes are not whole elements")
+  let count = bytes.byteCount / format.byteCount
+  // Soundness: the buffer holds `count` elements of the format's width; the kernels only read.
+  return bytes.withUnsafeBytes { raw in
+    guard let base = raw.baseAddress else { return true }
+    switch format {
+    case .bf16: return kernels_all_finite_16(base.assumingMemoryBound(to: UInt16.self), count, 0x7F80) != 0
+    case .f16: return kernels_all_finite_16(base.assumingMemoryBound(to: UInt16.self), count, 0x7C00) != 0
+    case .f32: return kernels_all_finite_32(base.assumingMemoryBound(to: UInt32.self), count, 0x7F80_0000) != 0
+    case .f64:
+      return kernels_all_finite_64(base.assumingMemoryBound(to: UInt64.self), count, 0x7FF0_0000_0000_0000) != 0
+    }
   }
 }

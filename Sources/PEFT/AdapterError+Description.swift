@@ -40,6 +40,12 @@ extension AdapterError: CustomStringConvertible {
         + "expected [\(rank), in] and [out, \(rank)]. The configuration belongs to another adapter."
     case .adapterDType(let path, let tensor, let dtype):
       "\(path): tensor '\(tensor)' is \(dtype.rawValue); expected F32, F16, BF16 or F64. Save the adapter in one of these."
+    case .adapterNotFinite(let path, let tensor, let module, let count, let total):
+      "\(path): tensor '\(tensor)' of module '\(module)': \(count) of \(total) values are infinite or not a number. "
+        + "The training diverged or the file is damaged: take an earlier checkpoint, or pass --allow-non-finite to go on."
+    case .factorNotFinite(let path, let module, let factor):
+      "\(path): module '\(module)': its change would be multiplied by \(factor), which is no finite number in the "
+        + "precision that it is computed in. Correct the weight, or lora_alpha and r, or pass --allow-non-finite to go on."
     case .tensorMissing(let path, let module, let tensor):
       "\(path): module '\(module)' lacks its tensor '\(tensor)'. The file is incomplete; save the adapter again."
     case .methodShape(let path, let tensor, let found, let expected, let form):
@@ -83,10 +89,34 @@ extension AdapterError: CustomStringConvertible {
     case .notInCache(let name, let revision, let cache):
       "\(name): no such path, and revision '\(revision)' of that repository is not in the cache \(cache). "
         + "Give a path, or leave out --offline and HF_HUB_OFFLINE."
+    case .incompleteInCache(let name, let directory, let missing):
+      "\(name): its download was not finished: \(directory) lacks \(list(missing)). "
+        + "Leave out --offline and HF_HUB_OFFLINE to fetch the rest."
+    case .hubRefused(let name, let revision, let page, let status, let code, let hasToken):
+      "\(name): " + refusal(revision, page, status, code, hasToken)
+    case .hubBusy(let name, let reason, let seconds):
+      "\(name): cannot be downloaded: \(reason) and asks to wait \(seconds) s. Try again then; what is here is kept."
+    case .downloadInterrupted(let name):
+      "\(name): the download was interrupted. What is here is kept; the next run goes on from there."
     case .download(let name, let reason): "\(name): cannot be downloaded: \(reason)."
     case .alreadyMerged(let base, let adapter, let weight):
       "\(base): the adapter \(adapter) is merged into it already, with weight \(weight). Merge into the original base, or "
         + "pass --allow-repeated to merge it once more."
+    case .notMerged(let model, let adapter, let weight, let merged):
+      "\(model): the record in its metadata does not say that the adapter \(adapter) was merged into it with weight "
+        + "\(weight). "
+        + (merged.isEmpty
+          ? "By the record no merge is left in it."
+          : "By the record it holds: \(merged.map { "\($0.name) with weight \($0.weight)" }.joined(separator: ", ")).")
+        + " Give the same adapter file and the same weight."
+    case .configChanged(let model, let path):
+      "\(path): is not the configuration with which the adapter was merged, by the record in the metadata of \(model). "
+        + "Restore it: rank, alpha and patterns decide what is taken out."
+    case .overwritten(let model, let adapter, let tensor, let other):
+      "\(model): tensor '\(tensor)' no longer holds the change of \(adapter): the later merge of \(other) did not add to "
+        + "the tensor but set it anew. Merge the others into the original base instead."
+    case .irreversible(let path, let what, let reason):
+      "\(path): \(what) cannot be taken out of a merged model: \(reason) Merge into the original base instead."
     case .shardSize(let found):
       "shard size '\(found)': expected a positive number of bytes with an optional unit KB, MB, GB, KiB, MiB or GiB."
     }
@@ -97,4 +127,24 @@ extension AdapterError: CustomStringConvertible {
 private func list(_ items: [String]) -> String {
   let shown = items.prefix(5).map { "'\($0)'" }.joined(separator: ", ")
   return items.count > 5 ? "\(shown) and \(items.count - 5) more" : shown
+}
+
+/// What a hub's refusal means, and what helps.
+private func refusal(_ revision: String, _ page: String, _ status: Int, _ code: String, _ hasToken: Bool) -> String {
+  if code == "RevisionNotFound" {
+    return "the hub has no revision '\(revision)' of it (\(status)). See \(page)/tree/main."
+  }
+  if code == "EntryNotFound" { return "the hub lists a file that it does not have (\(status)). Try again later." }
+  let token =
+    hasToken
+    ? "The token from HF_TOKEN or `hf auth login` must be valid and of an account that may read it."
+    : "No token was sent: set HF_TOKEN, or log in with `hf auth login`."
+  if code == "GatedRepo" || (status == 403 && code.isEmpty) {
+    return "the hub gives it only to those who accepted its licence (\(status)). Accept it at \(page). " + token
+  }
+  if status == 401 || status == 403 || status == 404 {
+    return "the hub has no such repository, or it is private or gated (\(status)). Check the name. " + token
+      + " A gated model's licence is accepted at \(page)."
+  }
+  return "cannot be downloaded: the hub answers \(status)."
 }

@@ -49,6 +49,10 @@ public enum AdapterError: Error, Sendable, Equatable {
   case rankMismatch(path: String, module: String, expectedRank: Int, shapeA: [Int], shapeB: [Int])
   /// An adapter tensor of a dtype that cannot be computed with.
   case adapterDType(path: String, tensor: String, dtype: DType)
+  /// A tensor of a module holds infinities or NaNs.
+  case adapterNotFinite(path: String, tensor: String, module: String, count: Int, of: Int)
+  /// What a module's change is multiplied by is no finite number of the precision that it is computed in.
+  case factorNotFinite(path: String, module: String, factor: Double)
   /// A module of another method than LoRA lacks a tensor that the method needs.
   case tensorMissing(path: String, module: String, tensor: String)
   /// A tensor of a method has another shape than its module and configuration need.
@@ -86,10 +90,28 @@ public enum AdapterError: Error, Sendable, Equatable {
   case replacementShape(base: String, tensor: String, found: [Int], replacement: [Int])
   /// A repository that is not in the cache, while nothing may be downloaded.
   case notInCache(name: String, revision: String, cache: String)
+  /// A repository of which the cache holds only a part, while nothing may be downloaded.
+  case incompleteInCache(name: String, directory: String, missing: [String])
+  /// The hub does not give a repository: it does not exist, or needs a token, or a licence to be accepted.
+  ///
+  /// - Parameter code: what the hub itself says it is, such as "GatedRepo"; may be empty.
+  case hubRefused(name: String, revision: String, page: String, status: Int, code: String, hasToken: Bool)
+  /// The hub asks to come back later than is waited for.
+  case hubBusy(name: String, reason: String, seconds: Int)
+  /// A download was ended from outside.
+  case downloadInterrupted(name: String)
   /// A repository could not be downloaded.
   case download(name: String, reason: String)
   /// The base says that this adapter has been merged into it already.
   case alreadyMerged(base: String, adapter: String, weight: Double)
+  /// The model's record of merges does not name this adapter with this weight; `merged` is what it names.
+  case notMerged(model: String, adapter: String, weight: Double, merged: [Provenance.Merged])
+  /// The adapter was merged with another configuration than it has now.
+  case configChanged(model: String, path: String)
+  /// A later merge set a tensor to something else than itself and a change.
+  case overwritten(model: String, adapter: String, tensor: String, by: String)
+  /// What was merged cannot be taken out of the result.
+  case irreversible(path: String, what: String, reason: String)
   /// A shard size that cannot hold even one tensor's header, or is not a size.
   case shardSize(found: String)
 }

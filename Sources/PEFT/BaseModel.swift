@@ -57,10 +57,13 @@ public struct BaseModel: Sendable {
   public init(path: String, taskType: String? = nil) throws(AdapterError) {
     let checkpoint = try asAdapterError { () throws(TensorFileError) in try Checkpoint(path: path) }
     let isFile = FileSystem.kind(path) == .file
-    let configPath = FileSystem.join(checkpoint.directory, "config.json")
-    var config: JSONValue?
-    if FileSystem.exists(configPath) {
-      config = try asAdapterError { () throws(TensorFileError) in try JSONValue(contentsOf: configPath) }
+    let config = try asAdapterError { () throws(TensorFileError) -> JSONValue? in
+      if let path = try ModelFiles.path("config.json", in: checkpoint.directory) {
+        return try JSONValue(contentsOf: path)
+      }
+      let path = FileSystem.join(checkpoint.directory, "config.json")
+      // Something has the name and cannot be read: not the same as a base without a configuration.
+      return FileSystem.exists(path) ? try JSONValue(contentsOf: path) : nil
     }
     self.init(
       path: path, directory: isFile && checkpoint.index == nil ? nil : checkpoint.directory, checkpoint: checkpoint,

@@ -84,6 +84,6 @@ extension MergePlan {
       mergedCount: 0, replacedCount: 0, addedCount: 0,
       notes: base.checkpoint.aliases.sorted { $0.key < $1.key }.map {
         "'\($0.key)' is '\($0.value)' under a second name"
-      })
+      } + sideFiles.notes)
   }
 }

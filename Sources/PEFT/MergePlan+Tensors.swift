@@ -22,7 +22,7 @@ extension MergePlan {
   /// - Parameter skipping: names whose tensors are not wanted.
   /// Throws `.file`.
   package func changedTensors(skipping: Set<ExactName> = []) throws(AdapterError) -> [ChangedTensor] {
-    var scratch = MergeScratch()
+    var scratch = MergeScratch(allowsNonFinite: options.allowNonFinite)
     var tensors: [ChangedTensor] = []
     for output in shards.flatMap(\.outputs) where !skipping.contains(output.item.name) {
       if case .copy = output.source, base.checkpoint[output.item.name] != nil { continue }

@@ -48,6 +48,8 @@ public struct MergePlan: Sendable {
   let editedConfig: JSONValue?
   /// Files that are copied beside the tensors.
   let sideFiles: SideFiles
+  /// What is known of the result of taking adapters out; nil for a merge.
+  public var restoration: Restoration?
 
   /// The first adapter; the only one of most merges.
   public var adapter: Adapter { adapters[0] }

@@ -106,11 +106,13 @@ extension MergePlanMaker {
   private mutating func add(
     _ rule: any WeightRule, of part: Adapter.MethodPart, weight: TensorEntry, _ shape: WeightShape
   ) throws(AdapterError) {
-    guard adapterWeight == 1 || rule.isAdditive else {
-      throw .unsupported(
-        path: adapter.file.path, what: "\(adapter.config.peftType.rawValue) with weight \(adapterWeight)",
-        reason: "its change depends on the base weight and has no multiple.")
+    if !rule.isAdditive {
+      try requireWhole(
+        "\(adapter.config.peftType.rawValue) on '\(part.path)'",
+        because: "its change depends on the base weight and has no multiple.",
+        lost: "its change depends on the base weight, which the model no longer holds.")
     }
+    try requireFinite(adapterWeight, for: weight.name, of: part.path)
     if rule.changesWeight {
       if var earlier = changes[weight.name] {
         guard rule.isAdditive, earlier.rules.allSatisfy({ $0.rule.isAdditive }) else {
@@ -141,7 +143,8 @@ extension MergePlanMaker {
     guard let location = base.checkpoint[weight.name] else { return }
     try own(name, part.path)
     biasChanges[name] = BiasChange(
-      rule: rule, weightFile: base.checkpoint.shards[location.shard].file, weight: weight, shape: shape)
+      rule: rule, scale: adapterWeight, weightFile: base.checkpoint.shards[location.shard].file, weight: weight,
+      shape: shape)
   }
 
   /// How the weight is seen as a matrix.

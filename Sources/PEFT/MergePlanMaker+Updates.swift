@@ -41,13 +41,17 @@ extension MergePlanMaker {
         reason: "use_dora is \(adapter.config.useDoRA), but module '\(module.path)' has "
           + (module.magnitude == nil ? "no lora_magnitude_vector." : "a lora_magnitude_vector."))
     }
-    guard module.magnitude == nil || adapterWeight == 1 else {
-      throw .unsupported(
-        path: adapter.file.path, what: "DoRA with weight \(adapterWeight)",
-        reason: "its magnitudes fit the whole change only.")
+    if module.magnitude != nil {
+      try requireWhole(
+        "DoRA on '\(module.path)'", because: "its magnitudes fit the whole change only.",
+        lost: "its magnitudes have taken the place of the weight's own, which the model no longer holds.")
     }
-    if let copy = adapter.baseCopies[module.path], copy.shape == shape, baseCopies[name] == nil {
-      baseCopies[name] = (adapter.file, copy)
+    if let copy = adapter.baseCopies[module.path] {
+      if unmerges {
+        if !unusedCopies.contains(name) { unusedCopies.append(name) }
+      } else if copy.shape == shape, baseCopies[name] == nil {
+        baseCopies[name] = (adapter.file, copy)
+      }
     }
     let file = adapter.file.file
     var term = LoRAUpdate.Term(
@@ -70,7 +74,7 @@ extension MergePlanMaker {
 
   /// The shape of W as the adapter has it: an embedding or a head may have other rows than the base's.
   private func weightShape(_ entry: TensorEntry, of module: Adapter.Module) throws(AdapterError) -> [Int] {
-    guard let copy = adapter.baseCopies[module.path], copy.shape != entry.shape else { return entry.shape }
+    guard !unmerges, let copy = adapter.baseCopies[module.path], copy.shape != entry.shape else { return entry.shape }
     guard copy.shape.count == 2, entry.shape.count == 2, copy.shape[1] == entry.shape[1] else {
       throw .replacementShape(base: base.path, tensor: entry.name, found: entry.shape, replacement: copy.shape)
     }
@@ -121,6 +125,13 @@ extension MergePlanMaker {
     _ module: Adapter.Module, _ values: LoRAScaling.Values, shape: [Int], isTransposed: Bool
   ) throws(AdapterError) -> BaseRemoval? {
     let name = adapter.config.initLoRAWeights.stringValue?.lowercased()
+    let title = name == "pissa" ? "PiSSA" : name == "olora" ? "OLoRA" : "KaSA"
+    if unmerges, name == "pissa" || name == "olora" || adapter.config.kasaConfig != .null {
+      throw .irreversible(
+        path: adapter.file.path, what: "\(title) on '\(module.path)'",
+        reason:
+          "what its initialisation took out of the weight is computed from the base, which the model no longer holds.")
+    }
     let removal: BaseRemoval
     if adapter.config.kasaConfig != .null {
       removal = .minor(rank: values.rank)
@@ -151,7 +162,7 @@ extension MergePlanMaker {
     guard let reason else { return removal }
     throw .unsupported(
       path: adapter.file.path,
-      what: "\(name == "pissa" ? "PiSSA" : name == "olora" ? "OLoRA" : "KaSA") on '\(module.path)'",
+      what: "\(title) on '\(module.path)'",
       reason: reason)
   }
 
@@ -179,8 +190,9 @@ extension MergePlanMaker {
       throw .shapeMismatch(base: base.path, tensor: entry.name, found: entry.shape, expected: bias.shape)
     }
     try own(entry.name, module.path)
-    biases[entry.name] = LoRABias(
-      file: adapter.file.file, entry: bias, scale: try scaling.values(for: module.path).scale * adapterWeight)
+    let scale = try scaling.values(for: module.path).scale * adapterWeight
+    try requireFinite(scale, for: entry.name, of: module.path)
+    biases[entry.name] = LoRABias(file: adapter.file.file, entry: bias, scale: scale)
   }
 
   /// Finds the rows of an embedding that a tensor replaces.
@@ -201,11 +213,10 @@ extension MergePlanMaker {
     guard let entry = base.checkpoint[name]?.entry, entry.dtype.isComputable, entry.shape.count == 2 else {
       throw .unmatched(base: base.path, modules: [rows.path], matched: 0, total: 1, nearest: [])
     }
-    guard adapterWeight == 1 else {
-      throw .unsupported(
-        path: adapter.file.path, what: "trainable tokens with weight \(adapterWeight)",
-        reason: "rows that are stored in full replace the base's and have no weight.")
-    }
+    try requireWhole(
+      "'\(rows.path)' with trainable tokens",
+      because: "rows that are stored in full replace the base's and have no weight.",
+      lost: "rows that are stored in full have taken the place of the base's, which the model no longer holds.")
     let indices = listed.compactMap(\.integerValue)
     guard rows.entry.shape == [indices.count, entry.shape[1]], indices.count == listed.count else {
       throw .shapeMismatch(

@@ -26,7 +26,7 @@ extension MergePlanMaker {
 
   /// Lets rows be replaced in the adapter's own copy of an embedding, which may have more rows than the base's.
   mutating func takeBaseCopy(of rows: Adapter.TokenRows, weight name: String) throws(AdapterError) {
-    guard let copy = adapter.baseCopies[rows.path], let entry = base.checkpoint[name]?.entry else { return }
+    guard !unmerges, let copy = adapter.baseCopies[rows.path], let entry = base.checkpoint[name]?.entry else { return }
     guard copy.shape.count == 2, entry.shape.count == 2, copy.shape[1] == entry.shape[1],
       copy.shape[0] >= entry.shape[0]
     else {

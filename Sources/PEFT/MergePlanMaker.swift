@@ -9,6 +9,8 @@ struct MergePlanMaker {
   var adapter: Adapter
   var adapterWeight = 1.0
   let options: MergeOptions
+  /// True if the adapters are taken out of the base, which then is a merged model.
+  let unmerges: Bool
 
   /// Updates by the name of the output tensor.
   var updates: [ExactName: [LoRAUpdate]] = [:]
@@ -50,7 +52,10 @@ struct MergePlanMaker {
   /// The head that the checkpoint does not hold because it is tied.
   let tiedHead: BaseModel.Module?
 
-  init(base: BaseModel, adapters: [Adapter], weights: [Double], options: MergeOptions) {
+  /// Adapters' own copies of weights that a merge takes for the base's, and unmerging leaves aside.
+  var unusedCopies: [String] = []
+
+  init(base: BaseModel, adapters: [Adapter], weights: [Double], options: MergeOptions, unmerges: Bool = false) {
     kinds = Dictionary(
       base.modules.filter { !$0.isTiedHead }.map { ($0.weightName, $0.kind) }, uniquingKeysWith: { first, _ in first })
     tiedHead = base.modules.first(where: \.isTiedHead)
@@ -59,6 +64,7 @@ struct MergePlanMaker {
     self.weights = weights
     adapter = adapters[0]
     self.options = options
+    self.unmerges = unmerges
   }
 
   /// Resolves every module and replacement to one name each, and checks shapes, ranks and dtypes.
@@ -183,6 +189,7 @@ struct MergePlanMaker {
 
   /// Notes an update of a weight's rows, beside those that other adapters make.
   mutating func add(_ update: LoRAUpdate, to name: String, of module: Adapter.Module) throws(AdapterError) {
+    for term in update.terms { try requireFinite(term.scale, for: name, of: module.path) }
     let rows = update.firstRow..<update.firstRow + update.rows
     if let other = updatedRows[name] {
       guard !other.contains(where: { $0.overlaps(rows) }) else {
@@ -224,6 +231,8 @@ struct MergePlanMaker {
   ///
   /// PEFT does the same for saved modules; for a LoRA on one side it changes both, although its model ran with one.
   mutating func untie(_ resolver: NameResolver) throws(AdapterError) {
+    // A model that is still tied was changed on both sides, and is changed back on both.
+    if unmerges, tiedHead != nil { return }
     let taskType = adapters[0].config.taskType
     try refuseUnknownTies()
     guard base.isTied, BaseModel.hasLanguageHead(taskType: taskType, config: base.config), let family = base.family,
@@ -272,6 +281,7 @@ struct MergePlanMaker {
     of module: Adapter.Module, _ resolver: NameResolver
   ) throws(AdapterError) -> String? {
     if let tied = tiedHead, tied.path.isExactly(module.path) {
+      if unmerges { return tied.weightName }
       let name = "\(tied.path).weight"
       if !added.containsExactly(name) { added.append(name) }
       return name
@@ -286,11 +296,9 @@ struct MergePlanMaker {
   mutating func claim(
     _ name: String, for replacement: Adapter.Replacement
   ) throws(AdapterError) {
-    guard adapterWeight == 1 else {
-      throw .unsupported(
-        path: adapter.file.path, what: "'\(replacement.name)' with weight \(adapterWeight)",
-        reason: "a tensor that is stored in full replaces the base's and has no weight.")
-    }
+    try requireWhole(
+      "'\(replacement.name)'", because: "a tensor that is stored in full replaces the base's and has no weight.",
+      lost: "a tensor that is stored in full has taken the base's place, which the model no longer holds.")
     try own(name, replacement.name)
     if let entry = base.checkpoint[name]?.entry {
       // Whole numbers, such as a norm's count of batches, are taken over as they are.

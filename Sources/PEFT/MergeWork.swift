@@ -71,6 +71,10 @@ enum MergeWork: Sendable {
     }
     for (output, placed) in zip(shard.outputs, layout.entries) {
       let target = placed.byteRange.lowerBound
+      // What is made from a tensor of another name, as a tied head is, goes by its own.
+      func named(_ entry: TensorEntry) -> TensorEntry {
+        TensorEntry(name: output.item.name, dtype: entry.dtype, shape: entry.shape, byteRange: entry.byteRange)
+      }
       switch output.source {
       case .copy(let file, let entry):
         if let run = pending, run.source === file.file, run.range.upperBound == entry.byteRange.lowerBound {
@@ -81,7 +85,7 @@ enum MergeWork: Sendable {
         }
       case .merge(let file, let entry, let updates):
         flush()
-        pieces += mergePieces(file.file, entry, updates, target: target, dtype: output.item.dtype)
+        pieces += mergePieces(file.file, named(entry), updates, target: target, dtype: output.item.dtype)
       case .change(let file, let entry, let change):
         flush()
         let rowBytes = change.storedColumns * output.item.dtype.bitCount / 8
@@ -90,7 +94,7 @@ enum MergeWork: Sendable {
           ? max(1, change.storedRows) : rowsPerStep(bytes: pieceBytes, rowBytes: rowBytes)
         pieces += stride(from: 0, to: change.storedRows, by: step).map { first in
           .change(
-            source: file.file, entry: entry, change: change, rows: first..<min(first + step, change.storedRows),
+            source: file.file, entry: named(entry), change: change, rows: first..<min(first + step, change.storedRows),
             target: target + first * rowBytes, dtype: output.item.dtype)
         }
       case .changeBias(let file, let entry, let change):
@@ -222,8 +226,32 @@ enum MergeWork: Sendable {
 
   // MARK: Doing
 
-  /// Does the piece, writing into `file`. Throws `.system`, `.shortRead`, and what the sink throws.
+  /// Does the piece, writing into `file`.
+  ///
+  /// Throws `.system`, `.shortRead`, what the sink throws, and `.resultNotFinite` unless the scratch's check is lenient.
   func perform(into file: some TensorSink, scratch: inout MergeScratch) throws(TensorFileError) {
+    let (source, entry, target, dtype, firstElement): (File, TensorEntry, Int, DType, Int)
+    switch self {
+    case .copy(let source, let range, let target): return try file.copy(range, from: source, to: target)
+    case .merge(let file, let stored, let update, let rows, let place, let result):
+      (source, entry, target, dtype) = (file, stored, place, result)
+      firstElement = (update.firstRow + rows.lowerBound) * update.columns
+    case .change(let file, let stored, let change, let rows, let place, let result):
+      (source, entry, target, dtype) = (file, stored, place, result)
+      firstElement = rows.lowerBound * change.storedColumns
+    case .changeBias(let file, let stored, _, let place), .addBias(let file, let stored, _, let place):
+      (source, entry, target, dtype, firstElement) = (file, stored, place, stored.dtype, 0)
+    case .convert(let file, let stored, let elements, let place, let result):
+      (source, entry, target, dtype, firstElement) = (file, stored, place, result, elements.lowerBound)
+    }
+    guard let format = dtype.format else { return }
+    let checked = FiniteSink(
+      base: file, check: scratch.finiteCheck, source: source, entry: entry, format: format, dtype: dtype,
+      target: target, firstElement: firstElement)
+    try compute(into: checked, scratch: &scratch)
+  }
+
+  private func compute(into file: some TensorSink, scratch: inout MergeScratch) throws(TensorFileError) {
     switch self {
     case .copy(let source, let range, let target):
       try file.copy(range, from: source, to: target)

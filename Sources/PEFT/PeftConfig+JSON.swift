@@ -132,8 +132,8 @@ extension PeftConfig {
   /// Throws `.configMissing`, `.file`, and what `init(json:path:)` throws.
   public static func load(directory: String) throws(AdapterError) -> PeftConfig {
     for name in [fileName, "config.json"] {
-      let path = FileSystem.join(directory, name)
-      guard FileSystem.kind(path) == .file else { continue }
+      guard let path = try asAdapterError({ () throws(TensorFileError) in try ModelFiles.path(name, in: directory) })
+      else { continue }
       let json = try asAdapterError { () throws(TensorFileError) in try JSONValue(contentsOf: path) }
       if name != fileName && json["peft_type"] == nil { continue }
       return try PeftConfig(json: json, path: path)

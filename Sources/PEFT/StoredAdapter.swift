@@ -43,8 +43,7 @@ public struct StoredAdapter: Sendable {
           try file.copy(source.byteRange, from: weights.file, to: placed.byteRange.lowerBound)
         }
         try File.create(target.path(PeftConfig.fileName)).write(config.fileText)
-        let card = FileSystem.join(directory, ModelCard.fileName)
-        if FileSystem.kind(card) == .file {
+        if let card = try ModelFiles.path(ModelCard.fileName, in: directory) {
           try FileSystem.copy(card, to: target.path(ModelCard.fileName))
         } else {
           try File.create(target.path(ModelCard.fileName)).write(ModelCard(config: config, isFresh: false).text)

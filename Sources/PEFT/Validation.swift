@@ -312,12 +312,11 @@ extension Validation {
   }
 
   private mutating func checkConfig(_ directory: String) {
-    let path = FileSystem.join(directory, "config.json")
-    guard FileSystem.kind(path) == .file else {
-      note("no-config", "config.json", "transformers cannot load a model without it")
-      return
-    }
     do throws(TensorFileError) {
+      guard let path = try ModelFiles.path("config.json", in: directory) else {
+        note("no-config", "config.json", "transformers cannot load a model without it")
+        return
+      }
       if try JSONValue(contentsOf: path).members == nil { note("config", "config.json", "not a JSON object") }
     } catch {
       note("config", "config.json", error.description)

@@ -14,10 +14,20 @@ struct WeightChange: Sendable {
   var needsWholeWeight: Bool { shape.isTransposed || rules.contains { $0.rule.needsWholeWeight } }
 
   /// Changes a range of the stored rows; all of them where the whole weight is needed.
+  ///
+  /// What is only added is summed before it meets the weight, so that W + ΔW is one sum whose ΔW can be taken away again.
   func apply<Scalar: FactorElement>(
     _ rows: Range<Int>, _ block: inout Matrix<Scalar>, _ changes: [RowChange<Scalar>]
   ) throws(TensorFileError) {
     if shape.isTransposed { block = block.transposed }
+    if rules.allSatisfy(\.rule.isAdditive) {
+      let weight = block
+      block = Matrix(rows: weight.rows, columns: weight.columns)
+      for change in changes { try change(shape.isTransposed ? 0..<shape.output : rows, &block) }
+      for index in block.values.indices { block.values[index] += weight.values[index] }
+      if shape.isTransposed { block = block.transposed }
+      return
+    }
     for change in changes { try change(shape.isTransposed ? 0..<shape.output : rows, &block) }
     if shape.isTransposed { block = block.transposed }
   }
@@ -33,6 +43,7 @@ struct WeightChange: Sendable {
 /// The rule that changes a bias, and the weight beside it.
 struct BiasChange: Sendable {
   let rule: any WeightRule
+  let scale: Double
   /// The weight before the change.
   let weightFile: File
   let weight: TensorEntry
@@ -40,7 +51,7 @@ struct BiasChange: Sendable {
 
   /// The new values.
   func changed(_ bias: [Double]) throws(TensorFileError) -> [Double] {
-    try rule.changedBias(bias) { () throws(TensorFileError) in
+    try rule.changedBias(bias, scale: scale) { () throws(TensorFileError) in
       guard let format = weight.dtype.format else { return Matrix(rows: 0, columns: 0) }
       let values = Double.decoded(try weightFile.bytes(weight.byteRange), format)
       let stored = Matrix(

@@ -26,30 +26,44 @@ enum CommandTable {
     "allow-untargeted", "merge modules that adapter_config.json does not target",
     detail: "PEFT ignores such modules.")
 
-  private static let mergeFlags: [Flag] = [
-    Flag(
-      "dry-run", letter: "n", "show the plan and write nothing",
-      detail: "Resolves every tensor, checks shapes, space and places, and prints what would be done."),
-    Flag(
-      "force", letter: "f", "replace OUT if it exists and is not empty",
-      detail: "The old directory is exchanged for the new one in one step, and removed afterwards."),
-    Flag(
-      "max-shard-size", value: "SIZE", "write shards of at most SIZE, such as 5GB",
-      detail: "Units are KB, MB, GB (powers of ten) and KiB, MiB, GiB. A tensor is never split.",
-      default: "the base's own shards"),
-    configKeyFlag,
-    allowMissingFlag,
-    allowUntargetedFlag,
-    Flag(
-      "allow-repeated", "merge an adapter that the base says it holds already",
-      detail: "Merged models carry the digests of their adapters in the metadata of their files."),
-    Flag(
-      "fsync", "wait until the output is on the disk before it gets its name",
-      detail:
-        "Without it the output survives a killed process, as files written by cp do; with it also a power cut."),
-    Flag("threads", value: "N", "tasks at work at once", default: "2"),
-    jsonFlag,
-  ]
+  private static let allowNonFiniteFlag = Flag(
+    "allow-non-finite", "go on where values are infinite or not a number",
+    detail:
+      "Without it an adapter with such values is refused, and a sum beyond what the weight's dtype holds stops the "
+      + "merge with nothing written.")
+
+  private static let allowRepeatedFlag = Flag(
+    "allow-repeated", "merge an adapter that the base says it holds already",
+    detail: "Merged models carry the digests of their adapters in the metadata of their files.")
+
+  private static let mergeFlags: [Flag] = outputFlags(allowRepeatedFlag)
+  private static let unmergeFlags: [Flag] = outputFlags()
+
+  private static func outputFlags(_ more: Flag...) -> [Flag] {
+    [
+      Flag(
+        "dry-run", letter: "n", "show the plan and write nothing",
+        detail: "Resolves every tensor, checks shapes, space and places, and prints what would be done."),
+      Flag(
+        "force", letter: "f", "replace OUT if it exists and is not empty",
+        detail: "The old directory is exchanged for the new one in one step, and removed afterwards."),
+      Flag(
+        "max-shard-size", value: "SIZE", "write shards of at most SIZE, such as 5GB",
+        detail: "Units are KB, MB, GB (powers of ten) and KiB, MiB, GiB. A tensor is never split.",
+        default: "the base's own shards"),
+      configKeyFlag,
+      allowMissingFlag,
+      allowUntargetedFlag,
+      allowNonFiniteFlag,
+    ] + more + [
+      Flag(
+        "fsync", "wait until the output is on the disk before it gets its name",
+        detail:
+          "Without it the output survives a killed process, as files written by cp do; with it also a power cut."),
+      Flag("threads", value: "N", "tasks at work at once", default: "2"),
+      jsonFlag,
+    ]
+  }
 
   private static let modelOperand = Operand(
     name: "MODEL", summary: "directory of a causal language model, or of an adapter that names its base", isModel: true)
@@ -89,12 +103,15 @@ enum CommandTable {
           isModel: true),
         Operand(name: "OUT", summary: "directory to be made"),
       ],
-      flags: mergeFlags,
+      flags: unmergeFlags,
       detail: """
-        Writes OUT = MERGED with W - scale·B·A in the place of each weight that the adapter targets. Both roundings remain: \
-        each element is within one unit in the last place, of the larger of merged and restored weight, of what it was.
+        Writes OUT = MERGED with W - scale·B·A in the place of each weight that the adapter targets. The record in MERGED's \
+        metadata decides: an adapter that it does not name, or names with another weight, is refused. If the adapters are all \
+        that the last merge added, each element is within one unit in the last place, of the larger of merged and restored \
+        weight, of what it was; otherwise the answer says what remains. Without a record nothing is promised.
 
-        Adapters that replace tensors in full, and DoRA, cannot be taken out: the base is needed for that.
+        What replaces tensors in full, DoRA, and methods whose change depends on the base weight cannot be taken out: the \
+        base is needed for that.
         """,
       run: unmergeCommand),
     Command(
@@ -107,13 +124,17 @@ enum CommandTable {
         Operand(name: "MERGED", summary: "directory, index or safetensors file of the merged model", isModel: true),
       ],
       flags: [
-        configKeyFlag, allowMissingFlag, allowUntargetedFlag,
+        configKeyFlag, allowMissingFlag, allowUntargetedFlag, allowNonFiniteFlag,
+        Flag(
+          "as-peft", "allow for the roundings of PEFT's own merge",
+          detail: "PEFT rounds some changes to the weight's dtype before it adds them, and decomposes weights in f32."),
         Flag("threads", value: "N", "tasks at work at once", default: "2"), jsonFlag,
       ],
       detail: """
         Computes the merge again, in bounded memory and without writing it, and compares tensor by tensor. Merged tensors may \
         differ by what another order of sums explains: the neighbouring value of a half format, or 1e-6 of the largest \
-        magnitude. All others must have the base's bytes. Exit code 0 if all agree, 1 if not.
+        magnitude. All others must have the base's bytes. Differences of headers, metadata and config.json are listed; those \
+        that change no number begin with "note". Exit code 0 if all agrees, 1 if not.
         """,
       run: verifyCommand),
     Command(

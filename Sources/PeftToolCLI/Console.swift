@@ -91,6 +91,7 @@ final class DownloadLines {
   private let console: Console
   private let bar: ProgressBar
   private var file = ""
+  private var isWaiting = false
 
   init(_ console: Console) {
     self.console = console
@@ -99,6 +100,17 @@ final class DownloadLines {
 
   func update(_ progress: HubProgress) {
     let name = "\(progress.repository) \(progress.file)"
+    switch progress.state {
+    case .transferring: isWaiting = false
+    case .waiting:
+      if !isWaiting { console.note("waiting for another download of \(name)") }
+      isWaiting = true
+      return
+    case .retrying(let seconds, let reason):
+      bar.finish()
+      console.note("\(reason); trying again in \(fixed(seconds, 0)) s")
+      return
+    }
     if name != file {
       file = name
       console.note("downloading \(name)" + (progress.totalBytes.map { " (\(bytesText($0)))" } ?? ""))

@@ -30,7 +30,10 @@ private struct ModelPlaces {
     let model = try PeftModel(base: base)
     var active: [(name: String, weight: Float)] = []
     for (index, word) in ((adapter.map { [$0] } ?? []) + invocation.all("adapter")).enumerated() {
-      let input = adapterInput(word, sign: 1)
+      let input = try adapterInput(word)
+      guard Float(input.weight).isFinite else {
+        throw UsageError.badWeight(adapter: input.directory, found: "\(input.weight)")
+      }
       let name = index == 0 ? "default" : "adapter\(index)"
       try model.load(input.directory, named: name)
       active.append((name, Float(input.weight)))

@@ -94,7 +94,7 @@ public struct Checkpoint: Sendable {
       guard FileSystem.kind(path) == .file else {
         throw .shardMissing(path: index.path, shard: name, tensorCount: tensors.count)
       }
-      guard FileSystem.isInside(directory, linked: path) else {
+      guard ModelFiles.isInside(directory, linked: path) else {
         throw .indexPathEscapes(path: index.path, shard: name)
       }
       let (files, second) = try SafetensorsFile.openAny(path: path)
@@ -120,18 +120,6 @@ public struct Checkpoint: Sendable {
     self.index = index
     self.locations = locations
     names = locations.keys.sorted().map(\.text)
-  }
-}
-
-extension FileSystem {
-  /// True if a file in `directory` is no link, or a link that stays inside the directory or leads into the `blobs` of the
-  /// Hugging Face cache that the directory is a snapshot of.
-  static func isInside(_ directory: String, linked path: String) -> Bool {
-    guard let root = canonicalPath(directory), let target = canonicalPath(path) else { return false }
-    if target.hasPrefix(root == "/" ? root : root + "/") { return true }
-    let snapshots = parentDirectory(root)
-    guard lastComponent(snapshots) == "snapshots" else { return false }
-    return parentDirectory(target) == join(parentDirectory(snapshots), "blobs")
   }
 }
 

@@ -12,15 +12,17 @@ public final class File: Sendable {
   public let path: String
   let descriptor: Int32
 
-  private init(path: String, descriptor: Int32) {
+  init(path: String, descriptor: Int32) {
     self.path = path
     self.descriptor = descriptor
   }
 
   deinit { Glibc.close(descriptor) }
 
-  /// Opens an existing regular file, without waiting for anything. Throws `.system`, `.notAFile`.
+  /// Opens an existing regular file, without waiting for anything. What is none is not opened: that alone can rewind a tape
+  /// or wake a program that waits at a pipe. Throws `.system`, `.notAFile`.
   public static func open(reading path: String) throws(TensorFileError) -> File {
+    if let kind = FileSystem.kind(path), kind != .file { throw .notAFile(path: path) }
     let descriptor = Glibc.open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
     guard descriptor >= 0 else { throw .system(path: path, operation: "open", code: errno) }
     let file = File(path: path, descriptor: descriptor)

@@ -259,3 +259,43 @@ import Testing
     counts.deallocate()
   }
 }
+
+@Suite struct FiniteTests {
+  /// The definition: no element's exponent is all ones.
+  private func allFiniteByDefinition(_ halves: [UInt16], _ exponent: UInt16) -> Bool {
+    halves.allSatisfy { $0 & exponent != exponent }
+  }
+
+  @Test func everyHalfIsFiniteOrNotAsDefined() {
+    for (format, exponent) in [(FloatFormat.f16, UInt16(0x7C00)), (.bf16, 0x7F80)] {
+      for half in 0...UInt16.max {
+        let one = [half]
+        let found = allFinite(one.span.bytes, format)
+        #expect(found == allFiniteByDefinition(one, exponent), "\(half)")
+      }
+    }
+  }
+
+  /// At every place of every length, so that vectors and their tails are covered.
+  @Test func oneValueThatIsNotFiniteIsSeenWhereverItIs() {
+    func check<Scalar: BinaryFloatingPoint & BitwiseCopyable>(_ type: Scalar.Type, _ format: FloatFormat) {
+      for count in [0, 1, 2, 3, 15, 16, 17, 31, 64, 67, 130] {
+        var values = (0..<count).map { $0 % 2 == 0 ? Scalar.greatestFiniteMagnitude : -Scalar.leastNonzeroMagnitude }
+        let isFinite = allFinite(values.span.bytes, format)
+        #expect(isFinite)
+        for place in 0..<count {
+          for value in [Scalar.infinity, -.infinity, .nan, .signalingNaN] {
+            let kept = values[place]
+            values[place] = value
+            let found = allFinite(values.span.bytes, format)
+            #expect(!found, "\(count) \(place)")
+            values[place] = kept
+          }
+        }
+      }
+    }
+    check(Float16.self, .f16)
+    check(Float.self, .f32)
+    check(Double.self, .f64)
+  }
+}

@@ -176,8 +176,8 @@ private struct Pair {
       try MergePlan(base: pair.scratch("once"), adapter: pair.adapter, options: options)
     }
     // Taken out again, it may be merged again.
-    let inverse = MergePlan.Input(pair.adapter, weight: -1)
-    try await Merger(MergePlan(base: pair.scratch("once"), adapters: [inverse])).run(to: pair.scratch("back"))
+    let inputs = [MergePlan.Input(pair.adapter)]
+    try await Merger(MergePlan(unmerging: pair.scratch("once"), adapters: inputs)).run(to: pair.scratch("back"))
     #expect(throws: Never.self) { try MergePlan(base: pair.scratch("back"), adapter: pair.adapter) }
   }
 

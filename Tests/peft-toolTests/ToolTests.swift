@@ -25,7 +25,7 @@ private func run(
 }
 
 /// The programs stand where the tests do.
-private func built(_ name: String) -> URL {
+func built(_ name: String) -> URL {
   let test = CommandLine.arguments.first { $0.hasSuffix(".xctest") } ?? CommandLine.arguments[0]
   return URL(fileURLWithPath: test).deletingLastPathComponent().appendingPathComponent(name)
 }
@@ -61,7 +61,10 @@ private func built(_ name: String) -> URL {
   @Test func aKilledMergeLeavesNothingAtTheOutputAndTheNextOneSucceeds() throws {
     let scratch = try ScratchDirectory()
     let (base, adapter) = try largeBase(scratch)
-    let before = try contents("\(base)/config.json")
+    func digests() throws -> [String] {
+      try ["config.json", "model.safetensors"].map { try SHA256.digest(of: File.open(reading: "\(base)/\($0)")) }
+    }
+    let before = try digests()
     var generator = SeededGenerator(seed: 23)
     var killed = 0
     for _ in 0..<100 {
@@ -81,7 +84,7 @@ private func built(_ name: String) -> URL {
       }
     }
     #expect(killed > 0)
-    #expect(try contents("\(base)/config.json") == before)
+    #expect(try digests() == before)
     #expect(try run("peft-tool", ["merge", base, adapter, scratch("out")]).code == 0)
     let left = try FileSystem.names(in: scratch.path).filter { $0.contains("partial") }
     #expect(left.isEmpty)
@@ -109,6 +112,31 @@ private func built(_ name: String) -> URL {
       #expect(try FileSystem.names(in: scratch.path) == ["count"], "call \(call)")
     }
     #expect(try Checkpoint(path: "\(root)/base").shards.map { try contents($0.path) } == base)
+  }
+
+  @Test func aFailureWhileAnOutputIsReplacedKeepsTheOldOne() throws {
+    let scratch = try ScratchDirectory()
+    let root = Fixtures.path("merge/llama-f32-qv")
+    let library = built("libFaultInjection.so").path
+    let words = ["merge", "--threads", "1", "--force", "\(root)/base", "\(root)/adapter", scratch("out")]
+    func reset() throws {
+      if FileSystem.kind(scratch("out")) != nil { try FileSystem.remove(scratch("out")) }
+      try FileSystem.makeDirectory(scratch("out"))
+      try overwrite(scratch("out/old"), "old")
+    }
+    try reset()
+    let whole = try run("peft-tool", words, environment: ["LD_PRELOAD": library, "FAULT_COUNT": scratch("count")])
+    #expect(whole.code == 0, "\(whole.error)")
+    let count = try #require(Int(FileSystem.text(scratch("count"))))
+    #expect(count > 5)
+    try reset()
+    for call in 1...count {
+      let answer = try run(
+        "peft-tool", words, environment: ["LD_PRELOAD": library, "FAULT_AT": "\(call)", "FAULT_CODE": "\(ENOSPC)"])
+      #expect(answer.code == 2, "call \(call): \(answer.error)")
+      #expect(try FileSystem.names(in: scratch("out")) == ["old"], "call \(call)")
+      #expect(try FileSystem.names(in: scratch.path) == ["count", "out"], "call \(call)")
+    }
   }
 
   @Test func anInterruptedMergeCleansUp() throws {

@@ -10,12 +10,15 @@ public struct ChatTemplate {
   ///
   /// Throws `.templateNotUnderstood` if there is none, or if it uses what is not known here.
   public init(directory: String) throws(ModelError) {
-    let file = FileSystem.join(directory, "chat_template.jinja")
-    let configPath = FileSystem.join(directory, "tokenizer_config.json")
-    settings = FileSystem.kind(configPath) == .file ? (try? JSONValue(contentsOf: configPath)) ?? .null : .null
-    var source: String?
-    path = FileSystem.kind(file) == .file ? file : configPath
-    if FileSystem.kind(file) == .file { source = try? FileSystem.text(file) }
+    let (file, config) = try asModelError { () throws(TensorFileError) in
+      (
+        try ModelFiles.path("chat_template.jinja", in: directory),
+        try ModelFiles.path("tokenizer_config.json", in: directory)
+      )
+    }
+    settings = config.flatMap { try? JSONValue(contentsOf: $0) } ?? .null
+    path = file ?? FileSystem.join(directory, "tokenizer_config.json")
+    var source = file.flatMap { try? FileSystem.text($0) }
     if source == nil { source = settings["chat_template"]?.stringValue }
     if source == nil, let named = settings["chat_template"]?.elements {
       source = named.first { $0["name"]?.stringValue == "default" }?["template"]?.stringValue

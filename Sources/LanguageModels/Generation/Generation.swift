@@ -14,8 +14,7 @@ public struct StopConditions: Sendable {
   /// The end-of-sequence ids of generation_config.json, or else of config.json. Source: transformers `GenerationConfig`.
   public static func endIDs(directory: String) -> Set<Int> {
     for name in ["generation_config.json", "config.json"] {
-      let path = FileSystem.join(directory, name)
-      guard FileSystem.kind(path) == .file, let json = try? JSONValue(contentsOf: path),
+      guard let path = try? ModelFiles.path(name, in: directory), let json = try? JSONValue(contentsOf: path),
         let value = json["eos_token_id"]
       else {
         continue

@@ -19,21 +19,22 @@ public final class Tokenizer {
   ///
   /// Throws `.tokenizerMissing`, `.tokenizerComponent` for what is not known, `.configValue`, `.file`.
   public convenience init(directory: String) throws(ModelError) {
-    let path = FileSystem.join(directory, "tokenizer.json")
-    if FileSystem.kind(path) == .file {
+    func file(_ name: String) throws(ModelError) -> String? {
+      try asModelError { () throws(TensorFileError) in try ModelFiles.path(name, in: directory) }
+    }
+    if let path = try file("tokenizer.json") {
       let json = try asModelError { () throws(TensorFileError) in try JSONValue(contentsOf: path) }
       try self.init(json: json, path: path)
       return
     }
-    let (vocabulary, merges) = (FileSystem.join(directory, "vocab.json"), FileSystem.join(directory, "merges.txt"))
-    guard FileSystem.kind(vocabulary) == .file, FileSystem.kind(merges) == .file else {
+    guard let vocabulary = try file("vocab.json"), let merges = try file("merges.txt") else {
       throw .tokenizerMissing(path: directory)
     }
     let vocab = try asModelError { () throws(TensorFileError) in try JSONValue(contentsOf: vocabulary) }
     let text = try asModelError { () throws(TensorFileError) in try FileSystem.text(merges) }
     let lines = text.split(separator: "\n").map { $0.last == "\r" ? $0.dropLast() : $0 }
     let pairs = lines.filter { !$0.hasPrefix("#version") && !$0.isEmpty }.map { JSONValue.string(String($0)) }
-    let settings = try? JSONValue(contentsOf: FileSystem.join(directory, "tokenizer_config.json"))
+    let settings = try file("tokenizer_config.json").flatMap { try? JSONValue(contentsOf: $0) }
     try self.init(json: Self.byteLevel(vocab, pairs, settings), path: vocabulary)
   }
 

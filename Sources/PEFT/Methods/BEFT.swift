@@ -18,6 +18,7 @@ private struct BEFTRule: WeightRule {
     change = try module.tensor("beft_bias", [1, module.shape.output])
   }
 
+  var isAdditive: Bool { true }
   var changesBias: Bool { true }
   var changesWeight: Bool { false }
   var needsBias: Bool { true }
@@ -25,8 +26,8 @@ private struct BEFTRule: WeightRule {
   func makeChange<Scalar: FactorElement>(scale: Scalar) throws(TensorFileError) -> RowChange<Scalar> { { _, _ in } }
 
   func changedBias(
-    _ bias: [Double], weight: () throws(TensorFileError) -> Matrix<Double>
+    _ bias: [Double], scale: Double, weight: () throws(TensorFileError) -> Matrix<Double>
   ) throws(TensorFileError) -> [Double] {
-    zip(bias, try change.values(Double.self)).map { $0 + $1 }
+    zip(bias, try change.values(Double.self)).map { $0 + scale * $1 }
   }
 }

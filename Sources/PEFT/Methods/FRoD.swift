@@ -48,6 +48,7 @@ private struct FRoDRule: WeightRule {
   }
 
   var needsWholeWeight: Bool { true }
+  var arithmeticOfPEFT: PEFTArithmetic { .roundedFactors }
 
   func makeChange<Scalar: FactorElement>(scale: Scalar) throws(TensorFileError) -> RowChange<Scalar> {
     let v = try v.matrix(Double.self)

@@ -65,6 +65,7 @@ private struct GLoRARule: WeightRule {
   }
 
   var changesBias: Bool { true }
+  var biasArithmeticOfPEFT: PEFTArithmetic { .roundedFactors }
 
   func makeChange<Scalar: FactorElement>(scale: Scalar) throws(TensorFileError) -> RowChange<Scalar> {
     let (a, b) = (try a.matrix(Scalar.self), try b.matrix(Scalar.self))
@@ -75,7 +76,7 @@ private struct GLoRARule: WeightRule {
   }
 
   func changedBias(
-    _ bias: [Double], weight: () throws(TensorFileError) -> Matrix<Double>
+    _ bias: [Double], scale: Double, weight: () throws(TensorFileError) -> Matrix<Double>
   ) throws(TensorFileError) -> [Double] {
     var result = bias
     if let d = try d.matrix(Double.self) {

@@ -58,7 +58,7 @@ private struct IA3Rule: WeightRule {
   }
 
   func changedBias(
-    _ bias: [Double], weight: () throws(TensorFileError) -> Matrix<Double>
+    _ bias: [Double], scale: Double, weight: () throws(TensorFileError) -> Matrix<Double>
   ) throws(TensorFileError) -> [Double] {
     zip(bias, try factors.values(Double.self)).map { $0 * $1 }
   }

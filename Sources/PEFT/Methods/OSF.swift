@@ -31,6 +31,7 @@ private struct OSFRule: WeightRule {
   }
 
   var needsWholeWeight: Bool { true }
+  var arithmeticOfPEFT: PEFTArithmetic { .decomposed }
 
   func makeChange<Scalar: FactorElement>(scale: Scalar) throws(TensorFileError) -> RowChange<Scalar> {
     var right = try v.matrix(Double.self)

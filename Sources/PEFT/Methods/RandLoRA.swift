@@ -30,6 +30,8 @@ private struct RandLoRARule: LowRankRule {
   private let bases: Int
   private let storedBases: Int
 
+  var arithmeticOfPEFT: PEFTArithmetic { .roundedFactors }
+
   init(_ module: MethodModule) throws(AdapterError) {
     shape = module.shape
     let (least, most) = (min(shape.output, shape.input), max(shape.output, shape.input))

@@ -82,7 +82,7 @@ private struct RoAdRule: WeightRule {
   }
 
   func changedBias(
-    _ bias: [Double], weight: () throws(TensorFileError) -> Matrix<Double>
+    _ bias: [Double], scale: Double, weight: () throws(TensorFileError) -> Matrix<Double>
   ) throws(TensorFileError) -> [Double] {
     var column = Matrix(rows: bias.count, columns: 1, values: bias)
     try makeChange(scale: 1)(0..<bias.count, &column)

@@ -28,6 +28,8 @@ private struct UniLoRARule: LowRankRule {
   private let shape: WeightShape
   private let rank: Int
 
+  var arithmeticOfPEFT: PEFTArithmetic { .roundedFactors }
+
   init(_ module: MethodModule) throws(AdapterError) {
     shape = module.shape
     rank = try module.integer("r", 1...LoRAScaling.greatestRank)

@@ -7,6 +7,10 @@ protocol WeightRule: Sendable {
   var needsWholeWeight: Bool { get }
   /// True if the rule adds a ΔW that does not depend on the weight, so that it can have a weight of its own.
   var isAdditive: Bool { get }
+  /// What PEFT's own way of computing the change is like.
+  var arithmeticOfPEFT: PEFTArithmetic { get }
+  /// The same of the bias.
+  var biasArithmeticOfPEFT: PEFTArithmetic { get }
   /// False if the weight stays as it is.
   var changesWeight: Bool { get }
   /// True if the rule changes the layer's bias, where there is one.
@@ -20,10 +24,21 @@ protocol WeightRule: Sendable {
   func makeChange<Scalar: FactorElement>(scale: Scalar) throws(TensorFileError) -> RowChange<Scalar>
 
   /// The new bias. Only where `changesBias` is true.
+  /// - Parameter scale: multiplies the change of an additive rule; 1 for all others.
   /// - Parameter weight: reads the weight before the change.
   func changedBias(
-    _ bias: [Double], weight: () throws(TensorFileError) -> Matrix<Double>
+    _ bias: [Double], scale: Double, weight: () throws(TensorFileError) -> Matrix<Double>
   ) throws(TensorFileError) -> [Double]
+}
+
+/// How PEFT computes a change, beside what it rounds to the weight's dtype element by element.
+enum PEFTArithmetic: Sendable {
+  /// Nothing more.
+  case rounded
+  /// A decomposition of the weight in f32.
+  case decomposed
+  /// Products of factors that have been rounded to the weight's dtype.
+  case roundedFactors
 }
 
 /// Changes the rows of a range in place; the block holds just these rows.
@@ -32,12 +47,14 @@ typealias RowChange<Scalar: FactorElement> = (Range<Int>, inout Matrix<Scalar>) 
 extension WeightRule {
   var needsWholeWeight: Bool { false }
   var isAdditive: Bool { false }
+  var arithmeticOfPEFT: PEFTArithmetic { .rounded }
+  var biasArithmeticOfPEFT: PEFTArithmetic { .rounded }
   var changesWeight: Bool { true }
   var changesBias: Bool { false }
   var needsBias: Bool { false }
 
   func changedBias(
-    _ bias: [Double], weight: () throws(TensorFileError) -> Matrix<Double>
+    _ bias: [Double], scale: Double, weight: () throws(TensorFileError) -> Matrix<Double>
   ) throws(TensorFileError) -> [Double] { bias }
 }
 
