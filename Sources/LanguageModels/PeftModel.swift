@@ -275,12 +275,12 @@ public final class PeftModel {
   private func apply() throws(ModelError) {
     let acting = isDisabled ? [] : active
     setLayers(acting)
-    var values: [String: WeightMatrix] = [:]
+    var values: [ExactName: WeightMatrix] = [:]
     let parameters = model.parametersByName
     let adapters = acting.compactMap { entry in
       loaded.first { $0.name == entry.name }.map { (adapter: $0, weight: entry.weight) }
     }
-    for name in Set(adapters.flatMap { $0.adapter.replaced.keys }) {
+    for name in Set<ExactName>(adapters.flatMap { $0.adapter.replaced.keys }) {
       let changes = adapters.compactMap { entry in
         entry.adapter.replaced[name].map { (value: $0, weight: entry.weight) }
       }
@@ -310,7 +310,7 @@ public final class PeftModel {
   }
 
   /// Lets values take the place of parameters; all others are the stored ones again. A tied head follows its embedding.
-  private func install(_ values: [String: WeightMatrix]) {
+  private func install(_ values: [ExactName: WeightMatrix]) {
     let parameters = model.parametersByName
     for (name, parameter) in parameters { parameter.replace(with: values[name]) }
     let (head, embedding) = ("\(model.parts.head).weight", "\(model.parts.embedding).weight")

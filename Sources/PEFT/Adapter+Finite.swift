@@ -36,9 +36,9 @@ extension Adapter {
     }
     for part in methodParts { used += part.tensors.sorted { $0.key < $1.key }.map { ($0.value, part.path) } }
     used += sharedTensors.sorted { $0.key < $1.key }.map { ($0.value, "base_model") }
-    used += replacements.map { ($0.entry, $0.name.split(separator: ".").dropLast().joined(separator: ".")) }
+    used += replacements.map { ($0.entry, $0.name.parts().dropLast().joined(separator: ".")) }
     used += tokenRows.map { ($0.entry, $0.path) }
-    used += baseCopies.sorted { $0.key < $1.key }.map { ($0.value, $0.key) }
+    used += baseCopies.sorted { $0.key < $1.key }.map { ($0.value, $0.key.text) }
     return used
   }
 }

@@ -142,7 +142,7 @@ public struct AdapterInitializer: Sendable {
   private static func baseCopies(
     _ base: BaseModel, _ config: PeftConfig, _ targets: [BaseModel.Module]
   ) -> [(name: String, location: Checkpoint.Location)] {
-    let targeted = Set(targets.map(\.path))
+    let targeted = Set(exactly: targets.map(\.path))
     var namesEmbedding = targets.contains { embeddingNames.contains(lastPart($0.path)) }
     // A name in a list counts only as it stands.
     if case .names(let names)? = config.targetModules {
@@ -204,7 +204,7 @@ public struct AdapterInitializer: Sendable {
   }
 
   private func writeTensors(_ path: String) throws(TensorFileError) {
-    var values: [String: [Float]] = [:]
+    var values: [ExactName: [Float]] = [:]
     var items: [SafetensorsLayout.Item] = []
     var generator = TorchGenerator(seed: seed)
     for target in modules {
@@ -226,7 +226,7 @@ public struct AdapterInitializer: Sendable {
     let layout = try SafetensorsLayout(path: path, items: SafetensorsLayout.libraryOrder(items), alignment: .library)
     let file = try layout.create(at: path)
     for entry in layout.entries {
-      if let location = saved.first(where: { $0.name == entry.name })?.location {
+      if let location = saved.first(where: { $0.name.isExactly(entry.name) })?.location {
         let shard = base.checkpoint.shards[location.shard].file
         try file.copy(location.entry.byteRange, from: shard, to: entry.byteRange.lowerBound)
         continue

@@ -10,7 +10,7 @@ enum AdapterName {
   /// `module` counts as foreign only at the beginning of the name or of the model's own part: models have modules of that
   /// name too. Any adapter name after `lora_A` and the like, as in a raw state dict, is left out as well.
   static func withoutForeignParts(_ name: String) -> (name: String, foreign: Set<String>) {
-    var parts = name.split(separator: ".", omittingEmptySubsequences: false).map(String.init)
+    var parts = name.parts(keepingEmpty: true).map(String.init)
     var foreign: Set<String> = []
     while let first = parts.first, foreignParts.contains(first) { foreign.insert(parts.removeFirst()) }
     if parts.starts(with: ["base_model", "model"]) {
@@ -48,8 +48,8 @@ enum AdapterName {
   static func lora(_ name: String) -> (path: String, role: LoRARole)? { inModel(name).flatMap(LoRARole.split) }
 
   /// All LoRA tensors of a file by module and role.
-  static func loraModules(in file: SafetensorsFile) -> [String: [LoRARole: TensorEntry]] {
-    var modules: [String: [LoRARole: TensorEntry]] = [:]
+  static func loraModules(in file: SafetensorsFile) -> [ExactName: [LoRARole: TensorEntry]] {
+    var modules: [ExactName: [LoRARole: TensorEntry]] = [:]
     for entry in file.entries {
       if let (path, role) = lora(entry.name) { modules[path, default: [:]][role] = entry }
     }
@@ -58,7 +58,7 @@ enum AdapterName {
 
   /// The name without the infixes that PEFT's wrappers add: `base_layer`, `modules_to_save`, `modules_to_save.default`.
   static func withoutWrappers(_ name: String) -> String {
-    var parts = name.split(separator: ".").map(String.init)
+    var parts = name.parts().map(String.init)
     if let index = parts.firstIndex(of: "modules_to_save") {
       parts.remove(at: index)
       if index < parts.count - 1, parts[index] == "default" { parts.remove(at: index) }

@@ -78,8 +78,8 @@ public struct AdapterSummary: Sendable {
   private static func byteClass(_ name: String, _ config: PeftConfig) -> ByteClass {
     if name.contains(".base_layer.weight") { return .baseCopies }
     if name.contains(LoRARole.mark) || config.peftType != .lora { return .adapter }
-    let path = name.split(separator: ".").dropLast().joined(separator: ".")
-    let isSaved = (config.modulesToSave ?? []).contains { path.hasSuffix($0) }
+    let path = name.parts().dropLast().joined(separator: ".")
+    let isSaved = (config.modulesToSave ?? []).contains { path.endsExactly($0) }
     if isSaved { return .savedModules }
     return name.hasSuffix(".weight") ? .baseCopies : .adapter
   }

@@ -1,3 +1,5 @@
+internal import TensorFiles
+
 extension BaseModel {
   /// Names of modules in the order in which transformers registers them within their parents. Some methods draw random
   /// numbers, or share vectors, in this order. A name after a dot counts within that parent only.
@@ -86,7 +88,7 @@ extension BaseModel {
     }
     let ranks = Dictionary(
       (names ?? "").split(separator: " ").enumerated().map { ($1, $0) }, uniquingKeysWith: { first, _ in first })
-    let split = paths.map { path in (parts: path.split(separator: "."), path: path) }
+    let split = paths.map { path in (parts: path.parts(), path: path) }
     return Self.ordered(split, level: 0, ranks)
   }
 

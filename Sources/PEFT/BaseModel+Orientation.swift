@@ -16,26 +16,27 @@ extension BaseModel {
       case mixed
     }
 
-    private var byLastName: [String: Set<Bool>] = [:]
+    private var byLastName: [ExactName: Set<Bool>] = [:]
     private var all: Set<Bool> = []
-    private let biases: [String: Int]
+    private let biases: [ExactName: Int]
     /// Output projections of torch's MultiheadAttention, which are Linear.
-    private let projections: Set<String>
+    private let projections: Set<ExactName>
 
     /// - Parameter shapes: the shapes of the base's tensors, by their names in the model.
-    init(_ shapes: [String: [Int]]) {
+    init(_ shapes: [ExactName: [Int]]) {
       let suffix = ".bias"
       biases = Dictionary(
         shapes.compactMap { name, shape in
-          name.hasSuffix(suffix) && shape.count == 1 ? (String(name.dropLast(suffix.count)), shape[0]) : nil
+          name.text.hasSuffix(suffix) && shape.count == 1 ? (String(name.text.dropLast(suffix.count)), shape[0]) : nil
         }, uniquingKeysWith: { first, _ in first })
       let inner = ".in_proj_weight"
-      projections = Set(shapes.keys.filter { $0.hasSuffix(inner) }.map { $0.dropLast(inner.count) + ".out_proj" })
+      projections = Set(
+        exactly: shapes.keys.filter { $0.text.hasSuffix(inner) }.map { $0.text.dropLast(inner.count) + ".out_proj" })
       for (path, count) in biases {
         guard let shape = shapes["\(path).weight"], shape.count == 2, shape[0] != shape[1] else { continue }
         let isTransposed = shape[1] == count
         guard isTransposed || shape[0] == count else { continue }
-        byLastName[lastPart(path), default: []].insert(isTransposed)
+        byLastName[lastPart(path.text), default: []].insert(isTransposed)
         all.insert(isTransposed)
       }
     }

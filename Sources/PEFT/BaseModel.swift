@@ -20,10 +20,10 @@ public struct BaseModel: Sendable {
     }
 
     /// The path in the model, such as `model.layers.0.self_attn.q_proj`.
-    public let path: String
+    @ExactName public var path: String
     public let kind: Kind
     /// The weight's name in the checkpoint; the input embedding's for a tied head that has none.
-    public let weightName: String
+    @ExactName public var weightName: String
     /// The weight's shape as stored.
     public let shape: [Int]
     /// True for a tied head that the checkpoint does not hold.
@@ -50,7 +50,7 @@ public struct BaseModel: Sendable {
   public let modules: [Module]
   let family: ModelFamily?
   /// The file's names of tensors by the model's.
-  let fileNames: [String: String]
+  let fileNames: [ExactName: String]
 
   /// Opens a directory, an index or a single safetensors file.
   ///
@@ -82,7 +82,7 @@ public struct BaseModel: Sendable {
     let stems = checkpoint.names.map { family?.renaming.modelName($0) ?? $0 }
     let names = ModelNames(family: family, hasHead: Self.hasHead(taskType: taskType, config: config), stems: stems)
     fileNames = Dictionary(
-      checkpoint.names.map { (names.modelName($0), $0) }, uniquingKeysWith: { first, second in min(first, second) })
+      checkpoint.names.map { (names.modelName($0), $0) }, uniquingKeysWith: { first, _ in first })
     modules = Self.modules(checkpoint, names: fileNames, config: config, family: family, taskType: taskType)
   }
 
@@ -123,15 +123,15 @@ public struct BaseModel: Sendable {
   }
 
   private static func modules(
-    _ checkpoint: Checkpoint, names: [String: String], config: JSONValue?, family: ModelFamily?, taskType: String?
+    _ checkpoint: Checkpoint, names: [ExactName: String], config: JSONValue?, family: ModelFamily?, taskType: String?
   ) -> [Module] {
     let suffix = ".weight"
     let orientations =
       family == nil ? Orientations(names.compactMapValues { checkpoint[$0]?.entry.shape }) : nil
     var modules: [Module] = []
-    for (name, fileName) in names where name.hasSuffix(suffix) {
+    for (name, fileName) in names where name.text.hasSuffix(suffix) {
       guard let entry = checkpoint[fileName]?.entry else { continue }
-      let path = String(name.dropLast(suffix.count))
+      let path = String(name.text.dropLast(suffix.count))
       var kind = kind(path, shape: entry.shape, family: family)
       let orientation = kind == .linear ? orientations?.finding(path, shape: entry.shape) : nil
       if orientation == .transposed { kind = .transposedLinear }
@@ -153,7 +153,7 @@ public struct BaseModel: Sendable {
   }
 
   private static func kind(_ path: String, shape: [Int], family: ModelFamily?) -> Module.Kind {
-    let last = path.split(separator: ".").last.map(String.init) ?? path
+    let last = path.parts().last.map(String.init) ?? path
     switch shape.count {
     case 0, 1: return .other
     case 2:
@@ -191,16 +191,16 @@ struct ModelNames {
     if added.isEmpty { return fileName }
     if let head = family?.head, fileName.hasPrefix("\(head).") { return fileName }
     // Heads stand beside the base model, not in it.
-    let first = fileName.split(separator: ".").first.map(String.init) ?? fileName
+    let first = fileName.parts().first.map(String.init) ?? fileName
     return ["lm_head", "score", "classifier", "qa_outputs", "cls"].contains(first) ? fileName : added + fileName
   }
 }
 
 /// Order of paths in which numbers count as numbers: layer 2 comes before layer 10.
 func naturallyPrecedes(_ left: String, _ right: String) -> Bool {
-  let a = left.split(separator: ".", omittingEmptySubsequences: false)
-  let b = right.split(separator: ".", omittingEmptySubsequences: false)
-  for (x, y) in zip(a, b) where x != y {
+  let a = left.parts(keepingEmpty: true)
+  let b = right.parts(keepingEmpty: true)
+  for (x, y) in zip(a, b) where !x.isExactly(y) {
     if let m = Int(x), let n = Int(y) { return m < n }
     return x.utf8.lexicographicallyPrecedes(y.utf8)
   }

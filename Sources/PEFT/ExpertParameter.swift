@@ -43,7 +43,7 @@ struct ExpertParameter {
       }
       return
     }
-    let container = path.split(separator: ".").dropLast().joined(separator: ".")
+    let container = path.parts().dropLast().joined(separator: ".")
     for names in Self.separateNames[lastPart(path)] ?? [] {
       var matrices: [Matrix] = []
       var expert = 0
@@ -118,10 +118,10 @@ extension PeftConfig {
   func targetedParameters(in module: String) -> [String] {
     var found: [String] = []
     for target in targetParameters ?? [] {
-      let parts = target.split(separator: ".").map(String.init)
-      guard let name = parts.last, !found.contains(name) else { continue }
+      let parts = target.parts().map(String.init)
+      guard let name = parts.last, !found.containsExactly(name) else { continue }
       let container = parts.dropLast().joined(separator: ".")
-      if container.isEmpty || module == container || module.hasSuffix(".\(container)") { found.append(name) }
+      if container.isEmpty || module.isExactly(container) || module.endsExactly(".\(container)") { found.append(name) }
     }
     return found
   }

@@ -121,7 +121,7 @@ struct MergeTally: Sendable {
 /// Takes what a merge would write and compares it with the model. One task's own; not Sendable.
 final class ComparingSink: TensorSink {
   private let comparison: MergeComparison
-  var tallies: [String: MergeTally] = [:]
+  var tallies: [ExactName: MergeTally] = [:]
   /// What the model holds; kept, since a fresh buffer for every step costs as much as the comparison.
   private var found: [UInt8] = []
   private var source: [UInt8] = []

@@ -65,7 +65,7 @@ extension MergePlan {
     }
     let editedConfig = maker.editedConfig(original: original.config)
     let record = Change(
-      overwritten: unmerges ? [] : try maker.overwrittenNames().sorted(),
+      overwritten: unmerges ? [] : try maker.overwrittenNames().sorted().map(\.text),
       configKeys: unmerges ? [] : Self.changedKeys(original.config, editedConfig))
     let provenance = try Self.provenance(original, adapters, weights, options, record)
     let shards = try maker.shards(provenance: provenance)

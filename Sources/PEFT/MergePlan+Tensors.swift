@@ -21,7 +21,7 @@ extension MergePlan {
   ///
   /// - Parameter skipping: names whose tensors are not wanted.
   /// Throws `.file`.
-  package func changedTensors(skipping: Set<String> = []) throws(AdapterError) -> [ChangedTensor] {
+  package func changedTensors(skipping: Set<ExactName> = []) throws(AdapterError) -> [ChangedTensor] {
     var scratch = MergeScratch(allowsNonFinite: options.allowNonFinite)
     var tensors: [ChangedTensor] = []
     for output in shards.flatMap(\.outputs) where !skipping.contains(output.item.name) {

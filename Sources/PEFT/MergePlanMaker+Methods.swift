@@ -4,14 +4,14 @@ extension MergePlanMaker {
   /// Adds what an adapter of another method than LoRA changes. Returns the names of the weights.
   mutating func matchMethod(
     _ method: AdapterMethod, _ resolver: NameResolver, unmatched: inout [String]
-  ) throws(AdapterError) -> Set<String> {
+  ) throws(AdapterError) -> Set<ExactName> {
     switch method.merging {
     case .none(let reason):
       throw .unsupported(path: adapter.configPath, what: "peft_type \(method.type.rawValue)", reason: reason)
     case .replacement(let infix):
       for part in adapter.methodParts {
         for (role, entry) in part.tensors {
-          let name = "\(part.path).\(role.replacing("\(infix).", with: ""))"
+          let name = "\(part.path).\(role.text.replacing("\(infix).", with: ""))"
           guard let found = try resolver.resolve(name) else {
             unmatched.append(name)
             continue
@@ -41,7 +41,7 @@ extension MergePlanMaker {
   private mutating func matchRules(
     _ makeRule: (MethodModule) throws(AdapterError) -> any WeightRule, _ resolver: NameResolver,
     _ unmatched: inout [String]
-  ) throws(AdapterError) -> Set<String> {
+  ) throws(AdapterError) -> Set<ExactName> {
     var found: [(part: Adapter.MethodPart, weight: TensorEntry, shape: WeightShape)] = []
     let parts = try parts()
     for part in parts {
@@ -68,7 +68,7 @@ extension MergePlanMaker {
       MethodModule.Sibling(path: path, output: shapes[path]?.output ?? 0, input: shapes[path]?.input ?? 0)
     }
     let largest = (found.map(\.shape.output).max() ?? 0, found.map(\.shape.input).max() ?? 0)
-    var matched: Set<String> = []
+    var matched: Set<ExactName> = []
     ruleCount += adapter.methodParts.isEmpty ? found.count : 0
     for (part, weight, shape) in found {
       guard matched.insert(weight.name).inserted else {
@@ -104,7 +104,7 @@ extension MergePlanMaker {
       return WeightShape(
         output: shape[0], input: rest, kernel: Array(shape.dropFirst(2)), isEmbedding: false, isTransposed: false)
     }
-    let isEmbedding = part.tensors.keys.contains { $0.contains("embedding") }
+    let isEmbedding = part.tensors.keys.contains { $0.text.contains("embedding") }
     // HiRA's factors of an embedding are those of the transposed table.
     let isTransposed =
       isEmbedding

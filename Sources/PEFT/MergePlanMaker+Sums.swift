@@ -63,12 +63,12 @@ extension MergePlanMaker {
     if rule.changesWeight {
       var rules = changes[weight.name]?.rules ?? []
       var owners = changes[weight.name]?.owners ?? []
-      if let earlier = updates.removeValue(forKey: weight.name) {
+      if let earlier = updates.removeValue(forKey: ExactName(weight.name)) {
         rules = try self.rules(earlier, in: shape, weight: weight.name, beside: [rule], part.path)
         owners = earlier.flatMap { $0.terms.map(\.owner) }
       } else if rules.isEmpty {
         try own(weight.name, part.path)
-        if base.checkpoint[weight.name] == nil, !added.contains(weight.name) { added.append(weight.name) }
+        if base.checkpoint[weight.name] == nil, !added.containsExactly(weight.name) { added.append(weight.name) }
       }
       guard rules.isEmpty || (rule.isAdditive && rules.allSatisfy({ $0.rule.isAdditive })) else {
         throw notAdditive(adapter.config.peftType.rawValue, part.path)

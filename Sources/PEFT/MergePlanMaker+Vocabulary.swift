@@ -38,7 +38,7 @@ extension MergePlanMaker {
 
   /// True for the parameters of an input embedding or of a language head.
   private func isVocabularySized(_ fileName: String, _ modelName: String) -> Bool {
-    let path = modelName.split(separator: ".").dropLast().joined(separator: ".")
+    let path = modelName.parts().dropLast().joined(separator: ".")
     return baseModules[fileName]?.kind == .embedding || path == base.family?.embedding || path == base.family?.head
       || path == "lm_head"
   }
@@ -46,7 +46,7 @@ extension MergePlanMaker {
   /// Checks that embedding and head have grown together, and says so.
   mutating func checkGrowth(_ resolver: NameResolver) throws(AdapterError) {
     for (name, updates) in updates {
-      guard let entry = storedWeight(name), let rows = updates.map({ $0.firstRow + $0.rows }).max(),
+      guard let entry = storedWeight(name.text), let rows = updates.map({ $0.firstRow + $0.rows }).max(),
         baseCopies[name] != nil, rows > entry.shape[0]
       else { continue }
       grownRows[name] = rows
@@ -57,7 +57,7 @@ extension MergePlanMaker {
         path: adapters[0].file.path, what: "a vocabulary of \(grown) rows",
         reason: "'\(shrunk)' has more rows than the adapter has for it.")
     }
-    for name in base.checkpoint.names.sorted() where grownRows[name] == nil && name.hasSuffix("bias") {
+    for name in base.checkpoint.names where grownRows[name] == nil && name.hasSuffix("bias") {
       guard let shape = base.checkpoint[name]?.entry.shape, let rows = shape.last, rows > 1,
         grownRows.keys.contains(where: { base.checkpoint[$0]?.entry.shape.first == rows })
       else { continue }

@@ -28,7 +28,7 @@ extension MergePlanMaker {
   }
 
   /// Names of all tensors that come out otherwise than they went in.
-  var changedNames: Set<String> {
+  var changedNames: Set<ExactName> {
     Set(updates.keys).union(biases.keys).union(changes.keys).union(biasChanges.keys).union(tokens.keys)
       .union(replacements.keys)
   }
@@ -36,13 +36,13 @@ extension MergePlanMaker {
   /// Names of tensors to which more is done than adding: what was there before is lost.
   ///
   /// Cost: reads the adapters' own copies of base weights, and the weights. Throws `.file`.
-  func overwrittenNames() throws(AdapterError) -> Set<String> {
+  func overwrittenNames() throws(AdapterError) -> Set<ExactName> {
     let decomposed = updates.filter { $0.value.contains { $0.magnitude != nil || $0.removal != nil } }.keys
     let ruled = changes.filter { !$0.value.rules.allSatisfy { $0.rule.isAdditive } }.keys
     let biased = biasChanges.filter { !$0.value.rule.isAdditive }.keys
     var names = Set(decomposed).union(ruled).union(biased).union(tokens.keys).union(replacements.keys)
     for (name, copy) in baseCopies where !names.contains(name) {
-      guard let stored = storedWeight(name), let location = base.checkpoint[stored.name] else { continue }
+      guard let stored = storedWeight(name.text), let location = base.checkpoint[stored.name] else { continue }
       let file = base.checkpoint.shards[location.shard].file
       let isSame = try asAdapterError { () throws(TensorFileError) in
         try Self.holdSameValues((copy.file.file, copy.entry), (file, location.entry))

@@ -14,20 +14,20 @@ struct MergePlanMaker {
   let unmerges: Bool
 
   /// Updates by the name of the output tensor.
-  var updates: [String: [LoRAUpdate]] = [:]
+  var updates: [ExactName: [LoRAUpdate]] = [:]
   /// What is added to biases, by the name of the output tensor.
-  var biases: [String: [AddedBias]] = [:]
+  var biases: [ExactName: [AddedBias]] = [:]
   /// What other methods than LoRA change, by the name of the output tensor.
-  var changes: [String: WeightChange] = [:]
-  var biasChanges: [String: BiasChange] = [:]
+  var changes: [ExactName: WeightChange] = [:]
+  var biasChanges: [ExactName: BiasChange] = [:]
   /// Replaced rows by the name of the output tensor.
-  var tokens: [String: TokenReplacement] = [:]
+  var tokens: [ExactName: TokenReplacement] = [:]
   /// Replacing adapter tensors by the name of the output tensor.
-  var replacements: [String: (file: SafetensorsFile, replacement: Adapter.Replacement)] = [:]
+  var replacements: [ExactName: (file: SafetensorsFile, replacement: Adapter.Replacement)] = [:]
   /// Output tensors that the base does not have, in order.
   var added: [String] = []
   /// Rows of output tensors that have more than the base's: embeddings and heads of a larger vocabulary.
-  var grownRows: [String: Int] = [:]
+  var grownRows: [ExactName: Int] = [:]
   /// An embedding or head of which the adapter has fewer rows than the base.
   var shrunk: String?
   /// True if config.json must say that the head is not tied.
@@ -38,7 +38,7 @@ struct MergePlanMaker {
   /// Modules with a square weight whose orientation only `fan_in_fan_out` tells.
   var squaresByFlag: [(path: String, isTransposed: Bool)] = []
   /// Modules that are a tied weight's second name.
-  var secondNames: Set<String> = []
+  var secondNames: Set<ExactName> = []
   /// True if a tied head changes as its embedding does.
   var headFollows = false
   /// Modules that an adapter's shared tensors act on, of which its file names none.
@@ -47,13 +47,13 @@ struct MergePlanMaker {
   var mergedModules: Set<ModuleOwner> = []
 
   /// The base's modules by the name of their weight; a tied head has none of its own.
-  let baseModules: [String: BaseModel.Module]
+  let baseModules: [ExactName: BaseModel.Module]
   /// Adapters' own copies of base weights, by the name of the weight.
-  var baseCopies: [String: (file: SafetensorsFile, entry: TensorEntry)] = [:]
+  var baseCopies: [ExactName: (file: SafetensorsFile, entry: TensorEntry)] = [:]
   /// Rows of output tensors that the adapter in work updates.
-  var updatedRows: [String: [Range<Int>]] = [:]
+  var updatedRows: [ExactName: [Range<Int>]] = [:]
   /// The adapter and module that an output tensor belongs to.
-  var owners: [String: (adapter: String, module: String)] = [:]
+  var owners: [ExactName: (adapter: String, module: String)] = [:]
   /// The head that the checkpoint does not hold because it is tied.
   let tiedHead: BaseModel.Module?
 
@@ -94,12 +94,12 @@ struct MergePlanMaker {
   }
 
   /// Returns the names of the weights that the adapter updates.
-  private mutating func matchAdapter(_ resolver: NameResolver) throws(AdapterError) -> Set<String> {
+  private mutating func matchAdapter(_ resolver: NameResolver) throws(AdapterError) -> Set<ExactName> {
     let scaling = try LoRAScaling(adapter.config, path: adapter.configPath)
     headFollows = headFollows || tiesOnPurpose
     var unmatched: [String] = []
     updatedRows = [:]
-    var matched: Set<String> = []
+    var matched: Set<ExactName> = []
     if let method = AdapterMethod.named(adapter.config.peftType) {
       matched = try matchMethod(method, resolver, unmatched: &unmatched)
     }
@@ -172,7 +172,7 @@ struct MergePlanMaker {
       return false
     }
     let paths = adapter.modules.map(\.path) + adapter.replacements.map { String($0.name.dropLast(".weight".count)) }
-    return paths.contains(head) && paths.contains(embedding)
+    return paths.containsExactly(head) && paths.containsExactly(embedding)
   }
 
   /// True for a head that the base ties, of which the adapter stores a second copy of its embedding.
@@ -193,7 +193,7 @@ struct MergePlanMaker {
   /// True for a tensor that may be added to the base: a head, which the base can lack, or the second name of a tied bias.
   /// A module inside a layer is not: the base has it under a name that is not known here.
   private func isHead(_ replacement: Adapter.Replacement) -> Bool {
-    let parts = replacement.name.split(separator: ".")
+    let parts = replacement.name.parts()
     guard !parts.contains(where: { Int($0) != nil }) else { return false }
     // An input embedding is no head, nor is anything that the base holds under a shorter name.
     if parts.dropLast().last.map({ ModelFamily.embeddingNames.contains(String($0)) }) ?? true { return false }
@@ -259,8 +259,8 @@ struct MergePlanMaker {
   private func refuseUnknownTies() throws(AdapterError) {
     guard base.isTied, base.family == nil else { return }
     let names = Set(updates.keys).union(replacements.keys).union(changes.keys).union(tokens.keys)
-    for name in names.sorted() {
-      let module = name.split(separator: ".").dropLast().last.map(String.init) ?? ""
+    for name in names.sorted().map(\.text) {
+      let module = name.parts().dropLast().last.map(String.init) ?? ""
       guard ModelFamily.embeddingNames.contains(module) || module == "lm_head" else { continue }
       throw .unsupported(
         path: base.path, what: "a change of '\(name)'",
@@ -272,17 +272,17 @@ struct MergePlanMaker {
   mutating func weightName(
     of module: Adapter.Module, _ resolver: NameResolver
   ) throws(AdapterError) -> String? {
-    if let tied = tiedHead, tied.path == module.path {
+    if let tied = tiedHead, tied.path.isExactly(module.path) {
       if unmerges { return tied.weightName }
       let name = "\(tied.path).weight"
-      if !added.contains(name) { added.append(name) }
+      if !added.containsExactly(name) { added.append(name) }
       return name
     }
     if let name = try resolver.resolve("\(module.path).weight") { return name }
     // torch's MultiheadAttention holds three projections in one parameter, and PEFT wraps its output within.
     if let name = try resolver.resolve("\(module.path).in_proj_weight") { return name }
     let plain = module.path.replacing(".base_layer.", with: ".")
-    return plain == module.path ? nil : try resolver.resolve("\(plain).weight")
+    return plain.isExactly(module.path) ? nil : try resolver.resolve("\(plain).weight")
   }
 
   mutating func claim(
@@ -308,7 +308,7 @@ struct MergePlanMaker {
   // MARK: Agreement with the configuration
 
   /// Checks both ways that the file holds what the configuration targets.
-  func checkAgainstConfig(_ matched: Set<String>) throws(AdapterError) {
+  func checkAgainstConfig(_ matched: Set<ExactName>) throws(AdapterError) {
     guard adapter.moduleCount > 0 || !(adapter.config.targetModules == nil) else { return }
     var config = adapter.config
     if config.targetModules == nil {
@@ -320,7 +320,7 @@ struct MergePlanMaker {
     if config.targetModules?.isAllLinear == true { config = try base.expandingTargets(of: config) }
     let matcher = try TargetMatcher(config)
     let paths = adapter.modules.map(\.path) + adapter.methodParts.map(\.path)
-    let present = Set(paths)
+    let present = Set(exactly: paths)
     if !options.allowUntargeted {
       for path in paths where !secondNames.contains(path) {
         if try isTargeted(path, matcher) { continue }

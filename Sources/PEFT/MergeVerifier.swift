@@ -72,7 +72,7 @@ public struct MergeVerifier: Sendable {
   private func compare() async throws -> [Finding] {
     var findings: [Finding] = []
     var jobs: [WorkQueue<MergeComparison>.Job] = []
-    var known: Set<String> = []
+    var known: Set<ExactName> = []
     for shard in plan.shards {
       var kept: [MergePlan.Output] = []
       for output in shard.outputs {
@@ -110,13 +110,13 @@ public struct MergeVerifier: Sendable {
   }
 
   /// What was seen, by the names of the plan's tensors.
-  private func tally(_ queue: WorkQueue<MergeComparison>) async throws -> [String: MergeTally] {
+  private func tally(_ queue: WorkQueue<MergeComparison>) async throws -> [ExactName: MergeTally] {
     ComputeBackend.useOneThreadInsideBLAS()
-    return try await withThrowingTaskGroup(of: [String: MergeTally].self) { group in
+    return try await withThrowingTaskGroup(of: [ExactName: MergeTally].self) { group in
       for _ in 0..<workers {
         group.addTask {
           var scratch = MergeScratch(allowsNonFinite: true)
-          var tallies: [String: MergeTally] = [:]
+          var tallies: [ExactName: MergeTally] = [:]
           while let job = queue.nextJob() {
             let sink = ComparingSink(job.target)
             while let piece = job.takePiece() {
@@ -128,7 +128,7 @@ public struct MergeVerifier: Sendable {
           return tallies
         }
       }
-      var all: [String: MergeTally] = [:]
+      var all: [ExactName: MergeTally] = [:]
       for try await part in group { all.merge(part) { $0.joined(with: $1) } }
       return all
     }

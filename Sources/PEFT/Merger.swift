@@ -115,7 +115,7 @@ public struct Merger: Sendable {
 
   private func writeIndex(_ directory: OutputDirectory) throws(TensorFileError) {
     guard plan.shards.count > 1 || plan.shards[0].name != Checkpoint.singleName else { return }
-    var shardOfTensor: [String: String] = [:]
+    var shardOfTensor: [ExactName: String] = [:]
     for shard in plan.shards {
       for output in shard.outputs { shardOfTensor[output.item.name] = shard.name }
     }

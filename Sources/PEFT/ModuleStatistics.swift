@@ -97,11 +97,17 @@ public struct ModuleStatistics: Sendable {
     let scaling = try LoRAScaling(config, path: configPath)
     let isDetermined = config.isDeterminedWithoutBase
     var jobs: [Job] = []
-    for (path, tensors) in AdapterName.loraModules(in: file) {
+    for (name, tensors) in AdapterName.loraModules(in: file) {
+      let path = name.text
       guard let a = tensors[.a] ?? tensors[.embeddingA], let b = tensors[.b] ?? tensors[.embeddingB],
-        a.shape.count >= 2, b.shape.count >= 2, a.shape[0] == b.shape[1], b.shape.dropFirst(2).allSatisfy({ $0 == 1 }),
+        a.shape.count >= 2, b.shape.count >= 2, a.shape[0] == b.shape[1],
         a.elementCount > 0, b.elementCount > 0, a.dtype.isComputable, b.dtype.isComputable
       else { continue }
+      // The kernel of B is 1 throughout: what follows its rank has no place in the product.
+      guard b.shape.dropFirst(2).allSatisfy({ $0 == 1 }) else {
+        throw AdapterError.rankMismatch(
+          path: file.path, module: path, expectedRank: a.shape[0], shapeA: a.shape, shapeB: b.shape)
+      }
       let values = try scaling.values(ofModule: path, rows: a.shape[0])
       let experts = max(1, a.shape[0] / values.rank)
       guard a.shape[0] % experts == 0 else { continue }
@@ -210,7 +216,7 @@ public struct ModuleStatistics: Sendable {
         let isFinite = try isFinite([entry], file)
         rows.append(
           Row(
-            path: name, norm: nil, singularValues: [], effectiveRank: 0, health: isFinite ? .unknown : .notFinite))
+            path: name.text, norm: nil, singularValues: [], effectiveRank: 0, health: isFinite ? .unknown : .notFinite))
       }
     }
     return rows

@@ -10,7 +10,7 @@ struct ParameterCounter {
   /// Rows that embedding and head had when the adapter was trained, if the adapter shows them to be others than the base's.
   private let vocabulary: Int?
   /// Elements of modules that the adapter stores in full, by path.
-  private let savedByModule: [String: Int]
+  private let savedByModule: [ExactName: Int]
 
   init(base: BaseModel, config: PeftConfig, configPath: String, file: SafetensorsFile?) {
     self.base = base
@@ -18,12 +18,12 @@ struct ParameterCounter {
     self.configPath = configPath
     self.file = file
     vocabulary = Self.vocabulary(base, file)
-    var saved: [String: Int] = [:]
+    var saved: [ExactName: Int] = [:]
     for entry in file?.entries ?? []
     where entry.name.hasPrefix(Adapter.prefix) && !entry.name.contains(".lora_")
       && !entry.name.contains(".modules_to_save.") && !entry.name.contains(".original_module.")
     {
-      let path = entry.name.dropFirst(Adapter.prefix.count).split(separator: ".").dropLast().joined(separator: ".")
+      let path = entry.name.dropFirst(Adapter.prefix.count).parts().dropLast().joined(separator: ".")
       if config.savesModule(path) { saved[path, default: 0] += entry.elementCount }
     }
     savedByModule = saved
@@ -54,14 +54,14 @@ struct ParameterCounter {
     }
     if config.montecloraConfig != .null {
       // Source: peft/tuners/lora/monteclora.py `MontecloraSampler.__init__`.
-      let samples = config.montecloraConfig["num_samples"]?.integerValue ?? 8
+      let samples = try integer("num_samples", in: config.montecloraConfig, default: 8)
       for module in targets { trained += try scaling.values(for: module.path).rank + samples }
     }
     var trainableBase = 0
     switch config.bias {
     case "all": trainableBase = biases.reduce(0) { $0 + $1.count }
     case "lora_only":
-      let paths = Set(targets.map(\.path))
+      let paths = Set(exactly: targets.map(\.path))
       trainableBase = biases.filter { paths.contains($0.path) }.reduce(0) { $0 + $1.count }
     default: break
     }
@@ -71,12 +71,12 @@ struct ParameterCounter {
   /// Another method, by its stored tensors.
   func stored(_ method: AdapterMethod) throws(AdapterError) -> ParameterCount {
     guard let file else { return count(trained: 0, frozen: 0, trainableBase: 0) }
-    var modules: [String: [String: TensorEntry]] = [:]
+    var modules: [ExactName: [ExactName: TensorEntry]] = [:]
     var shared = 0
     for entry in file.entries {
       let inner = AdapterName.withoutForeignParts(entry.name).name
       let plain = inner.hasPrefix(Adapter.prefix) ? String(inner.dropFirst(Adapter.prefix.count)) : inner
-      let parts = (method.split(plain)?.role ?? plain.replacing("base_model.", with: "")).split(separator: ".")
+      let parts = (method.split(plain)?.role ?? plain.replacing("base_model.", with: "")).parts()
       if parts.contains(where: { method.buffers.contains(String($0)) }) { continue }
       if let (path, role) = method.split(plain) {
         // A tied head's rows are the embedding's.
@@ -92,7 +92,8 @@ struct ParameterCounter {
     switch method.type.rawValue {
     case "ADALORA":
       // Each module's rank is a parameter, too; PEFT's cast of adapters on half-precision models leaves it to be trained.
-      let halves = modules.keys.filter { weight(of: $0).map { $0.dtype == .bf16 || $0.dtype == .f16 } ?? false }.count
+      let halves = modules.keys.filter { weight(of: $0.text).map { $0.dtype == .bf16 || $0.dtype == .f16 } ?? false }
+        .count
       trained += halves
       frozen = modules.count - halves
     case "CARTRIDGE":
@@ -108,8 +109,8 @@ struct ParameterCounter {
     case "VBLORA" where config.settings["save_only_topk_weights"] == .bool(true):
       let vectors = try integer("num_vectors")
       for (role, entry) in modules.values.joined() {
-        if role.hasSuffix("_topk_indices") { trained += entry.shape.dropLast().reduce(1, *) * vectors }
-        if role.contains("_topk_") { trained -= entry.elementCount }
+        if role.text.hasSuffix("_topk_indices") { trained += entry.shape.dropLast().reduce(1, *) * vectors }
+        if role.text.contains("_topk_") { trained -= entry.elementCount }
       }
     default: break
     }
@@ -123,10 +124,16 @@ struct ParameterCounter {
       all: baseCount + trained + frozen + saved.copies + saved.missing)
   }
 
-  private func integer(_ key: String) throws(AdapterError) -> Int {
-    let found = config.settings[key] ?? .null
-    guard let value = found.integerValue, (0...1 << 40).contains(value) else {
-      throw .configValue(path: configPath, key: key, expected: "a whole number from 0", found: found.compactText)
+  /// A size that the configuration states. Products of three of them, and sums of such, cannot overflow.
+  private func integer(
+    _ key: String, in settings: JSONValue? = nil, default standard: Int? = nil
+  ) throws(AdapterError) -> Int {
+    let found = (settings ?? config.settings)[key]
+    if found == nil, let standard { return standard }
+    guard let value = found?.integerValue, (0...LoRAScaling.greatestRank).contains(value) else {
+      throw .configValue(
+        path: configPath, key: key, expected: "a whole number from 0 to \(LoRAScaling.greatestRank)",
+        found: found?.compactText ?? "nothing")
     }
     return value
   }
@@ -157,7 +164,7 @@ struct ParameterCounter {
   /// Layers share their A in runs, and B all together, though each stores its own.
   ///
   /// Source: peft/tuners/lily/model.py `LilyModel._post_injection_hook`.
-  private func lily(_ modules: [String: [String: TensorEntry]]) throws(AdapterError) -> Int {
+  private func lily(_ modules: [ExactName: [ExactName: TensorEntry]]) throws(AdapterError) -> Int {
     struct Group: Hashable {
       let suffix: String
       let shape: [Int]
@@ -165,12 +172,12 @@ struct ParameterCounter {
     let stride = max(1, try integer("stride_A"))
     var members: [Group: Int] = [:]
     var total = 0
-    for path in modules.keys.sorted(by: naturallyPrecedes) {
+    for path in modules.keys.map(\.text).sorted(by: naturallyPrecedes) {
       guard let tensors = modules[path], let a = tensors["lily_A.weight"], let b = tensors["lily_B.weight"] else {
         continue
       }
       var suffix = ""
-      if case .names(let names)? = config.targetModules { suffix = names.last { path.hasSuffix($0) } ?? "" }
+      if case .names(let names)? = config.targetModules { suffix = names.last { path.endsExactly($0) } ?? "" }
       let group = Group(suffix: suffix, shape: a.shape + b.shape)
       let index = members[group, default: 0]
       members[group] = index + 1
@@ -191,7 +198,9 @@ struct ParameterCounter {
   private static func vocabulary(_ base: BaseModel, _ file: SafetensorsFile?) -> Int? {
     let paths = [base.family?.embedding, base.family?.head].compactMap { $0 }
     for path in paths {
-      guard let module = base.modules.first(where: { $0.path == path }), let rows = module.shape.first else { continue }
+      guard let module = base.modules.first(where: { $0.path.isExactly(path) }), let rows = module.shape.first else {
+        continue
+      }
       for ending in ["base_layer.weight", "token_adapter.base_layer.weight", "weight", "modules_to_save.weight"] {
         if let found = file?["\(Adapter.prefix)\(path).\(ending)"]?.shape.first, found != rows { return found }
       }
@@ -232,7 +241,7 @@ struct ParameterCounter {
   /// Parameters of saved modules: their copies, and the originals that the checkpoint lacks.
   private var savedCounts: (copies: Int, missing: Int) {
     var copies = 0
-    var found: Set<String> = []
+    var found: Set<ExactName> = []
     for module in base.modules where config.savesModule(module.path) {
       let bias = String(module.weightName.dropLast("weight".count) + "bias")
       copies += shape(module).reduce(1, *)
@@ -252,7 +261,7 @@ struct ParameterCounter {
     return base.modules.reduce(0) { sum, module in
       guard !module.isTiedHead else { return sum }
       let listed =
-        setting.members?.first { TargetMatcher.matches([Substring($0.key)], module.path) }?.value.elements
+        setting.members?.first { TargetMatcher.matches([ExactName($0.key)], module.path) }?.value.elements
         ?? (module.path == base.family?.embedding ? setting.elements : nil)
       return sum + (listed?.count ?? 0) * (module.shape.last ?? 0)
     }

@@ -18,7 +18,7 @@ extension PeftConfig {
     guard PeftType.known.contains(PeftType(rawValue: name)) else { throw .unknownPeftType(path: path, found: name) }
     self.init()
     let method = AdapterMethod.named(PeftType(rawValue: name))
-    let methodKeys = Set((method?.defaultSettings ?? []).map(\.key))
+    let methodKeys = Set(exactly: (method?.defaultSettings ?? []).map(\.key))
     if let method { settings = .object(method.defaultSettings.filter { !Self.sharedKeys.contains($0.key) }) }
     for member in members {
       let field = Self.fields.first { $0.key == member.key }
@@ -91,7 +91,7 @@ extension PeftConfig {
   ///
   /// Throws `.unknownConfigKey`.
   public func checkUnknownKeys(path: String, ignored: Set<String> = []) throws(AdapterError) {
-    for member in unknownKeys where !ignored.contains(member.key) {
+    for member in unknownKeys where !ignored.containsExactly(member.key) {
       switch member.value {
       case .null, .bool(false), .string(""), .array([]), .object([]): continue
       default: break
@@ -107,7 +107,8 @@ extension PeftConfig {
   public var json: JSONValue {
     var members = unknownKeys.filter { $0.key != "runtime_config" }
     let method = AdapterMethod.named(peftType)
-    let methodKeys = Set((method?.defaultSettings ?? []).map(\.key)).intersection(Self.sharedKeys)
+    let methodKeys = Set(exactly: (method?.defaultSettings ?? []).map(\.key)).intersection(
+      Set(exactly: Self.sharedKeys))
     members += settings.members ?? []
     for field in Self.fields
     where method == nil || Self.commonKeys.contains(field.key) || methodKeys.contains(field.key) {

@@ -128,7 +128,7 @@ public struct PeftConfig: Sendable, Equatable {
       case "QUESTION_ANS": ["qa_outputs"]
       default: [String]()
       }
-    return (modulesToSave ?? []) + heads.filter { !(modulesToSave ?? []).contains($0) }
+    return (modulesToSave ?? []) + heads.filter { !(modulesToSave ?? []).containsExactly($0) }
   }
 
   /// True if `modules_to_save` picks a module or one that it lies in. PEFT compares the ends of names, without a dot.
@@ -139,8 +139,8 @@ public struct PeftConfig: Sendable, Equatable {
     guard !names.isEmpty else { return false }
     var path = Substring(path)
     while true {
-      if names.contains(where: { path.hasSuffix($0) }) { return true }
-      guard let dot = path.lastIndex(of: ".") else { return false }
+      if names.contains(where: { path.endsExactly($0) }) { return true }
+      guard let dot = path.utf8.lastIndex(of: UInt8(ascii: ".")) else { return false }
       path = path[..<dot]
     }
   }

@@ -140,7 +140,7 @@ extension BaseModel {
   public func fingerprint() throws(AdapterError) -> String {
     try asAdapterError { () throws(TensorFileError) in
       var hash = SHA256()
-      for name in checkpoint.names.sorted() {
+      for name in checkpoint.names {
         guard let location = checkpoint[name] else { continue }
         let (entry, file) = (location.entry, checkpoint.shards[location.shard].file)
         hash.add("\(name) \(entry.dtype.rawValue) \(entry.shape)\n")

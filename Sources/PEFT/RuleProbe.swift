@@ -17,7 +17,7 @@ struct RuleProbe {
   /// Cost: as a merge of the module; memory: a block of rows, or a weight where the rule needs all of it.
   /// Throws what the rule's making throws, `.tensorMissing` where tensors do not fit together, `.file`.
   init(
-    _ part: Adapter.MethodPart, shared: [String: TensorEntry], config: PeftConfig, configPath: String,
+    _ part: Adapter.MethodPart, shared: [ExactName: TensorEntry], config: PeftConfig, configPath: String,
     file: SafetensorsFile, readsValues: Bool = true
   ) throws(AdapterError) {
     guard case .rule(let makeRule)? = AdapterMethod.named(config.peftType)?.merging else { return }

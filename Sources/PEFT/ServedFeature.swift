@@ -28,7 +28,7 @@ struct ServedAdapter {
   let config: PeftConfig
   private let path: String
   private let names: [String]
-  private let modules: [String: [LoRARole: TensorEntry]]
+  private let modules: [ExactName: [LoRARole: TensorEntry]]
   private let keys: Set<String>
   private let isTorchFile: Bool
   private let hasAddedTokens: Bool
@@ -167,7 +167,7 @@ struct ServedAdapter {
     var ranks: [String: [Int: Int]] = [:]
     var layers: Set<Int> = []
     for (path, tensors) in modules {
-      let parts = path.split(separator: ".")
+      let parts = path.text.parts()
       guard let index = parts.firstIndex(where: { Int($0) != nil }), let layer = Int(parts[index]) else { continue }
       layers.insert(layer)
       let a = tensors[.a] ?? tensors[.embeddingA]
@@ -181,7 +181,7 @@ struct ServedAdapter {
   }
 
   private var loneQuery: String? {
-    let lone = modules.keys.filter { path in
+    let lone = modules.keys.map(\.text).filter { path in
       path.hasSuffix(".q_proj") && modules["\(path.dropLast("q_proj".count))v_proj"] == nil
     }
     return lone.min(by: naturallyPrecedes).map { "'\($0)' without its v_proj" }

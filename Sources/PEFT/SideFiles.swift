@@ -21,7 +21,7 @@ struct SideFiles: Sendable {
     var found = Found()
     if let base { try found.collect(base, "", root: base) }
     for adapter in adapters { try found.takeTokenizer(of: adapter) }
-    items = found.files.values.sorted { $0.name < $1.name }
+    items = found.files.values.sorted { ExactName($0.name) < ExactName($1.name) }
     notes = found.notes
     var bytes = 0
     for item in items {

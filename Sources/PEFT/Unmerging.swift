@@ -23,7 +23,7 @@ struct Unmerging {
   /// Merges since the first of the adapters.
   private let later: [Provenance.Step]
   /// Tensors that the merges of the adapters did not only add to.
-  private let overwritten: Set<String>
+  private let overwritten: Set<ExactName>
   /// Keys of config.json that the merge changed, which stay so.
   let configKeys: [String]
 
@@ -58,7 +58,7 @@ struct Unmerging {
     let isComplete = record.steps.allSatisfy { $0.pass < first || ($0.overwritten != nil && $0.config != nil) }
     let touched = record.steps.filter { asked[$0.adapter] != nil }
     let configKeys = Set((isLast ? last : touched).flatMap(\.configKeys)).sorted()
-    let overwritten = Set(touched.flatMap { $0.overwritten ?? [] })
+    let overwritten = Set(exactly: touched.flatMap { $0.overwritten ?? [] })
     guard isLast else {
       let passes = Set(record.steps.map(\.pass)).filter { $0 >= first }.count
       let remaining = record.merged.filter { asked[$0.adapter] == nil }
@@ -77,7 +77,7 @@ struct Unmerging {
 
   private init(
     _ restoration: Restoration, _ adapters: [Adapter], _ weights: [Double], later: [Provenance.Step],
-    overwritten: Set<String>, configKeys: [String]
+    overwritten: Set<ExactName>, configKeys: [String]
   ) {
     knowledge = restoration
     self.adapters = adapters
@@ -88,9 +88,9 @@ struct Unmerging {
   }
 
   /// Throws `.overwritten` if a later merge did not only add to one of these tensors.
-  func checkNothingIsLost(_ changed: Set<String>, in model: BaseModel) throws(AdapterError) {
+  func checkNothingIsLost(_ changed: Set<ExactName>, in model: BaseModel) throws(AdapterError) {
     for step in later {
-      if let name = (step.overwritten ?? []).first(where: changed.contains) {
+      if let name = (step.overwritten ?? []).first(where: { changed.contains($0) }) {
         throw .overwritten(
           model: model.path, adapter: adapters[0].directory, tensor: name, by: step.name)
       }
@@ -104,7 +104,7 @@ struct Unmerging {
     return knowledge
   }
 
-  private func copies(_ unused: [String]) -> [String] { unused.filter(overwritten.contains).sorted() }
+  private func copies(_ unused: [String]) -> [String] { unused.filter { overwritten.contains($0) }.inExactOrder() }
 
   /// What is said beside the result.
   func notes(unused: [String]) -> [String] {

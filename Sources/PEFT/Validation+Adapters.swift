@@ -18,7 +18,7 @@ extension Validation {
       if case .noTensors = error { note("no-tensors", error) } else { note("weights", error) }
       return
     }
-    var seen: [String: ValueScan] = [:]
+    var seen: [ExactName: ValueScan] = [:]
     let prunes = ["ADALORA", "OSF"].contains(config?.peftType.rawValue)
     if readsValues { seen = scan(file, allowsEmpty: prunes) } else { count(file) }
     checkNames(file)

@@ -3,7 +3,7 @@ internal import TensorFiles
 
 extension Validation {
   /// Looks at the pairs of a LoRA, their ranks, and whether they are those that the configuration targets.
-  mutating func checkLoRA(_ file: SafetensorsFile, _ config: PeftConfig, _ seen: [String: ValueScan]) {
+  mutating func checkLoRA(_ file: SafetensorsFile, _ config: PeftConfig, _ seen: [ExactName: ValueScan]) {
     for entry in file.entries {
       guard let name = AdapterName.inModel(entry.name) else {
         note("tensor", entry.name, "the name does not begin with '\(Adapter.prefix)'; PEFT ignores it")
@@ -30,7 +30,8 @@ extension Validation {
     for entry in config.rankPattern.entries where entry.value <= 0 {
       note("configuration", "rank_pattern", "'\(entry.pattern)' has the rank \(entry.value); expected 1 or more")
     }
-    for (module, tensors) in modules.sorted(by: { naturallyPrecedes($0.key, $1.key) }) {
+    for (name, tensors) in modules.sorted(by: { naturallyPrecedes($0.key.text, $1.key.text) }) {
+      let module = name.text
       let a = tensors[.a] ?? tensors[.embeddingA]
       let b = tensors[.b] ?? tensors[.embeddingB]
       guard let a, let b else {
@@ -44,7 +45,7 @@ extension Validation {
       checkCompanions(module, tensors, output: b.shape.first ?? 0, config)
       checkRank(module, a, b, config, scaling)
     }
-    checkTargets(file, modules.keys.sorted(by: naturallyPrecedes), config)
+    checkTargets(file, modules.keys.map(\.text).sorted(by: naturallyPrecedes), config)
   }
 
   /// The embedding of which a tensor holds trained rows; nil for other tensors.
@@ -136,8 +137,8 @@ extension Validation {
     // With exclude_modules nobody but the base can say whether a name has a module left.
     guard case .names(let names) = rule, config.excludeModules == nil else { return }
     let saved = file.entries.compactMap { AdapterName.inModel($0.name) }.filter { !$0.contains(LoRARole.mark) }
-      .map { AdapterName.withoutWrappers($0).split(separator: ".").dropLast().joined(separator: ".") }
-    for name in names where !(modules + saved).contains(where: { TargetMatcher.matches([Substring(name)], $0) }) {
+      .map { AdapterName.withoutWrappers($0).parts().dropLast().joined(separator: ".") }
+    for name in names where !(modules + saved).contains(where: { TargetMatcher.matches([ExactName(name)], $0) }) {
       if (try? matcher.verdict(name)) == .excluded { continue }
       note("missing-target", name, "target_modules names it, but the file holds no such module")
     }

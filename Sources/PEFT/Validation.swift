@@ -57,8 +57,8 @@ public struct Validation: Sendable {
 
   /// Looks at all values of a file's tensors. Returns what was seen by name.
   /// - Parameter allowsEmpty: for methods that may prune a module to nothing.
-  mutating func scan(_ file: SafetensorsFile, allowsEmpty: Bool = false) -> [String: ValueScan] {
-    var seen: [String: ValueScan] = [:]
+  mutating func scan(_ file: SafetensorsFile, allowsEmpty: Bool = false) -> [ExactName: ValueScan] {
+    var seen: [ExactName: ValueScan] = [:]
     for entry in file.entries {
       tensorCount += 1
       if entry.elementCount == 0 && !allowsEmpty {
@@ -160,7 +160,7 @@ extension Validation {
       note("index", FileSystem.lastComponent(path), error.description)
       return
     }
-    var held: [String: String] = [:]
+    var held: [ExactName: String] = [:]
     var bytes = 0
     for (shard, tensors) in index.tensorsByShard {
       let shardPath = FileSystem.join(directory, shard)
@@ -178,14 +178,14 @@ extension Validation {
           note("duplicate-tensor", entry.name, "both '\(other)' and '\(shard)' hold it")
         } else if index.shardOfTensor[entry.name] == nil {
           note("unlisted-tensor", entry.name, "'\(shard)' holds it, but the index does not list it")
-        } else if index.shardOfTensor[entry.name] != shard {
+        } else if index.shardOfTensor[entry.name]?.isExactly(shard) == false {
           note(
             "misplaced-tensor", entry.name,
             "'\(shard)' holds it; the index lists it in '\(index.shardOfTensor[entry.name] ?? "")'")
         }
       }
     }
-    let listed = Set(index.tensorsByShard.map(\.shard))
+    let listed = Set(exactly: index.tensorsByShard.map(\.shard))
     for name in files where !listed.contains(name) {
       note("orphan-file", name, "the index does not name it; some loaders would take it for the whole model")
     }

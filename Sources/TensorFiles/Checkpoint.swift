@@ -14,20 +14,23 @@ public struct Checkpoint: Sendable {
   public let shards: [SafetensorsFile]
   /// The index, if there is one: its file's name and content.
   public let index: ShardIndex?
-  private let locations: [String: Location]
+  private let locations: [ExactName: Location]
 
   public static let singleName = "model.safetensors"
   public static let indexName = "model.safetensors.index.json"
   /// The file that torch's models are saved as.
   public static let torchName = "pytorch_model.bin"
   /// Names under which a torch file holds a tensor a second time, and the first name. They are not among `names`.
-  public let aliases: [String: String]
+  public let aliases: [ExactName: String]
 
   /// Where a tensor lies, or nil.
   public subscript(_ name: String) -> Location? { locations[name] }
 
-  /// All names, unordered.
-  public var names: Dictionary<String, Location>.Keys { locations.keys }
+  /// As for plain text.
+  public subscript(_ name: ExactName) -> Location? { locations[name] }
+
+  /// All names, in the order of their code points.
+  public let names: [String]
 
   /// Number of tensors.
   public var tensorCount: Int { locations.count }
@@ -97,8 +100,8 @@ public struct Checkpoint: Sendable {
   private init(index: ShardIndex) throws(TensorFileError) {
     let directory = FileSystem.parentDirectory(index.path)
     var shards: [SafetensorsFile] = []
-    var locations: [String: Location] = [:]
-    var aliases: [String: String] = [:]
+    var locations: [ExactName: Location] = [:]
+    var aliases: [ExactName: String] = [:]
     for (name, tensors) in index.tensorsByShard {
       let path = FileSystem.join(directory, name)
       guard FileSystem.kind(path) == .file else {
@@ -114,8 +117,9 @@ public struct Checkpoint: Sendable {
       for file in files {
         for entry in file.entries {
           let listed = index.shardOfTensor[entry.name]
-          guard listed == name else {
-            throw .tensorNotInIndex(path: index.path, tensor: entry.name, shard: name, listedIn: listed)
+          guard let listed, listed.isExactly(name) else {
+            throw .tensorNotInIndex(
+              path: index.path, tensor: entry.name, shard: name, listedIn: index.shardOfTensor[entry.name])
           }
           locations[entry.name] = Location(shard: shards.count, entry: entry)
         }
@@ -128,6 +132,7 @@ public struct Checkpoint: Sendable {
     self.shards = shards
     self.index = index
     self.locations = locations
+    names = locations.keys.sorted().map(\.text)
   }
 }
 
@@ -148,14 +153,15 @@ extension Checkpoint {
     return Checkpoint(directory: directory, shards: shards, index: index, aliases: aliases)
   }
 
-  private init(directory: String, shards: [SafetensorsFile], index: ShardIndex?, aliases: [String: String]) {
+  private init(directory: String, shards: [SafetensorsFile], index: ShardIndex?, aliases: [ExactName: String]) {
     self.aliases = aliases
     self.directory = directory
     self.shards = shards
     self.index = index
     locations = Dictionary(
       uniqueKeysWithValues: shards.enumerated().flatMap { number, shard in
-        shard.entries.map { ($0.name, Location(shard: number, entry: $0)) }
+        shard.entries.map { (ExactName($0.name), Location(shard: number, entry: $0)) }
       })
+    names = locations.keys.sorted().map(\.text)
   }
 }

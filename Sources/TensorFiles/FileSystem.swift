@@ -22,7 +22,7 @@ public enum FileSystem {
     return lstat(path, &status) == 0
   }
 
-  /// The names in a directory, sorted, without `.` and `..`. Throws `.system`, and `.nameNotUTF8` for a name that text cannot hold.
+  /// The names in a directory, sorted by code points, without `.` and `..`. Throws `.system`, and `.nameNotUTF8` for a name that text cannot hold.
   public static func names(in directory: String) throws(TensorFileError) -> [String] {
     var names: [String] = []
     for entry in try entries(in: directory) {
@@ -31,7 +31,7 @@ public enum FileSystem {
       }
       names.append(name)
     }
-    return names.sorted()
+    return names.inExactOrder()
   }
 
   /// The names in a directory as the bytes that they are, in no order. Throws `.system`.

@@ -10,7 +10,7 @@ struct LoadedAdapter {
   /// Low-rank factors of linear layers, which stay apart, by path.
   var factors: [String: LoRALinear.Factors] = [:]
   /// What takes the place of parameters, by the parameter's name.
-  var replaced: [String: WeightMatrix] = [:]
+  var replaced: [ExactName: WeightMatrix] = [:]
   var prompt: PromptAdapter?
   /// Tokens from which on an aLoRA acts; nil for another adapter.
   var invocation: [Int]?
@@ -52,7 +52,7 @@ struct LoadedAdapter {
   }
 
   private mutating func use(_ plan: MergePlan, _ model: CausalLanguageModel) throws(ModelError) {
-    var apart: Set<String> = []
+    var apart: Set<ExactName> = []
     let adapter = plan.adapter
     let isApart = staysApart
     if config.peftType == .lora && (config.targetParameters ?? []).isEmpty && config.useBDLoRA.isEmptyOrFalse {
@@ -137,8 +137,8 @@ extension CausalLanguageModel {
   }
 
   /// All parameters by their names in the model.
-  var parametersByName: [String: Parameter] {
-    var found: [String: Parameter] = [:]
+  var parametersByName: [ExactName: Parameter] {
+    var found: [ExactName: Parameter] = [:]
     for (path, module) in root.namedModules() {
       for (name, parameter) in module.parameters {
         found["\(path.replacing(".base_layer", with: "")).\(name)"] = parameter
@@ -148,15 +148,16 @@ extension CausalLanguageModel {
   }
 
   /// Names in the model by the checkpoint's names.
-  var parameterNames: [String: String] {
+  var parameterNames: [ExactName: String] {
     Dictionary(
-      parametersByName.keys.map { (base.storedName($0) ?? $0, $0) }, uniquingKeysWith: { first, _ in first })
+      parametersByName.keys.map { (base.storedName($0.text) ?? $0.text, $0.text) },
+      uniquingKeysWith: { first, _ in first })
   }
 
   /// Tensors that a merge computed, by the names of the parameters whose place they take. Throws `.unsupported` for one that is none's.
-  func values(of tensors: [ChangedTensor]) throws(ModelError) -> [String: WeightMatrix] {
+  func values(of tensors: [ChangedTensor]) throws(ModelError) -> [ExactName: WeightMatrix] {
     let names = parameterNames
-    var values: [String: WeightMatrix] = [:]
+    var values: [ExactName: WeightMatrix] = [:]
     for tensor in tensors {
       guard let name = names[tensor.name] else {
         throw .unsupported(

@@ -48,7 +48,7 @@ struct AdapterMethod: Sendable {
 
   /// The module's path and the tensor's role in a name without `base_model.model.`; nil if the name is not the method's.
   func split(_ name: String) -> (path: String, role: String)? {
-    let parts = name.split(separator: ".", omittingEmptySubsequences: false)
+    let parts = name.parts(keepingEmpty: true)
     guard let index = parts.firstIndex(where: { part in prefixes.contains { part.hasPrefix($0) } }), index > 0 else {
       return nil
     }

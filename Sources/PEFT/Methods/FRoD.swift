@@ -43,7 +43,7 @@ private struct FRoDRule: WeightRule {
   /// The last two parts of the path; only the last where the other is a number. Source: model.py `_category_from_key`.
   private static func category(_ path: String) -> String {
     if path.hasSuffix(".attention.output.dense") || path == "attention.output.dense" { return "attention_output" }
-    let parts = path.split(separator: ".").suffix(2).map(String.init)
+    let parts = path.parts().suffix(2).map(String.init)
     return parts.count == 2 && Int(parts[0]) == nil ? parts.joined(separator: "_") : parts.last ?? path
   }
 

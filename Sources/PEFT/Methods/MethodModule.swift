@@ -24,9 +24,9 @@ struct MethodModule: Sendable {
   /// The path in the model.
   let path: String
   /// Tensors by what follows the module's path: `ia3_l`, `oft_R.weight`.
-  let tensors: [String: TensorEntry]
+  let tensors: [ExactName: TensorEntry]
   /// Tensors of the whole adapter, by what follows `base_model.`: `vera_A`.
-  let shared: [String: TensorEntry]
+  let shared: [ExactName: TensorEntry]
   let shape: WeightShape
   /// Modules of the adapter.
   let moduleCount: Int

@@ -15,7 +15,7 @@ enum StoredShape {
 extension StoredShape {
   /// - Parameter shared: tensors of the whole adapter.
   init(
-    _ type: PeftType, _ part: Adapter.MethodPart, shared: [String: TensorEntry], config: PeftConfig
+    _ type: PeftType, _ part: Adapter.MethodPart, shared: [ExactName: TensorEntry], config: PeftConfig
   ) {
     func shape(_ role: String) -> [Int]? { part.tensors[role]?.shape }
     func extent(_ role: String, _ index: Int) -> Int? {

@@ -50,7 +50,7 @@ private struct UniLoRARule: LowRankRule {
     }
     var (before, total) = (0, 0)
     for sibling in siblings {
-      if sibling.path == module.path { before = total }
+      if sibling.path.isExactly(module.path) { before = total }
       total += rank * (sibling.input + sibling.output)
     }
     let seed = try module.integer("proj_seed", 0...Int.max)
