@@ -122,6 +122,7 @@ public struct PeftConfig: Sendable, Equatable {
   /// Source: peft/peft_model.py `PeftModelForSequenceClassification`, `PeftModelForTokenClassification`,
   /// `PeftModelForQuestionAnswering`.
   public var savedModuleNames: [String] {
+    if let method = AdapterMethod.named(peftType), !method.savesModules { return [] }
     let heads =
       switch taskType {
       case "SEQ_CLS", "TOKEN_CLS": ["classifier", "score"]

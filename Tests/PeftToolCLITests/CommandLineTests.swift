@@ -117,6 +117,22 @@ import Testing
     #expect(await run("count", base, "\(adapter)/adapter_config.json").output == answer.output)
   }
 
+  @Test func aBrokenFileOfWeightsIsNotCounted() async throws {
+    let scratch = try ScratchDirectory()
+    try copyDirectory(adapter, to: scratch("adapter"))
+    let bytes = try contents("\(adapter)/adapter_model.safetensors")
+    for broken in [Array(bytes.dropLast(64)), Array(bytes.prefix(7)), Array(bytes.dropFirst())] {
+      try overwrite(scratch("adapter/adapter_model.safetensors"), broken)
+      let answer = await run("count", base, scratch("adapter"))
+      #expect(answer.code == 2 && answer.output.isEmpty && answer.error.contains("adapter_model.safetensors"))
+    }
+    // A shard is not a whole adapter; a directory with a configuration alone is counted by it.
+    try FileSystem.remove(scratch("adapter/adapter_model.safetensors"))
+    #expect(await run("count", base, scratch("adapter")).output == run("count", base, adapter).output)
+    try overwrite(scratch("adapter/adapter_model-00001-of-00002.safetensors"), bytes)
+    #expect(await run("count", base, scratch("adapter")).code == 2)
+  }
+
   @Test func inspectSpeaksToPeopleAndMachines() async {
     let answer = await run("inspect", adapter)
     #expect(answer.output.contains("model.layers.{0-1}.self_attn.q_proj  2      4  8      2      4x16  16x4  F32"))
