@@ -97,12 +97,20 @@ public final class File: Sendable {
 
   /// True if two ranges hold the same bytes. Reads 1 MiB at a time. Throws as `read(into:at:)`.
   public func holdsSameBytes(_ first: Range<Int>, _ second: Range<Int>) throws(TensorFileError) -> Bool {
+    try holdsSameBytes(first, in: self, second)
+  }
+
+  /// As `holdsSameBytes(_:_:)`, the second range in another file.
+  public func holdsSameBytes(
+    _ first: Range<Int>, in other: File, _ second: Range<Int>
+  ) throws(TensorFileError) -> Bool {
     guard first.count == second.count else { return false }
+    if other === self && first == second { return true }
     var (a, b): ([UInt8], [UInt8]) = ([], [])
     for start in stride(from: 0, to: first.count, by: 1 << 20) {
       let end = min(start + 1 << 20, first.count)
       try read(first.lowerBound + start..<first.lowerBound + end, into: &a)
-      try read(second.lowerBound + start..<second.lowerBound + end, into: &b)
+      try other.read(second.lowerBound + start..<second.lowerBound + end, into: &b)
       // Soundness: both hold `end - start` bytes.
       let isSame = a.withUnsafeBytes { a in
         b.withUnsafeBytes { b in a.isEmpty || memcmp(a.baseAddress!, b.baseAddress!, a.count) == 0 }
