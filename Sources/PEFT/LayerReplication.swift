@@ -34,7 +34,7 @@ extension BaseModel {
       guard let dot = rest.firstIndex(of: "."), let layer = Int(rest[..<dot]) else { return [name] }
       return order.indices.filter { order[$0] == layer }.map { "\(prefix)\($0)\(rest[dot...])" }
     }
-    return BaseModel(
+    return try BaseModel(
       path: path, directory: directory, checkpoint: replicated, config: config.map { Self.config($0, order) },
       taskType: taskType)
   }

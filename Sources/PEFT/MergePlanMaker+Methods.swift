@@ -82,6 +82,7 @@ extension MergePlanMaker {
       MethodModule.Sibling(path: path, output: shapes[path]?.output ?? 0, input: shapes[path]?.input ?? 0)
     }
     let largest = (found.map(\.shape.output).max() ?? 0, found.map(\.shape.input).max() ?? 0)
+    let patterns = PatternBudget()
     var matched: Set<String> = []
     ruleCount += adapter.methodParts.isEmpty ? found.count : 0
     for (part, weight, shape) in found {
@@ -90,7 +91,8 @@ extension MergePlanMaker {
       }
       let module = MethodModule(
         config: adapter.config, configPath: adapter.configPath, file: adapter.file.file, path: part.path,
-        tensors: part.tensors, shared: adapter.sharedTensors, shape: shape, siblings: siblings, largest: largest)
+        tensors: part.tensors, shared: adapter.sharedTensors, shape: shape, siblings: siblings, largest: largest,
+        patterns: patterns)
       try add(try makeRule(module), of: part, weight: weight, shape)
     }
     return matched

@@ -32,7 +32,7 @@ private struct IA3Rule: WeightRule {
   /// PEFT compares the ends of names, without a dot.
   private static func isFeedForward(_ module: MethodModule) throws(AdapterError) -> Bool {
     if let pattern = module.setting("feedforward_modules").stringValue {
-      return try Pattern(pattern).matchesWhole(module.path)
+      return try Pattern(pattern, module.patterns).matchesWhole(module.path)
     }
     return (module.setting("feedforward_modules").elements ?? []).contains {
       $0.stringValue.map(module.path.hasSuffix) ?? false
