@@ -58,7 +58,7 @@ def save(model, path):
 
 def ties():
     """Head and embedding stored or not, equal or not, and what config.json says."""
-    found = {}
+    found, counts = {}, {}
     for name, tied, change in (
         ("head-differs", True, lambda e: {HEAD: torch.randn_like(e)}),
         ("head-equal", True, lambda e: {HEAD: e.clone()}),
@@ -80,6 +80,9 @@ def ties():
         tensors = {k: v for k, v in (tensors | changed).items() if v is not None}
         save_file(tensors, root / "model.safetensors", {"format": "pt"})
         found[name] = logits(load(root))
+        config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+        counts[name] = get_peft_model(load(root), config).get_nb_trainable_parameters()
+    (OUT / "ties" / "counts.json").write_text(json.dumps(counts, indent=1))
     save_file(found, OUT / "ties" / "expected.safetensors")
 
 

@@ -266,11 +266,13 @@ struct ParameterCounter {
     let ignored = [family?.head].compactMap { $0 }.flatMap { head in
       [head, family?.fileNames[head] ?? head].map { "\($0)." }
     }
+    // A tied head is the embedding's second name, unless the checkpoint holds it alone.
+    let isSecondName = base.isTied && family?.embedding.map { base.storedName("\($0).weight") == nil } != true
     var count = 0
     for shard in checkpoint.shards {
       for entry in shard.entries where !Self.isBuffer(entry.name, entry.shape) {
         let isHead = ignored.contains { entry.name.hasPrefix($0) }
-        if isHead && (headless || (base.isTied && entry.name.hasSuffix(".weight"))) { continue }
+        if isHead && (headless || (isSecondName && entry.name.hasSuffix(".weight"))) { continue }
         if base.isTied && Self.isTiedSecondName(entry.name, checkpoint) { continue }
         count += entry.elementCount
       }

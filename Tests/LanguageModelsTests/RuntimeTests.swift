@@ -50,6 +50,18 @@ import Testing
     #expect(model.base.isTied == ["head-equal", "head-only", "head-in-half-equal"].contains(name), "\(name)")
   }
 
+  @Test(arguments: names("ties/expected.safetensors"))
+  func aStoredHeadIsCountedAsPEFTCountsIt(name: String) throws {
+    var config = PeftConfig()
+    config.rank = 4
+    config.targetModules = .names(["q_proj", "v_proj"])
+    config.taskType = "CAUSAL_LM"
+    let base = try BaseModel(path: "\(Self.root)/ties/\(name)", taskType: "CAUSAL_LM")
+    let found = try base.parameterCount(of: config, configPath: "config", weights: nil)
+    let wanted = try JSONValue(contentsOf: "\(Self.root)/ties/counts.json")[name]?.elements?.map(\.integerValue)
+    #expect([found.trainable, found.all] == wanted)
+  }
+
   // MARK: Activations
 
   @Test(arguments: names("activations.safetensors").filter { $0 != "x" })
