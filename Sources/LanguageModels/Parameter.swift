@@ -48,8 +48,10 @@ final class ParameterSource {
     self.files = files
   }
 
-  /// True if the checkpoint holds a parameter of that name.
-  func holds(_ name: String) -> Bool { base.storedName(name) != nil }
+  /// Throws `.file` with `.shortRead` if a file was cut since it was mapped.
+  func check() throws(ModelError) {
+    for file in files { try asModelError { () throws(TensorFileError) in try file.check() } }
+  }
 
   func matrix(_ name: String, _ rows: Int, _ columns: Int) throws(ModelError) -> Parameter {
     Parameter(name: name, stored: try view(name, [rows, columns]), isVector: false)
@@ -63,7 +65,7 @@ final class ParameterSource {
   private var quantized: ModelError? { base.quantization.map { .quantized(path: base.path, method: $0) } }
 
   private func view(_ name: String, _ shape: [Int]) throws(ModelError) -> WeightMatrix {
-    guard let file = base.storedName(name), let location = base.checkpoint[file] else {
+    guard let file = base.storedName(name) ?? base.tiedName(name), let location = base.checkpoint[file] else {
       throw quantized ?? .parameterMissing(path: base.path, name: name)
     }
     let entry = location.entry

@@ -51,6 +51,8 @@ public struct BaseModel: Sendable {
   let family: ModelFamily?
   /// The file's names of tensors by the model's.
   let fileNames: [ExactName: String]
+  /// True if head and input embedding share their weight. See `areTied`.
+  public let isTied: Bool
 
   /// Opens a directory, an index or a single safetensors file.
   ///
@@ -67,12 +69,14 @@ public struct BaseModel: Sendable {
       // Something has the name and cannot be read: not the same as a base without a configuration.
       return FileSystem.exists(path) ? try JSONValue(contentsOf: path) : nil
     }
-    self.init(
+    try self.init(
       path: path, directory: isFile && checkpoint.index == nil ? nil : checkpoint.directory, checkpoint: checkpoint,
       config: config, taskType: taskType)
   }
 
-  init(path: String, directory: String?, checkpoint: Checkpoint, config: JSONValue?, taskType: String?) {
+  init(
+    path: String, directory: String?, checkpoint: Checkpoint, config: JSONValue?, taskType: String?
+  ) throws(AdapterError) {
     self.path = path
     self.directory = directory
     self.checkpoint = checkpoint
@@ -81,9 +85,15 @@ public struct BaseModel: Sendable {
     self.family = family
     let stems = checkpoint.names.map { family?.renaming.modelName($0) ?? $0 }
     let names = ModelNames(family: family, hasHead: Self.hasHead(taskType: taskType, config: config), stems: stems)
-    fileNames = Dictionary(
-      checkpoint.names.map { (names.modelName($0), $0) }, uniquingKeysWith: { first, _ in first })
-    modules = Self.modules(checkpoint, names: fileNames, config: config, family: family, taskType: taskType)
+    let fileNames = Dictionary(
+      checkpoint.names.map { (names.modelName($0), $0) }, uniquingKeysWith: { first, second in min(first, second) })
+    self.fileNames = fileNames
+    let isTied = try asAdapterError { () throws(TensorFileError) in
+      try Self.areTied(checkpoint, names: fileNames, config: config, family: family)
+    }
+    self.isTied = isTied
+    modules = Self.modules(
+      checkpoint, names: fileNames, config: config, family: family, taskType: taskType, isTied: isTied)
   }
 
   /// The checkpoint's name of a tensor that the model with its head calls `name`; nil if the checkpoint does not hold it.
@@ -92,17 +102,8 @@ public struct BaseModel: Sendable {
   /// `model_type` of config.json.
   public var modelType: String? { config?["model_type"]?.stringValue }
 
-  /// True if head and input embedding share their weight.
-  public var isTied: Bool { Self.isTied(config, family) }
-
   /// True if config.json asks for one weight of head and input embedding, whatever the checkpoint holds: what PEFT goes by.
-  var asksForTie: Bool { Self.isTied(config, family) }
-
-  private static func isTied(_ config: JSONValue?, _ family: ModelFamily?) -> Bool {
-    if let type = config?["model_type"]?.stringValue, ["t5", "mt5", "umt5"].contains(type) { return true }
-    let nested = config?["text_config"]?["tie_word_embeddings"]?.boolValue
-    return config?["tie_word_embeddings"]?.boolValue ?? nested ?? family?.tiedByDefault ?? false
-  }
+  var asksForTie: Bool { Self.asksForTie(config, family) }
 
   /// Whether the model that adapters are trained on has a head: the task decides, then the class in config.json.
   static func hasHead(taskType: String?, config: JSONValue?) -> Bool {
@@ -123,7 +124,8 @@ public struct BaseModel: Sendable {
   }
 
   private static func modules(
-    _ checkpoint: Checkpoint, names: [ExactName: String], config: JSONValue?, family: ModelFamily?, taskType: String?
+    _ checkpoint: Checkpoint, names: [ExactName: String], config: JSONValue?, family: ModelFamily?, taskType: String?,
+    isTied: Bool
   ) -> [Module] {
     let suffix = ".weight"
     let orientations =
@@ -140,7 +142,7 @@ public struct BaseModel: Sendable {
           path: path, kind: kind, weightName: entry.name, shape: entry.shape, isTiedHead: false,
           orientation: orientation ?? (kind == .transposedLinear ? .transposed : .linear)))
     }
-    if let head = family?.head, let embedding = family?.embedding, isTied(config, family),
+    if let head = family?.head, let embedding = family?.embedding, isTied,
       hasLanguageHead(taskType: taskType, config: config), !modules.contains(where: { $0.path == head }),
       let source = modules.first(where: { $0.path == embedding })
     {
@@ -192,8 +194,11 @@ struct ModelNames {
     if let head = family?.head, fileName.hasPrefix("\(head).") { return fileName }
     // Heads stand beside the base model, not in it.
     let first = fileName.parts().first.map(String.init) ?? fileName
-    return ["lm_head", "score", "classifier", "qa_outputs", "cls"].contains(first) ? fileName : added + fileName
+    return Self.heads.contains(first) ? fileName : added + fileName
   }
+
+  /// What heads are called.
+  static let heads: Set<String> = ["lm_head", "score", "classifier", "qa_outputs", "cls"]
 }
 
 /// Order of paths in which numbers count as numbers: layer 2 comes before layer 10.

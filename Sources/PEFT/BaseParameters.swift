@@ -36,8 +36,7 @@ struct BaseParameters {
     let paths = BasePaths(base)
     self.paths = paths
     rows = base.modules.first { $0.path == paths.embedding }?.shape.first
-    let isHeadApart = try paths.hasHeadOfItsOwn(base)
-    isTied = base.isTied && !isHeadApart
+    isTied = base.isTied
     try Self.refuse(base, config, configPath, savedPaths)
     let wanted = try Self.head(base, config, configPath: configPath)
     let type = base.modelType ?? ""
@@ -175,6 +174,8 @@ private struct BasePaths {
   let head: String?
   /// Whether the checkpoint holds the head's bias beside the head, too.
   private let hasOuterBias: Bool
+  /// False for a tied checkpoint that holds the head alone.
+  private let hasEmbedding: Bool
   /// Whether encoder and decoder share an embedding of their own name.
   private let hasShared: Bool
 
@@ -188,25 +189,14 @@ private struct BasePaths {
     head = base.family?.head
     let parent = (head ?? "").split(separator: ".").dropLast().joined(separator: ".")
     hasOuterBias = base.storedName("\(parent).bias") != nil
+    hasEmbedding = embedding.map { base.storedName("\($0).weight") != nil } ?? true
     hasShared = base.modules.contains { lastPart($0.path) == "shared" }
   }
 
-  /// True if the checkpoint holds a head that differs from the embedding: transformers 5 then leaves them apart, whatever
-  /// `tie_word_embeddings` says.
-  func hasHeadOfItsOwn(_ base: BaseModel) throws(AdapterError) -> Bool {
-    guard base.isTied, let head, let embedding, let first = base.storedName("\(embedding).weight"),
-      let second = base.storedName("\(head).weight"), let a = base.checkpoint[first], let b = base.checkpoint[second]
-    else { return false }
-    guard a.entry.shape == b.entry.shape, a.entry.dtype == b.entry.dtype else { return true }
-    let (fileA, fileB) = (base.checkpoint.shards[a.shard].file, base.checkpoint.shards[b.shard].file)
-    return try asAdapterError { () throws(TensorFileError) in
-      try !fileA.holdsSameBytes(a.entry.byteRange, b.entry.byteRange, of: fileB)
-    }
-  }
   /// Whether a tensor of a tied model is one that the model has under another name already.
   func isSecondName(_ name: String) -> Bool {
     if let head, name.hasPrefix("\(head).") {
-      return name == "\(head).weight" || name == "\(head).bias" && hasOuterBias
+      return name == "\(head).weight" && hasEmbedding || name == "\(head).bias" && hasOuterBias
     }
     return hasShared
       && (name.hasSuffix("encoder.embed_tokens.weight") || name.hasSuffix("decoder.embed_tokens.weight"))

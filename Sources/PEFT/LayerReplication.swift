@@ -41,7 +41,7 @@ extension BaseModel {
       guard let dot = rest.firstIndex(of: "."), let layer = Self.layerNumber(rest[..<dot]) else { return [name] }
       return (places[layer] ?? []).map { "\(prefix)\($0)\(rest[dot...])" }
     }
-    return BaseModel(
+    return try BaseModel(
       path: path, directory: directory, checkpoint: replicated, config: config.map { Self.config($0, order) },
       taskType: taskType)
   }

@@ -25,15 +25,18 @@ public struct LoRAScaling {
   public init(_ config: PeftConfig, path: String) throws(AdapterError) {
     self.config = config
     self.path = path
+    let budget = PatternBudget()
     var ranks: [(Pattern, Int)] = []
-    for entry in config.rankPattern.entries { ranks.append((try Self.pattern(entry.pattern), entry.value)) }
+    for entry in config.rankPattern.entries { ranks.append((try Self.pattern(entry.pattern, budget), entry.value)) }
     var alphas: [(Pattern, PythonNumber)] = []
-    for entry in config.alphaPattern.entries { alphas.append((try Self.pattern(entry.pattern), entry.value)) }
+    for entry in config.alphaPattern.entries { alphas.append((try Self.pattern(entry.pattern, budget), entry.value)) }
     self.ranks = ranks
     self.alphas = alphas
   }
 
-  private static func pattern(_ key: String) throws(AdapterError) -> Pattern { try Pattern("(.*\\.)?(\(key))$") }
+  private static func pattern(_ key: String, _ budget: PatternBudget) throws(AdapterError) -> Pattern {
+    try Pattern("(.*\\.)?(\(key))$", budget)
+  }
 
   /// Rank, alpha and scale of a module; the first matching pattern counts, each map on its own.
   ///

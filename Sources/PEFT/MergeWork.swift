@@ -31,9 +31,9 @@ enum MergeWork: Sendable {
   /// Stored rows of a weight, changed by rules. `target` is where the first of the rows goes.
   case change(source: File, entry: TensorEntry, change: WeightChange, rows: Range<Int>, target: Int, dtype: DType)
   /// A whole bias, changed by a rule.
-  case changeBias(source: File, entry: TensorEntry, change: BiasChange, target: Int)
+  case changeBias(source: File, entry: TensorEntry, change: BiasChange, target: Int, dtype: DType)
   /// A whole bias, others added.
-  case addBias(source: File, entry: TensorEntry, biases: [AddedBias], target: Int)
+  case addBias(source: File, entry: TensorEntry, biases: [AddedBias], target: Int, dtype: DType)
   /// Elements of an adapter tensor, rounded to `dtype`.
   case convert(source: File, entry: TensorEntry, elements: Range<Int>, target: Int, dtype: DType)
 
@@ -48,8 +48,8 @@ enum MergeWork: Sendable {
     case .copy(_, let range, _): range.count
     case .merge(_, _, let update, let rows, _, let dtype): rows.count * update.columns * dtype.bitCount / 8
     case .change(_, _, let change, let rows, _, let dtype): rows.count * change.storedColumns * dtype.bitCount / 8
-    case .changeBias(_, let entry, _, _): entry.byteRange.count
-    case .addBias(_, let entry, _, _): entry.byteRange.count
+    case .changeBias(_, let entry, _, _, let dtype), .addBias(_, let entry, _, _, let dtype):
+      entry.elementCount * dtype.bitCount / 8
     case .convert(_, _, let elements, _, let dtype): elements.count * dtype.bitCount / 8
     }
   }
@@ -103,10 +103,12 @@ enum MergeWork: Sendable {
         }
       case .changeBias(let file, let entry, let change):
         flush()
-        pieces.append(.changeBias(source: file.file, entry: entry, change: change, target: target))
+        pieces.append(
+          .changeBias(source: file.file, entry: entry, change: change, target: target, dtype: output.item.dtype))
       case .addBias(let file, let entry, let biases):
         flush()
-        pieces.append(.addBias(source: file.file, entry: entry, biases: biases, target: target))
+        pieces.append(
+          .addBias(source: file.file, entry: entry, biases: biases, target: target, dtype: output.item.dtype))
       case .replaceRows(let file, let entry, let rows):
         flush()
         pieces += rowPieces(file.file, entry, rows, target: target, dtype: output.item.dtype)
@@ -128,7 +130,7 @@ enum MergeWork: Sendable {
     for update in updates.sorted(by: { $0.firstRow < $1.firstRow }) {
       let rowBytes = update.columns * dtype.bitCount / 8
       let start = update.firstRow * rowBytes
-      pieces += copyPieces(file, entry, nextByte..<start, target: target)
+      pieces += takenPieces(file, entry, nextByte..<start, target: target, dtype: dtype)
       let step = update.needsWholeWeight ? max(1, update.rows) : rowsPerStep(bytes: pieceBytes, rowBytes: rowBytes)
       pieces += stride(from: 0, to: update.rows, by: step).map { first in
         .merge(
@@ -137,14 +139,21 @@ enum MergeWork: Sendable {
       }
       nextByte = start + update.rows * rowBytes
     }
-    return pieces + copyPieces(file, entry, nextByte..<entry.elementCount * dtype.bitCount / 8, target: target)
+    let end = entry.elementCount * dtype.bitCount / 8
+    return pieces + takenPieces(file, entry, nextByte..<end, target: target, dtype: dtype)
   }
 
-  /// Bytes of a tensor, counted from its first, that stay as they are.
-  private static func copyPieces(
-    _ file: File, _ entry: TensorEntry, _ bytes: Range<Int>, target: Int
+  /// Bytes of the output, counted from the tensor's first, whose values stay as they are.
+  private static func takenPieces(
+    _ file: File, _ entry: TensorEntry, _ bytes: Range<Int>, target: Int, dtype: DType
   ) -> [MergeWork] {
-    stride(from: bytes.lowerBound, to: bytes.upperBound, by: pieceBytes).map { start in
+    guard entry.dtype == dtype else {
+      let width = dtype.bitCount / 8
+      return convertPieces(
+        file, entry, bytes.lowerBound / width..<bytes.upperBound / width, target: target + bytes.lowerBound,
+        dtype: dtype)
+    }
+    return stride(from: bytes.lowerBound, to: bytes.upperBound, by: pieceBytes).map { start in
       let end = min(start + pieceBytes, bytes.upperBound)
       let first = entry.byteRange.lowerBound
       return .copy(source: file, range: first + start..<first + end, target: target + start)
@@ -241,8 +250,9 @@ enum MergeWork: Sendable {
     case .change(let file, let stored, let change, let rows, let place, let result):
       (source, entry, target, dtype) = (file, stored, place, result)
       firstElement = rows.lowerBound * change.storedColumns
-    case .changeBias(let file, let stored, _, let place), .addBias(let file, let stored, _, let place):
-      (source, entry, target, dtype, firstElement) = (file, stored, place, stored.dtype, 0)
+    case .changeBias(let file, let stored, _, let place, let result),
+      .addBias(let file, let stored, _, let place, let result):
+      (source, entry, target, dtype, firstElement) = (file, stored, place, result, 0)
     case .convert(let file, let stored, let elements, let place, let result):
       (source, entry, target, dtype, firstElement) = (file, stored, place, result, elements.lowerBound)
     }
@@ -302,14 +312,14 @@ enum MergeWork: Sendable {
       } else {
         try Self.change(Float.self, source, entry, stored, change, rows, into: file, target, format)
       }
-    case .changeBias(let source, let entry, let change, let target):
-      guard let format = entry.dtype.format else { return }
-      let values = try change.changed(Double.decoded(try source.bytes(entry.byteRange), format))
+    case .changeBias(let source, let entry, let change, let target, let dtype):
+      guard let stored = entry.dtype.format, let format = dtype.format else { return }
+      let values = try change.changed(Double.decoded(try source.bytes(entry.byteRange), stored))
       let bytes = format == .f64 ? values.withUnsafeBytes { Array($0) } : Self.encoded(values.map { Float($0) }, format)
       try file.write(bytes.span.bytes, at: target)
-    case .addBias(let source, let entry, let biases, let target):
-      guard let format = entry.dtype.format else { return }
-      var sums = Double.decoded(try source.bytes(entry.byteRange), format)
+    case .addBias(let source, let entry, let biases, let target, let dtype):
+      guard let stored = entry.dtype.format, let format = dtype.format else { return }
+      var sums = Double.decoded(try source.bytes(entry.byteRange), stored)
       for bias in biases {
         guard let added = bias.entry.dtype.format else { continue }
         let change = Double.decoded(try bias.file.bytes(bias.entry.byteRange), added)

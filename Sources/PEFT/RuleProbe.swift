@@ -33,7 +33,8 @@ struct RuleProbe {
         MethodModule(
           config: config, configPath: configPath, file: file.file, path: part.path, tensors: part.tensors,
           shared: shared,
-          shape: shape, moduleCount: 1, siblings: nil, largest: (shape.output, shape.input)))
+          shape: shape, moduleCount: 1, siblings: nil, largest: (shape.output, shape.input),
+          patterns: PatternBudget()))
       guard readsValues else { return }
       let squares = try asAdapterError { () throws(TensorFileError) in try Self.changeSquares(rule, shape) }
       isIdentity = squares.change <= squares.weight * 0x1p-40

@@ -18,20 +18,21 @@ public struct TargetMatcher {
   /// Throws `.patternInvalid`, `.patternUnsupported`.
   public init(_ config: PeftConfig) throws(AdapterError) {
     self.config = config
+    let budget = PatternBudget()
     targetNames = Self.names(config.targetModules)
     excludedNames = Self.names(config.excludeModules)
     target =
       if case .pattern(let pattern)? = config.targetModules, !(config.targetModules?.isAllLinear ?? false) {
-        try Pattern(pattern)
+        try Pattern(pattern, budget)
       } else { nil }
-    exclusion = if case .pattern(let pattern)? = config.excludeModules { try Pattern(pattern) } else { nil }
+    exclusion = if case .pattern(let pattern)? = config.excludeModules { try Pattern(pattern, budget) } else { nil }
     var saved: [Pattern] = []
-    for name in config.savedModuleNames { saved.append(try Pattern("(^|.*\\.)\(name)($|\\..*)")) }
+    for name in config.savedModuleNames { saved.append(try Pattern("(^|.*\\.)\(name)($|\\..*)", budget)) }
     self.saved = saved
     let layers = (config.layersPattern?.values ?? []).filter { !$0.isEmpty }
     var layerIndex: [Pattern] = []
-    for layer in layers { layerIndex.append(try Pattern("(?:^|.*?\\.)\(layer)\\.(?P<idx>\\d+)\\.")) }
-    if layers.isEmpty { layerIndex = [try Pattern(".*?\\.[^.]*\\.(?P<idx>\\d+)\\.")] }
+    for layer in layers { layerIndex.append(try Pattern("(?:^|.*?\\.)\(layer)\\.(?P<idx>\\d+)\\.", budget)) }
+    if layers.isEmpty { layerIndex = [try Pattern(".*?\\.[^.]*\\.(?P<idx>\\d+)\\.", budget)] }
     self.layerIndex = layerIndex
   }
 

@@ -58,6 +58,39 @@ func built(_ name: String) -> URL {
     return (scratch("base"), scratch("adapter"))
   }
 
+  /// The weights are mapped, and their pages go with the file's end.
+  @Test(arguments: ["cut", "emptied"])
+  func aModelThatIsCutWhileItRunsIsAnError(how: String) throws {
+    let scratch = try ScratchDirectory()
+    try FileSystem.makeDirectory(scratch("model"))
+    let chat = Fixtures.path("running/chat")
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+      try FileSystem.copy("\(chat)/\(name)", to: scratch("model/\(name)"))
+    }
+    // Long enough that the file is cut before it has been read to its end.
+    try overwrite(scratch("text"), String(repeating: "The quick brown fox jumps. ", count: 20_000))
+    let process = Process()
+    process.executableURL = built("peft-tool")
+    process.arguments = ["perplexity", scratch("model"), scratch("text"), "--window", "4"]
+    let (output, error) = (Pipe(), Pipe())
+    process.standardOutput = output
+    process.standardError = error
+    try process.run()
+    let weights = scratch("model/model.safetensors")
+    func isMapped() -> Bool {
+      let maps = "/proc/\(process.processIdentifier)/maps"
+      return (try? String(contentsOfFile: maps, encoding: .utf8))?.contains(weights) ?? false
+    }
+    while process.isRunning && !isMapped() { usleep(1000) }
+    // Past the header, in the middle of the weights; or all of it.
+    #expect(truncate(weights, how == "cut" ? 8192 : 0) == 0)
+    let said = String(decoding: error.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+    process.waitUntilExit()
+    #expect(process.terminationReason == .exit && process.terminationStatus == 2, "\(process.terminationStatus)")
+    #expect(said.contains("model.safetensors") && said.contains("was cut"), "\(said)")
+    #expect(output.fileHandleForReading.readDataToEndOfFile().isEmpty)
+  }
+
   @Test func aKilledMergeLeavesNothingAtTheOutputAndTheNextOneSucceeds() throws {
     let scratch = try ScratchDirectory()
     let (base, adapter) = try largeBase(scratch)

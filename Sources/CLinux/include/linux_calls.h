@@ -29,4 +29,20 @@ pid_t linux_start(char *const *words, int *ends);
 /// Sends bytes to a socket without SIGPIPE. Returns the bytes sent, or -1 with errno.
 int64_t linux_send(int socket, const void *bytes, size_t count);
 
+/// A mapping of a file that is watched for the file's being cut.
+typedef struct linux_mapping linux_mapping;
+
+/// Watches a mapping of `count` bytes. Returns NULL where there is no memory for it.
+linux_mapping *linux_watch_mapping(const void *start, size_t count);
+
+/// Ends the watch, before the mapping goes.
+void linux_forget_mapping(linux_mapping *mapping);
+
+/// The offset from which on the file was not there when it was read; -1 if it always was.
+int64_t linux_mapping_cut(linux_mapping *mapping);
+
+/// Lets zeros stand for what a watched mapping's file no longer holds, instead of SIGBUS ending the process. A SIGBUS of another
+/// origin does what it did before. Returns 0, or -1 with errno.
+int linux_handle_cut_mappings(void);
+
 #endif

@@ -70,8 +70,11 @@ struct LoadedAdapter {
         apart.insert(model.base.storedName("\(module.path).weight") ?? "\(module.path).weight")
       }
     }
-    let changed = try withAdapterErrors({ () throws(AdapterError) in try plan.changedTensors(skipping: apart) })
-    replaced = try model.values(of: changed)
+    // In f32, as all sums are: rounded to the base's dtype they would be another model's than PEFT's, which adds while it runs.
+    let changed = try withAdapterErrors({ () throws(AdapterError) in
+      try plan.changedTensors(skipping: apart, widening: true)
+    })
+    replaced = try model.values(of: consume changed)
   }
 
   /// True for a plain LoRA: s·B·A beside a weight that stays what it is.
@@ -155,10 +158,12 @@ extension CausalLanguageModel {
   }
 
   /// Tensors that a merge computed, by the names of the parameters whose place they take. Throws `.unsupported` for one that is none's.
-  func values(of tensors: [ChangedTensor]) throws(ModelError) -> [ExactName: WeightMatrix] {
+  ///
+  /// Memory: each tensor's bytes go as soon as its value is made.
+  func values(of tensors: consuming [ChangedTensor]) throws(ModelError) -> [ExactName: WeightMatrix] {
     let names = parameterNames
     var values: [ExactName: WeightMatrix] = [:]
-    for tensor in tensors {
+    while let tensor = tensors.popLast() {
       guard let name = names[tensor.name] else {
         throw .unsupported(
           what: "'\(tensor.name)' of the adapter", reason: "a causal language model has no such parameter.")

@@ -17,7 +17,7 @@ struct WeightShape: Sendable, Hashable {
 }
 
 /// The tensors that a method stores for one module, and what they act on: what a rule is made of.
-struct MethodModule: Sendable {
+struct MethodModule {
   let config: PeftConfig
   let configPath: String
   let file: File
@@ -35,6 +35,8 @@ struct MethodModule: Sendable {
   let siblings: [Sibling]?
   /// Greatest output and input of all modules.
   let largest: (output: Int, input: Int)
+  /// What the configuration's patterns spend from, for all modules together.
+  let patterns: PatternBudget
 
   /// Another module of the same adapter.
   struct Sibling: Sendable {
@@ -119,7 +121,7 @@ struct MethodModule: Sendable {
   /// Source: peft/utils/other.py `get_pattern_key`.
   func number(_ key: String, pattern map: String) throws(AdapterError) -> Double {
     for member in setting(map).members ?? [] {
-      let pattern = try Pattern("(.*\\.)?(\(member.key))$")
+      let pattern = try Pattern("(.*\\.)?(\(member.key))$", patterns)
       guard try pattern.matchesStart(path) else { continue }
       guard let value = PythonNumber(json: member.value) else {
         throw .configValue(path: configPath, key: map, expected: "numbers", found: member.value.compactText)
