@@ -92,6 +92,10 @@ import Testing
     "{% set ns = namespace() %}{% set ns.ns = ns %}{{ ns }}",
     "{% set ns = namespace(m=1) %}{% for i in range(100000) %}{% set old = ns.m %}{% macro m() %}{{ old }}{% endmacro %}{% set ns.m = m %}{% endfor %}"
       + "{{ 'a' * 9223372036854775807 }}",
+    "{% set ns = namespace(l=1) %}{% for i in range(50000) %}{% set old = ns.l %}{% for j in [1] %}{% set ns.l = loop %}{% endfor %}{% endfor %}"
+      + "{{ 'a' * 9223372036854775807 }}",
+    "{% set ns = namespace(l=1) %}{% for i in range(50000) %}{% for j in [1] %}{{ loop.changed(ns.l) }}{% set ns.l = loop %}{% endfor %}{% endfor %}"
+      + "{{ 'a' * 9223372036854775807 }}",
     "{{ 'x' | nothing }}", "{{ unknown_function() }}", "{{ messages.unknown() }}", "{{ x.y }}",
     "{{ \(String(repeating: "(", count: 9000)) }}", "{{ \(String(repeating: "[", count: 9000)) }}",
     String(repeating: "{% if x %}", count: 9000),

@@ -6,11 +6,19 @@ extension JinjaMachine {
       try machine.budget.list(try machine.items(of: value, for: "'list'"))
     },
     "first": JinjaRoutine { (machine, value, _) throws(JinjaFailure) in
-      if case .iterator(let iterator) = value { return iterator.next() ?? .missing("the first of no items") }
+      switch value {
+      case .iterator(let iterator): return iterator.next() ?? .missing("the first of no items")
+      case .text(let text) where !text.scalars.isEmpty: return try machine.item(.integer(0), of: value)
+      default: break
+      }
       return try machine.items(of: value, for: "'first'").first ?? .missing("the first of no items")
     },
     "last": JinjaRoutine { (machine, value, _) throws(JinjaFailure) in
-      if case .iterator = value { throw JinjaFailure("the last of a generator") }
+      switch value {
+      case .iterator: throw JinjaFailure("the last of a generator")
+      case .text(let text) where !text.scalars.isEmpty: return try machine.item(.integer(-1), of: value)
+      default: break
+      }
       return try machine.items(of: value, for: "'last'").last ?? .missing("the last of no items")
     },
     "random": JinjaRoutine { (_, _, _) throws(JinjaFailure) in throw JinjaFailure("the filter 'random'") },

@@ -70,7 +70,7 @@ extension JinjaMachine {
     case .function(let function):
       switch (function.kind, word) {
       case (.macro(let macro, _), "name"): return .text(macro.name)
-      case (.macro(let macro, _), "arguments"): return try budget.list(macro.parameters.map { .text($0.name) })
+      case (.macro(let macro, _), "arguments"): return try budget.tuple(macro.parameters.map { .text($0.name) })
       case (.macro(let macro, _), "catch_kwargs"): return .bool(macro.special.contains("kwargs"))
       case (.macro(let macro, _), "catch_varargs"): return .bool(macro.special.contains("varargs"))
       case (.macro(let macro, _), "caller"): return .bool(macro.special.contains("caller"))

@@ -12,14 +12,16 @@ extension JinjaMachine {
   /// What `loop(items)` in a recursive loop gives.
   func recurse(_ loop: JinjaLoop, into value: JinjaValue) throws(JinjaFailure) -> JinjaValue {
     guard loop.syntax.isRecursive else { throw JinjaFailure("a call of 'loop' in a loop that is not recursive") }
+    guard let scope = loop.scope else { throw JinjaFailure("a call of a loop that has ended") }
     let source = try iterator(over: value)
-    return try within(loop.scope) { () throws(JinjaFailure) in
+    return try within(scope) { () throws(JinjaFailure) in
       try captured { () throws(JinjaFailure) in try run(loop.syntax, source, depth: loop.depth + 1) }.text
     }
   }
 
   private func run(_ syntax: Syntax.Loop, _ source: JinjaIterator, depth: Int) throws(JinjaFailure) -> End {
     let loop = JinjaLoop(syntax, source, scope, depth: depth)
+    defer { loop.end() }
     var isEmpty = true
     while let item = try advance(loop) {
       isEmpty = false

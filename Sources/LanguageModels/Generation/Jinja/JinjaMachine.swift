@@ -8,7 +8,7 @@ final class JinjaMachine {
   enum End { case normal, leftLoop, nextRound }
 
   /// Levels of expressions, blocks and calls in each other: what a thread's stack holds.
-  private static let levelLimit = 180
+  private static let levelLimit = 250
 
   let budget: JinjaBudget
   /// The time that `strftime_now` tells.

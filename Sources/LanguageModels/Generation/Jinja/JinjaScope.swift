@@ -49,8 +49,8 @@ final class JinjaFunction {
 final class JinjaLoop {
   let syntax: JinjaSyntax.Loop
   let source: JinjaIterator
-  /// The scope around the loop.
-  let scope: JinjaScope
+  /// The scope around the loop; nil once it has ended, so that loops which are kept do not hold each other.
+  private(set) var scope: JinjaScope?
   let depth: Int
   /// Place of the current item.
   var index = -1
@@ -63,4 +63,6 @@ final class JinjaLoop {
   init(_ syntax: JinjaSyntax.Loop, _ source: JinjaIterator, _ scope: JinjaScope, depth: Int) {
     (self.syntax, self.source, self.scope, self.depth) = (syntax, source, scope, depth)
   }
+
+  func end() { (scope, lastChanged) = (nil, nil) }
 }

@@ -117,7 +117,7 @@ extension JinjaMachine {
       words.append(Array(source[start..<place]))
       skipSpace()
     }
-    if place < source.count { words.append(Self.stripped(Array(source[place...]), nil, left: false)) }
+    if place < source.count { words.append(Array(source[place...])) }
     return fromRight ? words.reversed().map { $0.reversed() } : words
   }
 
