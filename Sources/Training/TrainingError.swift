@@ -1,0 +1,7 @@
+/// Why a run does not begin, or stopped before its end.
+public enum TrainingError: Error, Equatable, Sendable {
+  /// A loss or gradient that is infinite or no number.
+  case notFinite(step: Int, what: String)
+  case unknownArgument(name: String, known: [String])
+  case argumentValue(name: String, found: String, expected: String)
+}
