@@ -54,7 +54,7 @@ let package = Package(
     library("Training", ["LanguageModels", "PEFT", "TensorFiles", "Numerics"]),
     library("PeftToolCLI", ["LanguageModels", "PEFT", "TensorFiles"]),
     tool("peft-tool", ["PeftToolCLI"]),
-    tool("peft-bench", ["LanguageModels", "PEFT", "TensorFiles", "Numerics"]),
+    tool("peft-bench", ["Training", "LanguageModels", "PEFT", "TensorFiles", "Numerics"]),
     .target(name: "CFaultInjection", path: "Tests/CFaultInjection"),
     .target(
       name: "TestSupport", dependencies: ["PEFT", "TensorFiles"], path: "Tests/TestSupport",
