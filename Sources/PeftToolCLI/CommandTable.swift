@@ -220,9 +220,19 @@ enum CommandTable {
         Flag("prompt", letter: "p", value: "TEXT", "the text to go on from"),
         Flag(
           "prompts", value: "FILE", "a JSONL file of prompts; writes one JSON document a line",
-          detail: "Each line is a string, or an object with \"prompt\", or with \"messages\" for --chat."),
+          detail:
+            "Each line is a string, or an object with \"prompt\", or with \"messages\" for --chat. With --chat a line may "
+            + "also have \"tools\", \"documents\", and variables of the chat template by their names."),
         Flag("chat", "put the prompt into the model's chat template as a user's message"),
         Flag("system", value: "TEXT", "with --chat: a system message before it"),
+        Flag(
+          "chat-argument", value: "NAME=VALUE", "with --chat: a variable of the chat template",
+          detail:
+            "For example enable_thinking=false. VALUE is JSON, or else a text; tools and documents are lists. A line's "
+            + "own value wins.", repeats: true),
+        Flag(
+          "continue-final-message", "with --chat: go on with the last message in the place of a new answer",
+          detail: "The text of the last message is left open, as transformers' continue_final_message leaves it."),
         Flag("max-new-tokens", letter: "n", value: "N", "tokens to make at most", default: "100"),
         Flag("ignore-eos", "go on after an end-of-sequence token"),
         Flag("stop", value: "TEXT", "end before this text", repeats: true),

@@ -79,8 +79,7 @@ private struct ModelPlaces {
 private struct GenerateRequest {
   let sampling: Sampling
   let stop: StopConditions
-  let template: ChatTemplate?
-  let system: String?
+  let chat: ChatRequest?
 
   init(_ invocation: Invocation, _ places: ModelPlaces) throws {
     var sampling = Sampling()
@@ -96,8 +95,7 @@ private struct GenerateRequest {
     if !invocation.has("ignore-eos") { stop.ends = StopConditions.endIDs(directory: places.base) }
     stop.texts = invocation.all("stop")
     self.stop = stop
-    template = invocation.has("chat") ? try ChatTemplate(directory: places.texts) : nil
-    system = invocation.value("system")
+    chat = try ChatRequest(invocation, directory: places.texts)
   }
 
   private static func number(
@@ -122,12 +120,9 @@ private struct GenerateRequest {
   }
 
   /// The ids of a prompt, in the template's words if there is one.
-  func ids(_ prompt: JSONValue, _ tokenizer: Tokenizer) throws -> [Int] {
-    guard let template else { return tokenizer.encode(prompt.stringValue ?? "") }
-    var messages: [JSONValue] = prompt.elements ?? []
-    if let text = prompt.stringValue { messages = [ChatTemplate.message(role: "user", text)] }
-    if let system { messages.insert(ChatTemplate.message(role: "system", system), at: 0) }
-    return tokenizer.encode(try template.render(messages), addsSpecial: false)
+  func ids(_ prompt: Prompt, _ tokenizer: Tokenizer) throws -> [Int] {
+    guard let chat else { return tokenizer.encode(prompt.text) }
+    return tokenizer.encode(try chat.render(prompt), addsSpecial: false)
   }
 }
 
@@ -135,10 +130,10 @@ private struct GenerateRequest {
 @Sendable func generateCommand(_ invocation: Invocation, _ console: Console) async throws -> Int32 {
   let places = try ModelPlaces(invocation)
   let request = try GenerateRequest(invocation, places)
-  let prompts: [JSONValue]
+  let prompts: [Prompt]
   switch (invocation.value("prompt"), invocation.value("prompts")) {
-  case (let text?, nil): prompts = [.string(text)]
-  case (nil, let file?): prompts = try readPrompts(file)
+  case (let text?, nil): prompts = [Prompt(text)]
+  case (nil, let file?): prompts = try Prompt.all(in: file, for: request.chat)
   default: throw UsageError.badValue(flag: "prompt", found: "neither or both", expected: "either --prompt or --prompts")
   }
   let model = try places.load(invocation)
@@ -175,23 +170,4 @@ private struct GenerateRequest {
     }
   }
   return 0
-}
-
-/// One prompt a line. Throws `ModelError.configValue` with the line that is none.
-private func readPrompts(_ path: String) throws -> [JSONValue] {
-  let text: String
-  do { text = try FileSystem.text(path) } catch { throw AdapterError.file(error) }
-  var prompts: [JSONValue] = []
-  for (number, line) in text.split(separator: "\n", omittingEmptySubsequences: false).enumerated()
-  where !line.allSatisfy(\.isWhitespace) {
-    let json = JSONValue(parsing: String(line))
-    guard let prompt = json?["prompt"] ?? json?["messages"] ?? json, prompt.stringValue != nil || prompt.elements != nil
-    else {
-      throw ModelError.configValue(
-        path: path, key: "line \(number + 1)", expected: "a string, or an object with \"prompt\" or \"messages\"",
-        found: printable(String(line), limit: 60))
-    }
-    prompts.append(prompt)
-  }
-  return prompts
 }

@@ -84,7 +84,7 @@ extension JSONValue {
 }
 
 /// Python's `repr` of a float: the shortest digits that read back the same, exponent form below 1e-4 and from 1e16.
-func pythonRepresentation(_ value: Double) -> String {
+package func pythonRepresentation(_ value: Double) -> String {
   guard value.isFinite else { return value.isNaN ? "NaN" : value < 0 ? "-Infinity" : "Infinity" }
   let sign = value.sign == .minus ? "-" : ""
   guard value != 0 else { return sign + "0.0" }

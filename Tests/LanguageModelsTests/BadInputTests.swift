@@ -96,8 +96,8 @@ import Testing
     #expect(model.parameterCount == stored)
   }
 
-  /// Seeded damage to tokenizer files and templates: an error or a result, never a trap.
-  @Test func damagedTokenizersAndTemplatesNeverTrap() throws {
+  /// Seeded damage to tokenizer files: an error or a result, never a trap.
+  @Test func damagedTokenizersNeverTrap() throws {
     let scratch = try ScratchDirectory()
     var random = TorchGenerator(seed: 5)
     for (index, name) in (0..<300).map({ ($0, ["smollm", "mistral", "unigram", "unigram-precompiled"][$0 % 4]) }) {
@@ -112,15 +112,6 @@ import Testing
       if let tokenizer = try? Tokenizer(directory: directory) {
         _ = tokenizer.decode(tokenizer.encode("Hello wörld 12 <s> 😀\n"))
       }
-      let template = Array(try FileSystem.text(Fixtures.path("templates/blocks/tokenizer_config.json")).utf8)
-      var source = Array(
-        (JSONValue(parsing: String(decoding: template, as: UTF8.self))?["chat_template"]?.stringValue ?? "").utf8)
-      for _ in 0..<3 {
-        source[Int(random.nextLongBits() % UInt64(source.count))] = UInt8(0x20 + random.nextLongBits() % 0x5F)
-      }
-      let templateFile = try File.create("\(directory)/chat_template.jinja")
-      try templateFile.write(source.span.bytes, at: 0)
-      _ = try? ChatTemplate(directory: directory).render([ChatTemplate.message(role: "user", "x y")])
     }
   }
 }

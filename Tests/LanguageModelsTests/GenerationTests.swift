@@ -101,22 +101,9 @@ import Testing
     }
   }
 
-  /// The longest and deepest that is taken.
   @Test(arguments: [
-    "{{ \(String(repeating: "not ", count: 250))x }}", "{{ 1\(String(repeating: " + 1", count: 120)) }}",
-    "{{ \(String(repeating: "(", count: 36))1\(String(repeating: ")", count: 36)) }}",
-    "{{ x\(String(repeating: ".y", count: 120)) }}", "{{ x\(String(repeating: "[1]", count: 80)) }}",
-  ])
-  func aDeepTemplateIsRendered(source: String) throws {
-    let scratch = try ScratchDirectory()
-    try File.create(scratch("chat_template.jinja")).write(source)
-    _ = try ChatTemplate(directory: scratch.path).render([])
-  }
-
-  @Test(arguments: [
-    "{{ messages | unknown }}", "{% macro x() %}{% endmacro %}", "{{ x", "{% for a in messages %}", "{{ 1 + }}",
-    "{{ \(String(repeating: "not ", count: 9000))x }}", "{{ \(String(repeating: "(", count: 9000)) }}",
-    "{{ \(String(repeating: "(", count: 50))1\(String(repeating: ")", count: 50)) }}",
+    "{{ messages | unknown }}", "{{ x", "{% for a in messages %}", "{{ 1 + }}",
+    "{{ \(String(repeating: "(", count: 9000)) }}",
     "{{ x\(String(repeating: " + x", count: 9000)) }}", "{{ x\(String(repeating: ".y", count: 9000)) }}",
     String(repeating: "{% if x %}", count: 9000), "{{ unknown_function() }}", "{% include 'x' %}",
     "{{ messages.unknown() }}",

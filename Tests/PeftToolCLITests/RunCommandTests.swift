@@ -55,6 +55,69 @@ import Testing
     #expect(bad.code == 2 && bad.error.contains("line 2"))
   }
 
+  /// A copy of the chat model with another template.
+  private func model(_ scratch: ScratchDirectory, template: String) throws -> String {
+    let path = scratch("model")
+    try FileSystem.makeDirectory(path)
+    for name in ["config.json", "model.safetensors", "tokenizer.json", "generation_config.json"]
+    where FileSystem.kind("\(chat)/\(name)") == .file {
+      try FileSystem.copy("\(chat)/\(name)", to: "\(path)/\(name)")
+    }
+    try File.create("\(path)/chat_template.jinja").write(template)
+    return path
+  }
+
+  /// Tokens of the prompt tell which text the template made.
+  @Test func aTemplatesVariablesToolsAndDocumentsComeFromFlagsAndLines() async throws {
+    let scratch = try ScratchDirectory()
+    let path = try model(
+      scratch,
+      template:
+        "{{ messages[0].content }}{% if x is defined %}{{ 'a ' * x }}{% endif %}{{ 'b ' * (tools or []) | length }}"
+        + "{{ 'c ' * (documents or []) | length }}{{ y }}")
+    func count(_ line: some StringProtocol) -> Int {
+      JSONValue(parsing: String(line))?["prompt_tokens"]?.integerValue ?? -1
+    }
+    func counts(_ words: String...) async throws -> [Int] {
+      let answer = await run(["generate", path, "--chat", "-n", "1", "--json"] + words)
+      #expect(answer.code == 0, "\(answer.error)")
+      return answer.output.split(separator: "\n").map { count($0) }
+    }
+    let plain = try await counts("-p", "q")[0]
+    let more = try await counts("-p", "q", "--chat-argument", "x=9")[0]
+    #expect(more > plain)
+    #expect(try await counts("-p", "q", "--chat-argument", "tools=[{},{},{}]")[0] > plain)
+    try File.create(scratch("lines")).write(
+      """
+      {"prompt": "q", "x": 9}
+      {"messages": [{"role": "user", "content": "q"}], "documents": [{}, {}, {}]}
+      {"prompt": "q"}
+      """)
+    let lines = try await counts("--prompts", scratch("lines"))
+    #expect(lines[0] == more && lines[1] > plain && lines[2] == plain)
+    #expect(try await counts("-p", "q", "--continue-final-message")[0] < more)
+    for (words, part) in [
+      (["-p", "q", "--chat", "--chat-argument", "z=1"], "z=1"),
+      (["-p", "q", "--chat", "--chat-argument", "x"], "NAME=VALUE"),
+      (["-p", "q", "--chat-argument", "x=1"], "without --chat"),
+      (["-p", "q", "--continue-final-message"], "without --chat"),
+      (["-p", "q", "--chat", "--chat-argument", "tools=1"], "tools=1"),
+    ] {
+      let answer = await run(["generate", path] + words)
+      #expect(answer.code == 2 && answer.output.isEmpty && answer.error.contains(part), "\(words): \(answer.error)")
+    }
+    for (line, flags) in [
+      (#"{"prompt": "q", "z": 1}"#, ["--chat"]), (#"{"prompt": "q", "tools": 1}"#, ["--chat"]),
+      (#"{"prompt": "q", "x": 1}"#, []),
+      (#"{"messages": [{"role": "user", "content": "q"}]}"#, []), (#"{"messages": ["q"]}"#, ["--chat"]),
+    ] {
+      let file = scratch("bad\(line.utf8.count)\(flags.count)")
+      try File.create(file).write(line)
+      let answer = await run(["generate", path, "--prompts", file] + flags)
+      #expect(answer.code == 2 && answer.error.contains("line 1"), "\(line): \(answer.error)")
+    }
+  }
+
   @Test func whatCannotBeDoneIsSaidAndNothingIsWritten() async throws {
     for (words, part) in [
       (["generate", chat], "--prompt"), (["generate", chat, "-p", "x", "-n", "1000"], "context"),
