@@ -52,7 +52,7 @@ let package = Package(
     library("PEFT", ["Numerics", "TensorFiles", "CPCRE2"]),
     library("LanguageModels", ["PEFT", "Numerics", "TensorFiles", "CPCRE2", "CUTF8Proc"]),
     library("Training", ["LanguageModels", "PEFT", "TensorFiles", "Numerics"]),
-    library("PeftToolCLI", ["LanguageModels", "PEFT", "TensorFiles"]),
+    library("PeftToolCLI", ["Training", "LanguageModels", "PEFT", "TensorFiles"]),
     tool("peft-tool", ["PeftToolCLI"]),
     tool("peft-bench", ["Training", "LanguageModels", "PEFT", "TensorFiles", "Numerics"]),
     .target(name: "CFaultInjection", path: "Tests/CFaultInjection"),

@@ -1,5 +1,6 @@
 internal import LanguageModels
 internal import PEFT
+internal import Training
 
 /// The tool: words in, exit code out.
 public struct CommandLineTool: Sendable {
@@ -19,6 +20,9 @@ public struct CommandLineTool: Sendable {
       console.failure(error.description)
     } catch let error as ModelError {
       console.failure(error.description)
+    } catch let error as TrainingError {
+      console.failure(error.description)
+      if case .notFinite = error { return 1 }
     } catch is CancellationError {
       console.failure("interrupted; nothing was written.")
     } catch {

@@ -13,7 +13,8 @@ extension TrainableModel {
       do throws(TensorFileError) {
         let path = directory.path("adapter_model.safetensors")
         let items = parameters.entries.map { SafetensorsLayout.Item(name: $0.name, dtype: .f32, shape: $0.shape) }
-        let layout = try SafetensorsLayout(path: path, items: SafetensorsLayout.libraryOrder(items), alignment: .library)
+        let layout = try SafetensorsLayout(
+          path: path, items: SafetensorsLayout.libraryOrder(items), alignment: .library)
         let file = try layout.create(at: path)
         for entry in layout.entries {
           try file.write(parameters.values(of: entry.name).span.bytes, at: entry.byteRange.lowerBound)

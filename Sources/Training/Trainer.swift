@@ -109,4 +109,18 @@ public final class Trainer {
       step: step, loss: loss, gradientNorm: norm, learningRate: rate, epoch: epoch,
       tokens: batches.reduce(0) { $0 + $1.tokenCount })
   }
+
+  /// The mean over batches, weighted by their records, of the mean loss of a batch's labelled tokens.
+  ///
+  /// Source: transformers/trainer.py `Trainer.evaluation_loop`.
+  public func evaluate(_ records: [TrainingRecord]) -> Double {
+    var (sum, count) = (0.0, 0)
+    for start in stride(from: 0, to: records.count, by: arguments.evaluationBatchSize) {
+      let part = records[start..<min(start + arguments.evaluationBatchSize, records.count)]
+      let batch = TokenBatch(sequences: part.map(\.tokens), labels: part.map(\.labels), padsLeft: padsLeft)
+      sum += model.loss(of: batch, share: 1 / Double(max(1, batch.labelledCount))) * Double(part.count)
+      count += part.count
+    }
+    return sum / Double(max(1, count))
+  }
 }

@@ -2,8 +2,14 @@ public import TensorFiles
 
 extension TrainingArguments {
   /// A setting by its name in transformers' `TrainingArguments`.
-  struct Setting: Sendable {
-    let name: String
+  package struct Setting: Sendable {
+    package let name: String
+    /// One line for help.
+    package let summary: String
+    /// True for a setting that is true or false.
+    package var isSwitch = false
+    /// Its value where none is given.
+    package var defaultText: String?
     /// What the value may be, for messages.
     let expected: String
     /// Takes the value; false if it is not one that the setting can have.
@@ -11,26 +17,39 @@ extension TrainingArguments {
   }
 
   /// All settings that are read, in the order in which help lists them.
-  static let settings: [Setting] = [
-    count("per_device_train_batch_size", \.batchSize), count("per_device_eval_batch_size", \.evaluationBatchSize),
-    count("gradient_accumulation_steps", \.accumulationSteps),
-    number("num_train_epochs", \.epochs, 0...1e9),
-    Setting(name: "max_steps", expected: "a whole number") { arguments, value in
+  package static let settings: [Setting] = [
+    count("per_device_train_batch_size", "sequences of a batch", "8", \.batchSize),
+    count("per_device_eval_batch_size", "sequences of a batch of evaluation", "8", \.evaluationBatchSize),
+    count("gradient_accumulation_steps", "batches of a step", "1", \.accumulationSteps),
+    number("num_train_epochs", "times that all records are seen", "3", \.epochs, 0...1e9),
+    Setting(
+      name: "max_steps", summary: "steps of the run; the epochs do not count then", defaultText: "-1",
+      expected: "a whole number"
+    ) { arguments, value in
       guard let steps = value.integerValue, (-1...1 << 40).contains(steps) else { return false }
       arguments.maxSteps = steps
       return true
     },
-    number("learning_rate", \.learningRate, 0...1e9), number("weight_decay", \.weightDecay, 0...1e9),
-    number("adam_beta1", \.beta1, 0...0.9999999), number("adam_beta2", \.beta2, 0...0.9999999),
-    number("adam_epsilon", \.epsilon, 0...1), number("max_grad_norm", \.maxGradientNorm, -1e9...1e30),
+    number("learning_rate", "greatest learning rate", "5e-5", \.learningRate, 0...1e9),
+    number(
+      "weight_decay", "share of a parameter that each step takes away, times the rate", "0", \.weightDecay, 0...1e9),
+    number("adam_beta1", "decay of the first moment", "0.9", \.beta1, 0...0.9999999),
+    number("adam_beta2", "decay of the second moment", "0.999", \.beta2, 0...0.9999999),
+    number("adam_epsilon", "what is added to the second moment's root", "1e-8", \.epsilon, 0...1),
+    number(
+      "max_grad_norm", "norm that gradients are scaled down to; 0 for no clipping", "1", \.maxGradientNorm, -1e9...1e30),
     Setting(
-      name: "lr_scheduler_type", expected: LearningRateSchedule.Kind.allCases.map(\.rawValue).joined(separator: ", ")
+      name: "lr_scheduler_type", summary: "course of the learning rate", defaultText: "linear",
+      expected: LearningRateSchedule.Kind.allCases.map(\.rawValue).joined(separator: ", ")
     ) { arguments, value in
       guard let kind = LearningRateSchedule.Kind(rawValue: value.stringValue ?? "") else { return false }
       arguments.schedule.kind = kind
       return true
     },
-    Setting(name: "lr_scheduler_kwargs", expected: "num_cycles, power, lr_end or timescale") { arguments, value in
+    Setting(
+      name: "lr_scheduler_kwargs", summary: "settings of the course, as a JSON object",
+      expected: "num_cycles, power, lr_end or timescale"
+    ) { arguments, value in
       for member in value.members ?? [] {
         guard let number = member.value.number, number.isFinite else { return false }
         switch member.key {
@@ -43,36 +62,46 @@ extension TrainingArguments {
       }
       return value.members != nil || value == .null
     },
-    Setting(name: "warmup_steps", expected: "a number of steps, or a share below 1") { arguments, value in
+    Setting(
+      name: "warmup_steps", summary: "steps over which the rate rises, or their share below 1", defaultText: "0",
+      expected: "a number of steps, or a share below 1"
+    ) { arguments, value in
       guard let number = value.number, (0...1e12).contains(number) else { return false }
       arguments.warmupShare = number > 0 && number < 1 ? number : nil
       arguments.schedule.warmupSteps = number < 1 ? 0 : Int(number)
       return true
     },
-    Setting(name: "warmup_ratio", expected: "a share from 0 to 1") { arguments, value in
+    Setting(
+      name: "warmup_ratio", summary: "share of the steps over which the rate rises", expected: "a share from 0 to 1"
+    ) { arguments, value in
       guard let number = value.number, (0...1).contains(number) else { return false }
       arguments.warmupShare = number > 0 ? number : nil
       return true
     },
-    number("label_smoothing_factor", \.labelSmoothing, 0...1),
-    Setting(name: "seed", expected: "a whole number from 0") { arguments, value in
+    number("label_smoothing_factor", "share of the loss that all tokens get", "0", \.labelSmoothing, 0...1),
+    Setting(name: "seed", summary: "seed of order and dropout", defaultText: "42", expected: "a whole number from 0") {
+      arguments, value in
       guard let seed = value.integerValue, seed >= 0 else { return false }
       arguments.seed = UInt64(seed)
       return true
     },
-    Setting(name: "data_seed", expected: "a whole number from 0") { arguments, value in
+    Setting(name: "data_seed", summary: "seed of the order alone", expected: "a whole number from 0") {
+      arguments, value in
       guard let seed = value.integerValue, seed >= 0 else { return value == .null }
       arguments.dataSeed = UInt64(seed)
       return true
     },
-    flag("dataloader_drop_last", \.dropsLast),
-    Setting(name: "train_sampling_strategy", expected: "random or sequential") { arguments, value in
+    flag("dataloader_drop_last", "leave out a last batch that is not full", \.dropsLast),
+    Setting(
+      name: "train_sampling_strategy", summary: "random or sequential", defaultText: "random",
+      expected: "random or sequential"
+    ) { arguments, value in
       guard ["random", "sequential"].contains(value.stringValue) else { return false }
       arguments.shuffles = value.stringValue == "random"
       return true
     },
-    flag("activation_checkpointing", \.checkpointsActivations),
-    flag("gradient_checkpointing", \.checkpointsActivations),
+    flag("activation_checkpointing", "keep layers' inputs alone, and run them again", \.checkpointsActivations),
+    flag("gradient_checkpointing", "the old name of --activation-checkpointing", \.checkpointsActivations),
   ]
 
   /// Sets a value by its name. Throws `.unknownArgument` with the nearest name, `.argumentValue`.
@@ -85,8 +114,12 @@ extension TrainingArguments {
     }
   }
 
-  private static func count(_ name: String, _ path: any WritableKeyPath<TrainingArguments, Int> & Sendable) -> Setting {
-    Setting(name: name, expected: "a whole number from 1") { arguments, value in
+  private static func count(
+    _ name: String, _ summary: String, _ defaultText: String,
+    _ path: any WritableKeyPath<TrainingArguments, Int> & Sendable
+  ) -> Setting {
+    Setting(name: name, summary: summary, defaultText: defaultText, expected: "a whole number from 1") {
+      arguments, value in
       guard let count = value.integerValue, (1...1 << 30).contains(count) else { return false }
       arguments[keyPath: path] = count
       return true
@@ -94,18 +127,24 @@ extension TrainingArguments {
   }
 
   private static func number(
-    _ name: String, _ path: any WritableKeyPath<TrainingArguments, Double> & Sendable, _ range: ClosedRange<Double>
+    _ name: String, _ summary: String, _ defaultText: String,
+    _ path: any WritableKeyPath<TrainingArguments, Double> & Sendable, _ range: ClosedRange<Double>
   ) -> Setting {
-    Setting(name: name, expected: "a number from \(range.lowerBound) to \(range.upperBound)") { arguments, value in
+    Setting(
+      name: name, summary: summary, defaultText: defaultText,
+      expected: "a number from \(range.lowerBound) to \(range.upperBound)"
+    ) { arguments, value in
       guard let number = value.number, range.contains(number) else { return false }
       arguments[keyPath: path] = number
       return true
     }
   }
 
-  private static func flag(_ name: String, _ path: any WritableKeyPath<TrainingArguments, Bool> & Sendable) -> Setting {
-    Setting(name: name, expected: "true or false") { arguments, value in
-      guard let flag = value.boolValue else { return value == .null }
+  private static func flag(
+    _ name: String, _ summary: String, _ path: any WritableKeyPath<TrainingArguments, Bool> & Sendable
+  ) -> Setting {
+    Setting(name: name, summary: summary, isSwitch: true, expected: "true or false") { arguments, value in
+      guard let flag = value.boolValue ?? (value == .string("true") ? true : nil) else { return value == .null }
       arguments[keyPath: path] = flag
       return true
     }

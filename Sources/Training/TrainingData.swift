@@ -1,6 +1,6 @@
 public import LanguageModels
 internal import PEFT
-public import TensorFiles
+internal import TensorFiles
 
 /// Records of a JSONL file as tokens and labels.
 ///
@@ -10,7 +10,8 @@ public import TensorFiles
 public struct TrainingData {
   /// What the reader needs to know besides the lines.
   public struct Reader {
-    let tokenizer: Tokenizer
+    /// Nil where a model has none: records are tokens then.
+    let tokenizer: Tokenizer?
     let template: ChatTemplate?
     /// The end of a text, put after one that does not end with it; nil to put none.
     let end: String?
@@ -23,7 +24,7 @@ public struct TrainingData {
     /// True to learn all of a conversation, not the assistant's turns alone.
     public var learnsAllTurns = false
 
-    public init(tokenizer: Tokenizer, template: ChatTemplate?, end: String?, vocabulary: Int, maxLength: Int) {
+    public init(tokenizer: Tokenizer?, template: ChatTemplate?, end: String?, vocabulary: Int, maxLength: Int) {
       self.tokenizer = tokenizer
       self.template = template
       self.end = end
@@ -55,14 +56,16 @@ public struct TrainingData {
       }
       guard reader.truncates else {
         throw place.error(
-          "it has \(record.tokens.count) tokens, over the \(reader.maxLength) of a record; give --max-length or --truncate")
+          "it has \(record.tokens.count) tokens, over the \(reader.maxLength) of a record; give --max-length or --truncate"
+        )
       }
       truncatedCount += 1
       lostTokens += record.tokens.count - reader.maxLength
       records.append(
         try place.checked(
           TrainingRecord(
-            tokens: Array(record.tokens.prefix(reader.maxLength)), labels: Array(record.labels.prefix(reader.maxLength)))))
+            tokens: Array(record.tokens.prefix(reader.maxLength)), labels: Array(record.labels.prefix(reader.maxLength))
+          )))
     }
     guard !records.isEmpty else { throw .record(path: path, line: 0, reason: "there is no record in it") }
   }
@@ -87,6 +90,7 @@ public struct TrainingData {
 extension TrainingData.Reader {
   fileprivate func record(_ json: JSONValue, _ place: TrainingData.Place) throws(TrainingError) -> TrainingRecord {
     if let ids = json["input_ids"] { return try tokens(ids, json["labels"], place) }
+    guard let tokenizer else { throw place.error("the model has no tokenizer, and the record no input_ids") }
     if let text = json["text"]?.stringValue {
       let ids = tokenizer.encode(ended(text))
       return try checked(ids, ids, place)
@@ -95,7 +99,7 @@ extension TrainingData.Reader {
       let ids = tokenizer.encode(ended(prompt + completion))
       return try learning(ids, from: common(tokenizer.encode(prompt), ids), place)
     }
-    if let messages = json["messages"]?.elements { return try conversation(messages, place) }
+    if let messages = json["messages"]?.elements { return try conversation(messages, tokenizer, place) }
     throw place.error("it has none of input_ids, text, prompt with completion, messages")
   }
 
@@ -113,12 +117,14 @@ extension TrainingData.Reader {
 
   /// Labels of the assistant's turns: what a turn adds to the text before it and the beginning of an answer.
   private func conversation(
-    _ messages: [JSONValue], _ place: TrainingData.Place
+    _ messages: [JSONValue], _ tokenizer: Tokenizer, _ place: TrainingData.Place
   ) throws(TrainingError) -> TrainingRecord {
     guard let template else { throw place.error("the model has no chat template for messages") }
     func ids(_ count: Int, answers: Bool) throws(TrainingError) -> [Int] {
       do throws(ModelError) {
-        return tokenizer.encode(try template.render(Array(messages.prefix(count)), answers: answers), addsSpecial: false)
+        var conversation = ChatTemplate.Conversation(Array(messages.prefix(count)))
+        conversation.beginsAnswer = answers
+        return tokenizer.encode(try template.render(conversation), addsSpecial: false)
       } catch { throw .model(error) }
     }
     let all = try ids(messages.count, answers: false)
@@ -145,7 +151,9 @@ extension TrainingData.Reader {
     _ tokens: [Int], _ labels: [Int], _ place: TrainingData.Place
   ) throws(TrainingError) -> TrainingRecord {
     guard !tokens.isEmpty else { throw place.error("it has no tokens") }
-    if let token = (tokens + labels).first(where: { ($0 < 0 && $0 != -100) || $0 >= vocabulary }) ?? tokens.first(where: { $0 < 0 }) {
+    if let token = (tokens + labels).first(where: { ($0 < 0 && $0 != -100) || $0 >= vocabulary })
+      ?? tokens.first(where: { $0 < 0 })
+    {
       throw place.error("token \(token) is outside the model's vocabulary of \(vocabulary)")
     }
     return TrainingRecord(tokens: tokens, labels: labels)

@@ -1,3 +1,6 @@
+internal import LanguageModels
+internal import TensorFiles
+
 extension TrainingError: CustomStringConvertible {
   public var description: String {
     switch self {

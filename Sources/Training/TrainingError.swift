@@ -1,5 +1,4 @@
 public import LanguageModels
-public import PEFT
 public import TensorFiles
 
 /// Why a run does not begin, or stopped before its end.
