@@ -1,11 +1,6 @@
+#include "dispatch.h"
 #include "elements.h"
 #include "kernels.h"
-
-#if defined(__x86_64__) && !__has_feature(thread_sanitizer)
-#define DISPATCHED __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
-#else
-#define DISPATCHED
-#endif
 
 #define CONVERSION(name, From, To, load, store)                                 \
   DISPATCHED void name(const From *source, To *destination, size_t count) {     \

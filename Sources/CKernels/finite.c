@@ -1,12 +1,7 @@
 // Whether all elements are finite. An exponent of all ones marks an infinity or a NaN; adding what lacks to the sign bit
 // moves that fact there, so that one OR over all elements gathers it.
+#include "dispatch.h"
 #include "kernels.h"
-
-#if defined(__x86_64__) && !__has_feature(thread_sanitizer)
-#define DISPATCHED __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
-#else
-#define DISPATCHED
-#endif
 
 #define SCAN(name, Word, sign)                                            \
   DISPATCHED int name(const Word *words, size_t count, Word exponent) {   \

@@ -1,12 +1,7 @@
 // Norms and scaling of rows and columns, for weight-decomposed adapters. Eight running sums, always added in the same
 // order, so that the result does not depend on the vector width.
+#include "dispatch.h"
 #include "kernels.h"
-
-#if defined(__x86_64__) && !__has_feature(thread_sanitizer)
-#define DISPATCHED __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
-#else
-#define DISPATCHED
-#endif
 
 DISPATCHED void kernels_row_square_sums(const float *w, size_t rows, size_t columns, double *sums) {
   for (size_t i = 0; i < rows; i++) {

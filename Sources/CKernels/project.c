@@ -294,8 +294,8 @@ static const variants *variants_for(int format, size_t *lanes, size_t *group) {
   return CHOOSE(generic);
 }
 
-void kernels_project(int format, const void *w, size_t out, size_t in, int transposed, const float *x, size_t tokens,
-                     float *y) {
+void kernels_project(int format, const void *w, size_t out, size_t in, int transposed, int exact, const float *x,
+                     size_t tokens, float *y) {
   if (!out || !tokens) return;
   size_t lanes, group;
   const variants *chosen = variants_for(format, &lanes, &group);
@@ -306,7 +306,7 @@ void kernels_project(int format, const void *w, size_t out, size_t in, int trans
   }
   const size_t groups = (tokens + group - 1) / group;
 #if defined(__x86_64__)
-  if (format == kernels_bf16 && !transposed && __builtin_cpu_supports("x86-64-v4") && __builtin_cpu_supports("avx512bf16")) {
+  if (format == kernels_bf16 && !transposed && !exact && __builtin_cpu_supports("x86-64-v4") && __builtin_cpu_supports("avx512bf16")) {
     job.packed = aligned_alloc(64, (groups * group * ((in + 1) / 2) * sizeof(uint32_t) + 63) / 64 * 64);
     if (!job.packed) abort();
     kernels_parallel(groups, pack_pairs, &job);

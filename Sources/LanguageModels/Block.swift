@@ -127,7 +127,7 @@ final class DecoderLayer: Module {
     var normsAfter = false
   }
 
-  private let layout: Layout
+  let layout: Layout
 
   init(_ typeName: String, _ layout: Layout, _ children: [(name: String, module: Module)]) {
     self.layout = layout

@@ -88,9 +88,9 @@ public class Norm: Module {
 
 /// x / √(mean x² + ε) · w, or · (1 + w) as Gemma has it.
 public final class RMSNorm: Norm {
-  private let weight: Parameter
-  private let epsilon: Float
-  private let addsOne: Bool
+  let weight: Parameter
+  let epsilon: Float
+  let addsOne: Bool
 
   init(_ typeName: String, _ weight: Parameter, epsilon: Double, addsOne: Bool = false) {
     self.weight = weight
@@ -132,9 +132,9 @@ public final class RMSNorm: Norm {
 
 /// (x - mean) / √(variance + ε) · w + b.
 public final class LayerNorm: Norm {
-  private let weight: Parameter?
-  private let bias: Parameter?
-  private let epsilon: Float
+  let weight: Parameter?
+  let bias: Parameter?
+  let epsilon: Float
 
   init(_ weight: Parameter?, _ bias: Parameter?, width: Int, epsilon: Double) {
     self.weight = weight

@@ -84,11 +84,11 @@ extension ModelError: CustomStringConvertible {
 }
 
 /// Runs work on files, its errors as `ModelError`.
-func asModelError<Result>(_ body: () throws(TensorFileError) -> Result) throws(ModelError) -> Result {
+package func asModelError<Result>(_ body: () throws(TensorFileError) -> Result) throws(ModelError) -> Result {
   do throws(TensorFileError) { return try body() } catch { throw .file(error) }
 }
 
 /// Runs work of the library PEFT, its errors as `ModelError`.
-func withAdapterErrors<Result>(_ body: () throws(AdapterError) -> Result) throws(ModelError) -> Result {
+package func withAdapterErrors<Result>(_ body: () throws(AdapterError) -> Result) throws(ModelError) -> Result {
   do throws(AdapterError) { return try body() } catch { throw .adapter(error) }
 }

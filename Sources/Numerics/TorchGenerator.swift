@@ -1,8 +1,10 @@
+internal import CKernels
+
 /// torch's CPU random generator: MT19937, seeded as `torch.manual_seed` seeds it.
 ///
 /// Source: aten/src/ATen/core/MT19937RNGEngine.h and DistributionTemplates.h of PyTorch 2.15; checked against golden
 /// values from torch in the tests.
-public struct TorchGenerator {
+public struct TorchGenerator: Sendable, Equatable {
   private var state: [UInt32]
   private var next = 624
 
@@ -28,12 +30,16 @@ public struct TorchGenerator {
   }
 
   private mutating func refill() {
-    for index in 0..<624 {
-      let mixed = (state[index] & 0x8000_0000) | (state[(index + 1) % 624] & 0x7FFF_FFFF)
-      let twist: UInt32 = mixed & 1 == 0 ? 0 : 0x9908_B0DF
-      state[index] = state[(index + 397) % 624] ^ (mixed >> 1) ^ twist
-    }
+    kernels_twister_refill(&state)
     next = 0
+  }
+
+  /// Passes over words.
+  public mutating func skip(words: Int) { for _ in 0..<words { _ = nextBits() } }
+
+  /// Draws of two words each: a bit is 1 where the lower 53 of the 64 are below `limit`. Nil passes over them.
+  mutating func draws(_ count: Int, limit: UInt64, into bits: UnsafeMutablePointer<UInt64>?) {
+    kernels_twister_draws(&state, &next, count, limit, bits)
   }
 
   /// `count` values as `torch.empty(count).uniform_(low, high)` draws them in f32.

@@ -54,19 +54,21 @@ public struct WeightMatrix: @unchecked Sendable {
     return result
   }
 
+  var kernelFormat: Int32 { Int32(format == .f32 ? kernels_f32 : format == .f16 ? kernels_f16 : kernels_bf16) }
+  var start: UnsafeRawPointer { pointer }
+
   /// x · Wᵀ for W `[out, in]`, or x · W for W `[in, out]` if `transposed`. x is `[tokens, in]`. Traps if the extents do not fit.
   ///
   /// Precision: sums in f32.
   public func project(_ x: Matrix<Float>, transposed: Bool = false) -> Matrix<Float> {
     let (out, input) = transposed ? (columns, rows) : (rows, columns)
     precondition(x.columns == input, "inputs do not fit")
-    let kind = format == .f32 ? kernels_f32 : format == .f16 ? kernels_f16 : kernels_bf16
     let count = x.rows * out
     // Soundness: the extents were checked, and the kernel writes every element.
     let values = [Float](unsafeUninitializedCapacity: count) { to, initialized in
       x.values.withUnsafeBufferPointer { from in
         guard count > 0, let from = from.baseAddress, let to = to.baseAddress else { return }
-        kernels_project(Int32(kind), pointer, out, input, transposed ? 1 : 0, from, x.rows, to)
+        kernels_project(kernelFormat, pointer, out, input, transposed ? 1 : 0, 0, from, x.rows, to)
       }
       initialized = count
     }

@@ -1,4 +1,4 @@
-internal import Numerics
+package import Numerics
 internal import TensorFiles
 
 /// The precision that factors are held in: f64 for f64 weights, f32 for all others.
@@ -9,7 +9,7 @@ extension Double: FactorElement {}
 
 extension MatrixScalar {
   /// Stored values in this precision.
-  static func decoded(_ bytes: [UInt8], _ format: FloatFormat) -> [Self] {
+  package static func decoded(_ bytes: [UInt8], _ format: FloatFormat) -> [Self] {
     var values = [Self](repeating: 0, count: bytes.count / format.byteCount)
     var span = values.mutableSpan
     decode(bytes.span.bytes, from: format, into: &span)

@@ -3,14 +3,19 @@ internal import TensorFiles
 /// README.md of an adapter: the front matter that PEFT writes, and a short text.
 ///
 /// Source of the keys: peft/peft_model.py `PeftModel.create_or_update_model_card`.
-struct ModelCard {
-  static let fileName = "README.md"
+package struct ModelCard {
+  package static let fileName = "README.md"
 
   let config: PeftConfig
   /// True if the adapter was made just now and not trained.
   let isFresh: Bool
 
-  var text: String {
+  package init(config: PeftConfig, isFresh: Bool) {
+    self.config = config
+    self.isFresh = isFresh
+  }
+
+  package var text: String {
     let base = config.baseModelNameOrPath ?? ""
     var front = ["base_model: \(yaml(base))", "library_name: peft"]
     if config.taskType == "CAUSAL_LM" { front.append("pipeline_tag: text-generation") }

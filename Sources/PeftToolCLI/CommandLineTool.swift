@@ -1,4 +1,5 @@
 internal import PEFT
+internal import Training
 
 /// The tool: words in, exit code out.
 public struct CommandLineTool: Sendable {
@@ -14,6 +15,9 @@ public struct CommandLineTool: Sendable {
       return try await dispatch(words)
     } catch let error as UsageError {
       console.failure(error.description)
+    } catch let error as TrainingError {
+      console.failure(error.description)
+      if case .notFinite = error { return 1 }
     } catch is CancellationError {
       console.failure("interrupted; nothing was written.")
     } catch {

@@ -67,7 +67,7 @@ enum CommandTable {
     ]
   }
 
-  private static let modelOperand = Operand(
+  static let modelOperand = Operand(
     name: "MODEL", summary: "directory of a causal language model, or of an adapter that names its base", isModel: true)
 
   private static let adapterFlag = Flag(
@@ -294,6 +294,7 @@ enum CommandTable {
         modelOperand, Operand(name: "ADAPTER", summary: "adapter to put on it", isOptional: true, isModel: true),
       ],
       flags: [], detail: "With an adapter: the tree that PEFT's model has.", run: treeCommand),
+    trainCommandEntry,
     Command(
       name: "completions", summary: "print a completion script for a shell",
       operands: [Operand(name: "SHELL", summary: "bash, zsh or fish")], flags: [],

@@ -1,4 +1,3 @@
-import Glibc
 import LanguageModels
 import Numerics
 import PEFT
@@ -109,13 +108,7 @@ struct GenerateBenchmark {
     guard let python else { return }
     let script = "Fixtures/scripts/bench_generate.py"
     let command = "\(python) \(script) \(model) \(kind) \(Self.newTokens) \(Self.promptTokens) 2>/dev/null"
-    guard let pipe = popen(command, "r") else { return }
-    var line = [CChar](repeating: 0, count: 4096)
-    var text = ""
-    while fgets(&line, Int32(line.count), pipe) != nil {
-      text = String(decoding: line.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
-    }
-    pclose(pipe)
+    let text = lastLine(of: command)
     func number(_ key: String) -> Double {
       switch JSONValue(parsing: text)?[key] {
       case .number(let value)?: value

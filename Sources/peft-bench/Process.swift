@@ -49,3 +49,22 @@ var programDirectory: String {
   let path = String(decoding: buffer.prefix(count).map { UInt8(bitPattern: $0) }, as: UTF8.self)
   return path.split(separator: "/").dropLast().map { "/" + $0 }.joined()
 }
+
+/// This process's greatest resident set so far.
+var ownPeakBytes: Int {
+  var usage = rusage()
+  getrusage(Int32(RUSAGE_SELF.rawValue), &usage)
+  return usage.ru_maxrss << 10
+}
+
+/// The last line that a shell's command prints; empty if it cannot be started.
+func lastLine(of command: String) -> String {
+  guard let pipe = popen(command, "r") else { return "" }
+  defer { pclose(pipe) }
+  var line = [CChar](repeating: 0, count: 4096)
+  var text = ""
+  while fgets(&line, Int32(line.count), pipe) != nil {
+    text = String(decoding: line.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+  }
+  return text.last == "\n" ? String(text.dropLast()) : text
+}

@@ -37,10 +37,16 @@ do {
       exit(2)
     }
     try GenerateBenchmark(model: model, python: option("--python"), rounds: rounds).run()
+  case "train"?:
+    guard let model = option("--model") else {
+      print("usage: peft-bench train --model DIR [--python PYTHON] [--rounds N]")
+      exit(2)
+    }
+    try TrainBenchmark(model: model, python: option("--python"), rounds: rounds).run()
   case "kernels"?: KernelBenchmark(rounds: rounds).run()
   default:
     print(
-      "usage: peft-bench merge|methods|trust|startup|kernels|torch|generate [--rounds N] [--layers N] [--directory DIR]"
+      "usage: peft-bench merge|methods|trust|startup|kernels|torch|generate|train [--rounds N] [--layers N] [--directory DIR]"
     )
     exit(2)
   }

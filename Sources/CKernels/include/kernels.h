@@ -74,9 +74,9 @@ enum { kernels_f32, kernels_f16, kernels_bf16 };
 enum { kernels_chunk = 64 };
 
 /// y [tokens, out] = x [tokens, in] x W^T, W [out, in]; or x x W, W [in, out], if transposed. Sums in f32, their order unspecified.
-/// With a bf16 W [out, in] and more than four tokens, x is rounded to bf16 where the machine multiplies bf16.
-void kernels_project(int format, const void *w, size_t out, size_t in, int transposed, const float *x, size_t tokens,
-                     float *y);
+/// With a bf16 W [out, in] and more than four tokens, x is rounded to bf16 where the machine multiplies bf16, unless `exact` is set.
+void kernels_project(int format, const void *w, size_t out, size_t in, int transposed, int exact, const float *x,
+                     size_t tokens, float *y);
 
 /// out = softmax(scale * queries . keys) . values for `rows` queries of one head, `query_stride` floats apart, as out is.
 ///
@@ -88,5 +88,68 @@ void kernels_attend(const float *queries, size_t query_stride, size_t rows, cons
 
 /// x / (1 + e^-x), in place.
 void kernels_silu(float *x, size_t count);
+
+// Norms of rows of `width`: y = x / sqrt(mean x^2 + epsilon) * (w + plus), or (x - mean) / sqrt(variance + epsilon) * w + b, where w and
+// b may be null. The gradients add to dx what g, the gradient of y, means for x.
+void kernels_rms_norm(const float *x, const float *w, float plus, size_t rows, size_t width, float epsilon, float *y);
+void kernels_rms_norm_gradient(const float *x, const float *w, float plus, const float *g, size_t rows, size_t width,
+                               float epsilon, float *dx);
+void kernels_layer_norm(const float *x, const float *w, const float *b, size_t rows, size_t width, float epsilon,
+                        float *y);
+void kernels_layer_norm_gradient(const float *x, const float *w, const float *g, size_t rows, size_t width,
+                                 float epsilon, float *dx);
+
+/// Adds to dw and, if it is not null, db what g means for a norm's parameters. `centred` is 1 for the norm with a mean.
+void kernels_norm_parameters(int centred, const float *x, const float *g, size_t rows, size_t width, float epsilon,
+                             float *dw, float *db);
+
+/// Turns the first half of each `width` columns of one row against the second; sign -1 turns back.
+void kernels_rotate(float *x, size_t columns, size_t width, const float *cosines, const float *sines, float sign);
+
+/// Functions between a feed-forward part's products.
+enum {
+  kernels_relu_function, kernels_silu_function, kernels_tanh_gelu_function, kernels_gelu_function,
+  kernels_tanh_function, kernels_quick_gelu_function
+};
+
+/// out = f(a) * b, or f(a) if b is null.
+void kernels_activate(int kind, const float *a, const float *b, float *out, size_t count);
+
+/// Puts the gradients of a and b, if it is not null, in their places; g is that of the result.
+void kernels_activate_gradient(int kind, const float *g, float *a, float *b, size_t count);
+
+/// e^x / sum e^x, in place.
+void kernels_softmax(float *x, size_t count);
+
+/// dp = scale * p * (dp - sum p * dp): the gradient through a softmax whose result is p, in place.
+void kernels_softmax_gradient(const float *p, float *dp, float scale, size_t count);
+
+/// The loss of one row of logits, -log softmax(logits)[target], mixed with the mean over all targets by `smoothing`. Logits become
+/// their gradient times `share`. `target` is below `count`.
+double kernels_cross_entropy(float *logits, size_t count, size_t target, float smoothing, float share);
+
+/// y += scale * x.
+void kernels_add(const float *x, float scale, float *y, size_t count);
+
+/// The sum of squares, in f64.
+double kernels_square_sum(const float *x, size_t count);
+
+/// One step of AdamW: 1 - lr * decay, 1 - beta1, 1 - beta2, beta2, sqrt(1 - beta2^t), epsilon and -lr / (1 - beta1^t), each rounded to f32.
+typedef struct {
+  float decay, first, second, kept, correction, epsilon, rate;
+} kernels_adamw_step;
+
+/// Every result is rounded to f32, with two fused multiply-adds, as torch's fused kernel does it bit for bit.
+void kernels_adamw(const kernels_adamw_step *step, float *p, const float *g, float *m, float *v, size_t count);
+
+/// The next 624 words of the Mersenne Twister, untempered, in place.
+void kernels_twister_refill(uint32_t *state);
+
+/// One bit for each of `count` draws of two words: 1 where the lower 53 of their 64 bits are below `limit`. `next` is the place in `state`.
+/// `bits` may be null, to pass over draws; it must be zero otherwise.
+void kernels_twister_draws(uint32_t *state, size_t *next, size_t count, uint64_t limit, uint64_t *bits);
+
+/// out = x * scale where the bit from `first` on is 1, otherwise 0.
+void kernels_keep(const float *x, const uint64_t *bits, size_t first, float scale, float *out, size_t count);
 
 #endif

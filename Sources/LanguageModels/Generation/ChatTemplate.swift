@@ -34,6 +34,9 @@ public struct ChatTemplate {
     /// True if the text ends within the last message, which the model goes on with, in the place of a new answer.
     public var continuesFinalMessage = false
 
+    /// True to end with the beginning of an answer, where the last message is not gone on with.
+    public var beginsAnswer = true
+
     public init(_ messages: [JSONValue]) { self.messages = messages }
   }
 
@@ -100,7 +103,7 @@ public struct ChatTemplate {
       variables += [
         .init("messages", .array(messages)), .init("tools", conversation.tools.map { .array($0) } ?? .null),
         .init("documents", conversation.documents.map { .array($0) } ?? .null),
-        .init("add_generation_prompt", .bool(continued == nil)),
+        .init("add_generation_prompt", .bool(continued == nil && conversation.beginsAnswer)),
       ]
       let text = try source.template.render(variables, at: seconds)
       return try continued?.cut(text) ?? text

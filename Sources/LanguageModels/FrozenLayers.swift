@@ -1,0 +1,141 @@
+package import Numerics
+internal import PEFT
+
+/// A linear layer whose weight stays what it is: x ↦ x·Wᵀ + b.
+package struct FrozenLinear: Sendable {
+  /// The module's path, such as `model.layers.0.self_attn.q_proj`.
+  package let path: String
+  package let weight: WeightMatrix
+  /// Empty for none.
+  package let bias: [Float]
+  /// True for W stored `[in, out]`.
+  package let isTransposed: Bool
+
+  package var inFeatures: Int { isTransposed ? weight.rows : weight.columns }
+  package var outFeatures: Int { isTransposed ? weight.columns : weight.rows }
+
+  /// `[tokens, in]` to `[tokens, out]`, in f32.
+  package func callAsFunction(_ x: LentMatrix, in workspace: Workspace) -> LentMatrix {
+    let y = weight.project(x, transposed: isTransposed, in: workspace)
+    if !bias.isEmpty { y.addToRows(bias) }
+    return y
+  }
+
+  /// The gradient of x; `g` is that of the output.
+  package func inputGradient(_ g: LentMatrix, in workspace: Workspace) -> LentMatrix {
+    weight.project(g, transposed: !isTransposed, in: workspace)
+  }
+}
+
+/// A decoder layer as values: what a pass forwards or backwards needs of its modules.
+package struct FrozenDecoderLayer: Sendable {
+  /// Queries, keys and values: three, or one that gives all three.
+  package let projections: [FrozenLinear]
+  package let output: FrozenLinear
+  package let attention: SequenceAttention
+  package let headNorms: (query: RowNorm, key: RowNorm)?
+  package let attentionNorm: RowNorm
+  package let feedForwardNorm: RowNorm
+  package let gate: FrozenLinear?
+  package let up: FrozenLinear
+  package let down: FrozenLinear
+  package let function: ActivationKernel
+  /// True if a norm follows each sum instead of preceding each part.
+  package let normsAfter: Bool
+
+  /// All linear layers in the order in which a forward pass reaches them.
+  package var linears: [FrozenLinear] { projections + [output] + (gate.map { [$0] } ?? []) + [up, down] }
+}
+
+/// A causal language model as values.
+package struct FrozenModel {
+  package let layers: [FrozenDecoderLayer]
+  package let embedding: WeightMatrix
+  package let embeddingScale: Float
+  /// Learnt positions, and what is added to a position.
+  package let positions: (table: WeightMatrix, offset: Int)?
+  package let inputProjection: FrozenLinear?
+  package let outputProjection: FrozenLinear?
+  package let finalNorm: RowNorm?
+  package let head: FrozenLinear
+  package let contextLength: Int
+  /// Cosines and sines for positions from 0, `[length, width / 2]`; nil where the model does not rotate.
+  package let angles: ((Int) -> (cosines: [Float], sines: [Float]))?
+}
+
+extension CausalLanguageModel {
+  /// The model's layers with the weights that it was loaded with.
+  ///
+  /// Throws `.unsupported` for an activation that has no slope here.
+  package func frozen() throws(ModelError) -> FrozenModel {
+    func linear(_ path: String) -> FrozenLinear {
+      guard let layer = self.linear(at: path) else { preconditionFailure("no linear layer at \(path)") }
+      return FrozenLinear(
+        path: path, weight: layer.weight.stored, bias: layer.bias?.vector ?? [], isTransposed: layer.isTransposed)
+    }
+    let module = { (path: String) -> Module? in self.root.module(at: path) }
+    var layers: [FrozenDecoderLayer] = []
+    for (index, child) in (module(parts.layers)?.children ?? []).enumerated() {
+      guard let layer = child.module as? DecoderLayer else { continue }
+      let path = "\(parts.layers).\(index)"
+      let attention: Attention = layer.part(layer.layout.attention)
+      let layout = attention.layout
+      let inner = layer.layout.feedForwardModule.map { "\(path).\($0)" } ?? path
+      let parts = layer.layout.feedForward
+      guard let function = (module("\(inner).\(parts.function)") as? Activation)?.trainable else {
+        throw .unsupported(
+          what: "the activation of \(inner)",
+          reason: "training has slopes for ReLU, SiLU, GELU, its tanh forms, quick GELU and tanh.")
+      }
+      layers.append(
+        FrozenDecoderLayer(
+          projections: layout.projections.map { linear("\(path).\(layer.layout.attention).\($0)") },
+          output: linear("\(path).\(layer.layout.attention).\(layout.output)"),
+          attention: SequenceAttention(
+            heads: layout.heads, keyHeads: layout.keyHeads, width: layout.width, scale: layout.scale,
+            window: layout.window),
+          headNorms: layout.headNorms.map {
+            ((attention.part($0.query) as RMSNorm).rowNorm, (attention.part($0.key) as RMSNorm).rowNorm)
+          },
+          attentionNorm: (layer.part(layer.layout.attentionNorm) as Norm).rowNorm,
+          feedForwardNorm: (layer.part(layer.layout.feedForwardNorm) as Norm).rowNorm,
+          gate: parts.gate.map { linear("\(inner).\($0)") }, up: linear("\(inner).\(parts.up)"),
+          down: linear("\(inner).\(parts.down)"), function: function, normsAfter: layer.layout.normsAfter))
+    }
+    let rotary = parts.rotary.flatMap { module($0) as? RotaryEmbedding }
+    let positions = parts.positions.flatMap { module($0) as? Embedding }
+    let angles = rotary.map { rotary in { (length: Int) in rotary.angles(0..<length) } }
+    return FrozenModel(
+      layers: layers, embedding: embedding.weight.stored, embeddingScale: embedding.scale,
+      positions: positions.map { ($0.weight.stored, $0.offset) },
+      inputProjection: parts.inputProjection.map { linear($0) },
+      outputProjection: parts.outputProjection.map { linear($0) },
+      finalNorm: parts.finalNorm.flatMap { module($0) as? Norm }?.rowNorm, head: linear(parts.head),
+      contextLength: contextLength, angles: angles)
+  }
+}
+
+extension Norm {
+  fileprivate var rowNorm: RowNorm {
+    if let norm = self as? RMSNorm {
+      return .rootMeanSquare(weight: norm.weight.vector, plus: norm.addsOne ? 1 : 0, epsilon: norm.epsilon)
+    }
+    guard let norm = self as? LayerNorm else { preconditionFailure("an unknown norm") }
+    return .centred(weight: norm.weight?.vector ?? [], bias: norm.bias?.vector ?? [], epsilon: norm.epsilon)
+  }
+}
+
+extension Activation {
+  /// The function, if training has its slope.
+  fileprivate var trainable: ActivationKernel? {
+    switch typeName {
+    case "SiLUActivation": .silu
+    case "ReLU": .relu
+    case "GELUActivation": .gelu
+    case "NewGELUActivation", "GELUTanh": .tanhGELU
+    case "QuickGELUActivation": .quickGELU
+    case "Tanh": .tanh
+    default: nil
+    }
+  }
+}

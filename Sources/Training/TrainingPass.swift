@@ -1,0 +1,85 @@
+internal import LanguageModels
+internal import Numerics
+
+/// Sequences that are trained on together, and how a padded batch would have held them.
+public struct TokenBatch: Sendable, Equatable {
+  /// Tokens of each sequence, without padding.
+  public let sequences: [[Int]]
+  /// For each token what is to be predicted there; -100 where nothing is. Not shifted.
+  public let labels: [[Int]]
+  /// Rows that the padded batch has for each sequence.
+  public let paddedLength: Int
+  /// True if padding would stand before the tokens.
+  public let padsLeft: Bool
+
+  /// Traps unless labels and tokens are as many, and no sequence is empty or longer than the padded length.
+  public init(sequences: [[Int]], labels: [[Int]], paddedLength: Int? = nil, padsLeft: Bool = false) {
+    precondition(
+      sequences.count == labels.count && zip(sequences, labels).allSatisfy { $0.count == $1.count && !$0.isEmpty },
+      "labels do not fit the tokens")
+    let longest = sequences.map(\.count).max() ?? 0
+    precondition((paddedLength ?? longest) >= longest, "a sequence is longer than the batch")
+    self.sequences = sequences
+    self.labels = labels
+    self.paddedLength = paddedLength ?? longest
+    self.padsLeft = padsLeft
+  }
+
+  /// What is predicted at each token: the next token's label, -100 at the end.
+  var targets: [Int] { labels.flatMap { $0.dropFirst() + [-100] } }
+
+  /// Tokens whose next one is labelled. Source: transformers `Trainer._get_num_items_in_batch`.
+  public var labelledCount: Int { labels.reduce(0) { $0 + $1.dropFirst().count { $0 != -100 } } }
+
+  var lengths: [Int] { sequences.map(\.count) }
+  var tokenCount: Int { sequences.reduce(0) { $0 + $1.count } }
+
+  /// For each row of the padded batch whether it holds a token.
+  var heldRows: [Bool] {
+    sequences.flatMap { sequence -> [Bool] in
+      let held = [Bool](repeating: true, count: sequence.count)
+      let padding = [Bool](repeating: false, count: paddedLength - sequence.count)
+      return padsLeft ? padding + held : held + padding
+    }
+  }
+}
+
+/// What goes through the layers with a batch.
+final class TrainingPass {
+  let workspace: Workspace
+  let lengths: [Int]
+  /// For each row of the padded batch whether it holds a token: dropout draws for all of them.
+  let heldRows: [Bool]
+  /// False for evaluation: nothing is dropped.
+  let drops: Bool
+  /// torch's global generator.
+  var generator: TorchGenerator
+  /// Angles of each row's position.
+  let angles: (cosines: [Float], sines: [Float])?
+
+  init(
+    _ batch: TokenBatch, _ model: FrozenModel, drops: Bool, generator: TorchGenerator, in workspace: Workspace
+  ) {
+    self.workspace = workspace
+    self.drops = drops
+    self.generator = generator
+    lengths = batch.lengths
+    heldRows = batch.heldRows
+    angles = model.angles.map { angles in
+      var (cosines, sines): ([Float], [Float]) = ([], [])
+      let all = angles(batch.lengths.max() ?? 0)
+      let width = all.cosines.count / max(1, batch.lengths.max() ?? 1)
+      for length in batch.lengths {
+        cosines += all.cosines.prefix(length * width)
+        sines += all.sines.prefix(length * width)
+      }
+      return (cosines, sines)
+    }
+  }
+
+  /// A mask for inputs of a dropout, or nil where it drops nothing.
+  func mask(_ probability: Double, columns: Int) -> DropoutMask? {
+    guard drops && probability > 0 else { return nil }
+    return DropoutMask(probability: probability, rows: heldRows, columns: columns, from: &generator)
+  }
+}

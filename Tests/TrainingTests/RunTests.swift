@@ -1,0 +1,111 @@
+import LanguageModels
+import PEFT
+import TensorFiles
+import TestSupport
+import Testing
+
+@testable import Training
+
+/// A run of transformers' Trainer with PEFT that a fixture recorded.
+private struct RecordedRun: CustomTestStringConvertible {
+  let name: String
+  var testDescription: String { name }
+
+  static let all = [
+    "llama-lora", "llama-lora-dropout", "llama-lora-upper", "gpt2-lora", "opt-lora", "qwen3-lora", "gemma-lora",
+  ].map(RecordedRun.init)
+
+  private var directory: String { Fixtures.path("training/\(name)") }
+
+  func json() throws -> JSONValue { try JSONValue(contentsOf: "\(directory)/run.json") }
+
+  func tensors(_ path: String) throws -> [String: [Float]] {
+    let file = try SafetensorsFile(path: "\(directory)/\(path)")
+    var found: [String: [Float]] = [:]
+    for entry in file.entries { found[entry.name] = try floats(entry, file) }
+    return found
+  }
+
+  func trainer(_ change: (inout TrainingArguments) -> Void = { _ in }) throws -> Trainer {
+    let json = try json()
+    let base = try CausalLanguageModel(directory: Fixtures.path("training/bases/\(json["base"]?.stringValue ?? "")"))
+    var arguments = TrainingArguments()
+    for member in json["arguments"]?.members ?? [] { try arguments.set(member.key, member.value) }
+    change(&arguments)
+    let model = try TrainableModel(base, adapter: StoredAdapter(directory: "\(directory)/before"))
+    return Trainer(model, records: try Self.records(), arguments: arguments)
+  }
+
+  static func records() throws -> [TrainingRecord] {
+    try FileSystem.text(Fixtures.path("training/records.jsonl")).split(separator: "\n").map { line in
+      let json = JSONValue(parsing: String(line))
+      return TrainingRecord(
+        tokens: json?["input_ids"]?.elements?.compactMap(\.integerValue) ?? [],
+        labels: json?["labels"]?.elements?.compactMap(\.integerValue) ?? [])
+    }
+  }
+}
+
+private func floats(_ entry: TensorEntry, _ file: SafetensorsFile) throws -> [Float] {
+  let bytes = try file.file.bytes(entry.byteRange)
+  return bytes.withUnsafeBytes { Array($0.bindMemory(to: Float.self)) }
+}
+
+/// The greatest difference by the greatest value.
+private func relativeError(_ found: [Float], _ expected: [Float]) -> Float {
+  guard found.count == expected.count else { return .infinity }
+  let greatest = max(expected.map(abs).max() ?? 0, 1e-6)
+  return zip(found, expected).reduce(0) { max($0, abs($1.0 - $1.1)) } / greatest
+}
+
+private func number(_ value: JSONValue?) -> Double {
+  switch value {
+  case .number(let number)?: number
+  case .integer(let number)?: Double(number)
+  default: .nan
+  }
+}
+
+@Suite struct RunTests {
+  @Test(arguments: RecordedRun.all)
+  fileprivate func aRunEqualsThatOfTransformersStepByStep(run: RecordedRun) throws {
+    let trainer = try run.trainer()
+    let log = try #require(run.json()["log"]?.elements)
+    #expect(trainer.steps == log.count)
+    let first = try run.tensors("gradients.safetensors")
+    var firstErrors: [Float] = []
+    try trainer.run { step in
+      let expected = log[step.step - 1]
+      #expect(abs(step.loss - number(expected["loss"])) < 1e-5, "loss of step \(step.step)")
+      #expect(abs(step.gradientNorm / number(expected["grad_norm"]) - 1) < 1e-4, "norm of step \(step.step)")
+      #expect(abs(step.learningRate - number(expected["learning_rate"])) < 1e-15, "rate of step \(step.step)")
+      #expect(abs(step.epoch - number(expected["epoch"])) < 1e-9, "epoch of step \(step.step)")
+      if step.step == 1 {
+        firstErrors = first.map { relativeError(trainer.model.parameters.gradient(of: $0.key), $0.value) }
+      }
+      return true
+    }
+    #expect(firstErrors.count == trainer.model.parameters.entries.count)
+    #expect(firstErrors.allSatisfy { $0 < 1e-4 }, "\(firstErrors.max() ?? 0)")
+    for (name, values) in try run.tensors("after/adapter_model.safetensors") {
+      #expect(relativeError(trainer.model.parameters.values(of: name), values) < 1e-4, "\(name)")
+    }
+  }
+
+  @Test(arguments: RecordedRun.all)
+  fileprivate func checkpointingActivationsChangesNoBit(run: RecordedRun) throws {
+    let (plain, thrifty) = (try run.trainer(), try run.trainer { $0.checkpointsActivations = true })
+    var losses: [Double] = []
+    try plain.run {
+      losses.append($0.loss)
+      return $0.step < 4
+    }
+    try thrifty.run {
+      #expect($0.loss == losses[$0.step - 1])
+      return $0.step < 4
+    }
+    for entry in plain.model.parameters.entries {
+      #expect(plain.model.parameters.values(of: entry.name) == thrifty.model.parameters.values(of: entry.name))
+    }
+  }
+}
