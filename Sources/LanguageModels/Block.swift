@@ -1,4 +1,4 @@
-internal import Numerics
+internal import TensorMath
 
 /// What a forward pass carries through the layers.
 final class Pass {

@@ -1,6 +1,6 @@
-public import Numerics
 public import PEFT
 internal import TensorFiles
+public import TensorMath
 
 /// A causal language model that runs on the CPU, its weights mapped in their stored dtype.
 ///

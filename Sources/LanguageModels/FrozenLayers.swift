@@ -1,5 +1,5 @@
-package import Numerics
 internal import PEFT
+package import TensorMath
 
 /// A linear layer whose weight stays what it is: x ↦ x·Wᵀ + b.
 package struct FrozenLinear: Sendable {

@@ -1,6 +1,6 @@
 internal import Glibc
-public import Numerics
 internal import PEFT
+public import TensorMath
 
 /// A layer x ↦ x·Wᵀ + b, with an adapter or without.
 public class LinearLayer: Module {

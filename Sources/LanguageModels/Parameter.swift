@@ -1,6 +1,6 @@
-internal import Numerics
 internal import PEFT
 internal import TensorFiles
+internal import TensorMath
 
 /// A parameter of a module: what the checkpoint holds, and what takes its place while an adapter is active.
 public final class Parameter {

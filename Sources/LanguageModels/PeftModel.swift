@@ -1,7 +1,7 @@
 internal import Glibc
-public import Numerics
 public import PEFT
 internal import TensorFiles
+public import TensorMath
 
 /// A model with adapters beside it: loaded, mixed, switched, merged and taken off again.
 ///

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension Adapter {
   /// Looks at all values that a merge uses.

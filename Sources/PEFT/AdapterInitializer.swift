@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 /// Makes a fresh LoRA adapter for a base, as PEFT's `get_peft_model` does: it changes nothing yet.
 public struct AdapterInitializer: Sendable {

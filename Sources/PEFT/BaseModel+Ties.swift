@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension BaseModel {
   /// Types whose configuration takes `tie_word_embeddings` from `text_config` unless its own is true: their files once had it there.

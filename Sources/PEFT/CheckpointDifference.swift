@@ -1,5 +1,5 @@
-internal import Numerics
 public import TensorFiles
+internal import TensorMath
 
 /// How one tensor differs between two checkpoints.
 public struct TensorDifference: Sendable {

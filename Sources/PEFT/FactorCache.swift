@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 /// What one task keeps from piece to piece: a block of bytes, tensors of which every piece reads a part, and what it saw.
 struct MergeScratch {

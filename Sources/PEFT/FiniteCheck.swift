@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 /// What one task saw of a merge's results: tensors with infinities or NaNs. One task's own; not Sendable.
 final class FiniteCheck {

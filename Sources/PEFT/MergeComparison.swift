@@ -1,6 +1,6 @@
 internal import Glibc
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 /// A laid-out file of a merge, and where its tensors lie in the model that is compared with it.
 struct MergeComparison: Sendable {

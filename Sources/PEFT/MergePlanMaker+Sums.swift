@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 /// Changes of one tensor by several adapters: sums are added up, everything else is refused.
 extension MergePlanMaker {

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 /// What an adapter's weight may be, and what is more than a sum.
 extension MergePlanMaker {

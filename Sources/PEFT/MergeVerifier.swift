@@ -1,5 +1,5 @@
-internal import Numerics
 public import TensorFiles
+internal import TensorMath
 
 /// Recomputes a merge and compares it with a model that claims to be its result, in bounded memory. Writes nothing.
 public struct MergeVerifier: Sendable {

@@ -1,5 +1,5 @@
-package import Numerics
 package import TensorFiles
+package import TensorMath
 
 extension DType {
   /// The kernels' format of a computable dtype; nil for the others.

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 /// Carries a plan out.
 public struct Merger: Sendable {

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 /// How much of a base a merge changes for one module, or for one tensor that it replaces.
 struct ModuleChange: Sendable {

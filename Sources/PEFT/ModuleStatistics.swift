@@ -1,6 +1,6 @@
 internal import Glibc
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 /// What the values of an adapter's modules say.
 public struct ModuleStatistics: Sendable {

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 /// What a method's rule does to a weight that is not at hand.
 ///

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension Validation {
   mutating func checkAdapter(_ readsValues: Bool) {

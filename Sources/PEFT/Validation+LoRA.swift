@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension Validation {
   /// Looks at the pairs of a LoRA, their ranks, and whether they are those that the configuration targets.

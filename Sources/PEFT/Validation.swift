@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 /// What is wrong with an adapter, a base or an index: all that can be found, not only the first.
 public struct Validation: Sendable {

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 /// The rules that change one weight, one after the other, and how the weight is stored.
 struct WeightChange: Sendable {

@@ -1,6 +1,6 @@
 internal import LanguageModels
-public import Numerics
 internal import TensorFiles
+public import TensorMath
 
 /// A frozen causal language model with adapters that are trained.
 public final class TrainableModel {

@@ -1,6 +1,6 @@
 import LanguageModels
-import Numerics
 import TensorFiles
+import TensorMath
 import TestSupport
 import Testing
 

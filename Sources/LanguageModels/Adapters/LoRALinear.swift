@@ -1,4 +1,4 @@
-public import Numerics
+public import TensorMath
 
 /// A linear layer with low-rank adapters beside its frozen weight: h = W0·x + s·B(A(dropout x)) for each active adapter.
 ///

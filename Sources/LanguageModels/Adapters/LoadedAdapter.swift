@@ -1,6 +1,6 @@
-internal import Numerics
 internal import PEFT
 internal import TensorFiles
+internal import TensorMath
 
 /// An adapter in the form in which a model uses it.
 struct LoadedAdapter {

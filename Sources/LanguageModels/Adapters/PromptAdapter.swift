@@ -1,6 +1,6 @@
-internal import Numerics
 internal import PEFT
 internal import TensorFiles
+internal import TensorMath
 
 /// An adapter that learns inputs instead of weights: virtual tokens before the sequence, or keys and values before each layer's.
 ///

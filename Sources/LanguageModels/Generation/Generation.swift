@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 /// What ends a generation.
 public struct StopConditions: Sendable {

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// AdaLoRA: ΔW = B·(A∘E) · alpha / (init_r + 1e-5). Pruned ranks are pruned in the file already.

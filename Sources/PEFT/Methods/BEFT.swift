@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// BEFT: b' = b + the trained bias; the weight stays. Source: peft/tuners/beft/layer.py `Linear.merge`.

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// DEFT: W' = W + Q·(c·R - rightᵀ·W), the projection Q·rightᵀ made from P by ReLU or QR; `para` leaves R out.

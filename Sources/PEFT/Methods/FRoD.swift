@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// FRoD: W' = U·(S + diag(λ))·Vᵀ with a shared V, a sparse S, and U = W·V⁻ᵀ with its columns normalised.

@@ -1,6 +1,6 @@
 internal import Glibc
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// FourierFT: ΔW = scaling · Re(ifft2(F)), F holding a few coefficients at places that a seed draws.

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// GLoRA: W' = W + W∘A + B and b' = b + b∘D + E + W·C, each of A to E a product, a vector, a number or nothing.

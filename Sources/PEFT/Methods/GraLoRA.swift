@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// GraLoRA: a grid of k × k blocks with a low-rank product each, and a plain LoRA beside them if `hybrid_r` is not zero.

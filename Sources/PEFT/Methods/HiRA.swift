@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// HiRA: W' = W + W∘(B·A). Source: peft/tuners/hira/layer.py `Linear.merge`, `Embedding`, `_ConvNd.get_delta_weight`.

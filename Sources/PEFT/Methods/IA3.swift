@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// (IA)³: learned factors for activations, one an output feature, or one an input of feed-forward layers.

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// OFT: W' = W·blockdiag(R)ᵀ with rotations R made from skew-symmetric blocks; of an embedding W' = W·blockdiag(R).

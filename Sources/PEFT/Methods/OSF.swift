@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// OSF: the least singular components of W give way to trained ones: W' = (top-k part of W) + U·diag(S)·V.

@@ -1,6 +1,6 @@
 internal import Glibc
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// PEANuT: ΔW is what a small network makes of W: x = f(Wᵀ·Aᵀ), layers with residuals, then B.

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// RandLoRA: ΔW = alpha/r · Σ over random bases, each B_k·diag(λ_k)·A·diag(γ_k); the bases are shared, stored or drawn

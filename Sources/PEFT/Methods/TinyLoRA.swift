@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// TinyLoRA: ΔW = B·(Σ v_i·P_i)·A with frozen A, B and P; v is shared by groups of modules in the model's order.

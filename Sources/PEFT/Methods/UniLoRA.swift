@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// Uni-LoRA: every element of all A and B is one of a few shared values, scaled by how often it is used. Which one is

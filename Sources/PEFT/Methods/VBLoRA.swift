@@ -1,6 +1,6 @@
 internal import Glibc
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// VB-LoRA: ΔW = B·A, both composed of a shared bank's vectors, weighted by the softmax of the greatest logits.

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// VeRA: ΔW = (λ_b∘B)·(λ_d∘A) with projections that all modules share, stored or drawn from a seed.

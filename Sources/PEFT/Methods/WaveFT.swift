@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// WaveFT: ΔW = scaling · inverse wavelet transform of a few coefficients at places that a seed draws.

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 /// How a method changes one weight, seen as a matrix `[out, in]`; a kernel's extents count as inputs.
 protocol WeightRule: Sendable {

@@ -1,7 +1,7 @@
 import CKernels
 import Glibc
-import Numerics
 import TensorFiles
+import TensorMath
 import TestSupport
 import Testing
 

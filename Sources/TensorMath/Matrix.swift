@@ -31,7 +31,7 @@ extension Float: MatrixScalar {
   }
 
   public static func decode(_ source: RawSpan, from format: FloatFormat, into destination: inout MutableSpan<Float>) {
-    Numerics.decode(source, from: format, into: &destination)
+    TensorMath.decode(source, from: format, into: &destination)
   }
 
   public static func addProduct(
@@ -57,7 +57,7 @@ extension Double: MatrixScalar {
   }
 
   public static func decode(_ source: RawSpan, from format: FloatFormat, into destination: inout MutableSpan<Double>) {
-    Numerics.decode(source, from: format, into: &destination)
+    TensorMath.decode(source, from: format, into: &destination)
   }
 
   public static func addProduct(
