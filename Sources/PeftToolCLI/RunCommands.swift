@@ -54,7 +54,11 @@ private struct ModelPlaces {
 @Sendable func treeCommand(_ invocation: Invocation, _ console: Console) async throws -> Int32 {
   let model = try ModelPlaces(invocation).load(invocation)
   if invocation.operands.count > 1 { try model.load(invocation.operands[1], named: "default") }
-  console.output(model.tree + "\n")
+  if invocation.has("json") {
+    console.json(.object([.init("tree", .string(model.tree))]))
+  } else {
+    console.output(model.tree + "\n")
+  }
   return 0
 }
 
@@ -140,9 +144,15 @@ private struct GenerateRequest {
   let request = try GenerateRequest(invocation, places)
   let prompts: [JSONValue]
   switch (invocation.value("prompt"), invocation.value("prompts")) {
-  case (let text?, nil): prompts = [.string(text)]
+  case (let text?, nil): prompts = [.string(text == "-" ? try StandardInput.text() : text)]
   case (nil, let file?): prompts = try readPrompts(file)
-  default: throw UsageError.badValue(flag: "prompt", found: "neither or both", expected: "either --prompt or --prompts")
+  default:
+    throw UsageError.oneNeeded(
+      command: "generate",
+      [
+        .init(flag: "prompt", summary: "a text, or - for standard input"),
+        .init(flag: "prompts", summary: "a JSONL file of prompts"),
+      ])
   }
   let model = try places.load(invocation)
   let tokenizer = try places.tokenizer(for: model)
@@ -157,8 +167,9 @@ private struct GenerateRequest {
       if first == started { first = Clock.seconds }
       let text = stream.add(token)
       if !writesJSON && !text.isEmpty { console.output(text) }
-      return !stream.isStopped
+      return !stream.isStopped && !Task.isCancelled
     }
+    try Task.checkCancellation()
     let rest = stream.finish()
     if writesJSON {
       console.json(
