@@ -47,12 +47,13 @@ let package = Package(
     // Its pkg-config file has a flag that the package manager does not take; the header is in the compiler's own path.
     .systemLibrary(name: "CUTF8Proc", providers: [.apt(["libutf8proc-dev"])]),
     .target(name: "CLinux"),
+    .target(name: "CStart"),
     library("Numerics", ["CKernels", "COpenBLAS"]),
     library("TensorFiles", ["CJansson", "CLinux", "CNettle", "CZlib"]),
     library("PEFT", ["Numerics", "TensorFiles", "CPCRE2"]),
     library("LanguageModels", ["PEFT", "Numerics", "TensorFiles", "CPCRE2", "CUTF8Proc"]),
     library("PeftToolCLI", ["LanguageModels", "PEFT", "TensorFiles"]),
-    tool("peft-tool", ["PeftToolCLI"]),
+    tool("peft-tool", ["PeftToolCLI", "CStart"]),
     tool("peft-bench", ["LanguageModels", "PEFT", "TensorFiles", "Numerics"]),
     .target(name: "CFaultInjection", path: "Tests/CFaultInjection"),
     .target(
