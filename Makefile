@@ -4,12 +4,14 @@ PACKAGES := libopenblas-dev zlib1g-dev libpcre2-dev libjansson-dev nettle-dev li
 RELEASE := swift build -c release --static-swift-stdlib
 STRICT := -Xswiftc -warnings-as-errors
 TOOL := .build/release/peft-tool
+PREFIX ?= /usr/local
+STATIC_PACKAGES := libgfortran-12-dev python3-venv zsh fish lintian debootstrap
 DEMO := Fixtures/merge/llama-bf16-all-linear
 
 # What is shown of a run of tests: failures and the summary. The whole stands in .build/test.log.
 QUIET := { grep -vE '^(◇|✔ (Test|Suite) [^r]|\[[0-9]+/[0-9]+\]|Test (Suite|Case) )' || true; }
 
-.PHONY: demo test build bootstrap browser lint bench fuzz sanitize docs install clean
+.PHONY: demo test build bootstrap browser lint bench fuzz sanitize docs dist dist-bootstrap install uninstall clean
 
 demo: build
 	rm -rf .build/demo
@@ -72,9 +74,20 @@ docs: bootstrap
 	    --fallback-display-name $$target --fallback-bundle-identifier peft.$$target --output-dir .build/docs/$$target || exit 1; \
 	done
 
+# One static file and all that is made of it, under dist/, each checked in a fresh root: docs/release.md.
+dist: bootstrap dist-bootstrap
+	Tools/dist/build .build/static
+	Tools/dist/package .build/static dist
+	Tools/dist/check dist
+
+dist-bootstrap:
+	@$(MAKE) -s bootstrap PACKAGES="$(STATIC_PACKAGES)"
+
 install: build
-	install -D $(TOOL) $(DESTDIR)/usr/local/bin/peft-tool
-	$(TOOL) man | install -D -m 644 /dev/stdin $(DESTDIR)/usr/local/share/man/man1/peft-tool.1
+	Tools/install $(TOOL) $(DESTDIR)$(PREFIX)
+
+uninstall:
+	Tools/install --remove $(DESTDIR)$(PREFIX)
 
 clean:
-	rm -rf .build
+	rm -rf .build dist

@@ -49,13 +49,14 @@ let package = Package(
     // Its pkg-config file has a flag that the package manager does not take; the header is in the compiler's own path.
     .systemLibrary(name: "CUTF8Proc", providers: [.apt(["libutf8proc-dev"])]),
     .target(name: "CLinux"),
+    .target(name: "CStart"),
     library("TensorMath", ["CKernels", "COpenBLAS"]),
     library("TensorFiles", ["CJansson", "CLinux", "CNettle", "CZlib"]),
     library("PEFT", ["TensorMath", "TensorFiles", "CPCRE2"]),
     library("LanguageModels", ["PEFT", "TensorMath", "TensorFiles", "CPCRE2", "CUTF8Proc"]),
     library("Training", ["LanguageModels", "PEFT", "TensorFiles", "TensorMath"]),
     library("PeftToolCLI", ["Training", "LanguageModels", "PEFT", "TensorFiles"]),
-    tool("peft-tool", ["PeftToolCLI"]),
+    tool("peft-tool", ["PeftToolCLI", "CStart"]),
     tool("peft-bench", ["Training", "LanguageModels", "PEFT", "TensorFiles", "TensorMath"]),
     .target(name: "CFaultInjection", path: "Tests/CFaultInjection"),
     .target(

@@ -18,34 +18,38 @@ public struct CommandLineTool: Sendable {
     } catch let error as TrainingError {
       console.failure(error.description)
       if case .notFinite = error { return 1 }
-    } catch is CancellationError {
-      console.failure("interrupted; nothing was written.")
     } catch {
-      let command = CommandTable.commands.first { $0.name == words.first }
-      console.failure(ErrorText.text(error, of: command))
+      let command = CommandTable.commands.first { words.contains($0.name) }
+      if Task.isCancelled { console.beginLine() }
+      if error is CancellationError {
+        let writes = command?.operands.contains { $0.takes == .directory } ?? false
+        console.failure(writes ? "interrupted; nothing was written." : "interrupted.")
+      } else {
+        console.failure(ErrorText.text(error, of: command))
+      }
     }
     return 2
   }
 
-  private func dispatch(_ words: [String]) async throws -> Int32 {
-    guard let first = words.first else { throw UsageError.noCommand }
+  private func dispatch(_ typed: [String]) async throws -> Int32 {
+    // Switches of every command may stand before it.
+    let leading = typed.prefix { ["--quiet", "-q", "--offline"].contains($0) }
+    guard let first = typed.dropFirst(leading.count).first else { throw UsageError.noCommand }
+    let words = [first] + leading + typed.dropFirst(leading.count + 1)
     switch first {
-    case "--version", "-V":
+    case "--version", "-V", "-v", "version":
       console.line("peft-tool \(CommandTable.version)")
       return 0
     case "--help", "-h", "help":
-      if words.count > 1, let command = CommandTable.commands.first(where: { $0.name == words[1] }) {
-        console.output(Help.text(command))
-      } else {
+      guard let name = words.dropFirst().first(where: { !$0.hasPrefix("-") }) else {
         console.output(Help.overview)
+        return 0
       }
+      console.output(Help.text(try command(named: name)))
       return 0
     default: break
     }
-    guard let command = CommandTable.commands.first(where: { $0.name == first }) else {
-      throw UsageError.unknownCommand(
-        found: first, nearest: nearest(first, CommandTable.commands.map(\.name)))
-    }
+    let command = try command(named: first)
     let invocation = try command.parse(Array(words.dropFirst()))
     if invocation.has("help") {
       console.output(Help.text(command))
@@ -57,8 +61,16 @@ public struct CommandLineTool: Sendable {
     }
     var console = console
     console.isQuiet = invocation.has("quiet")
+    if let how = invocation.value("progress") { console.progress = Progress(rawValue: how) ?? .none }
     let downloads = DownloadLines(console)
     let located = try command.locatingModels(invocation) { downloads.update($0) }
     return try await command.run(located, console)
+  }
+
+  private func command(named name: String) throws(UsageError) -> Command {
+    guard let command = CommandTable.commands.first(where: { $0.name == name }) else {
+      throw .unknownCommand(found: name, nearest: nearest(name, CommandTable.commands.map(\.name)))
+    }
+    return command
   }
 }

@@ -6,7 +6,11 @@ enum CommandTable {
 
   static let commonFlags: [Flag] = [
     Flag("offline", "download nothing: repositories must be in the cache", remedy: .allowDownloads),
-    Flag("quiet", letter: "q", "say nothing on standard error but failures"),
+    Flag("quiet", letter: "q", "say nothing but the answer and failures"),
+    Flag(
+      "progress", value: "HOW", "bar, json or none: how progress is shown on standard error",
+      detail: "json writes a line such as {\"progress\":{\"done\":1,\"total\":2}} some times a second.",
+      default: "bar on a terminal, none elsewhere", takes: .choice(["bar", "json", "none"])),
     Flag("help", letter: "h", "show this help"),
     Flag("version", letter: "V", "show the version"),
   ]
@@ -81,7 +85,7 @@ enum CommandTable {
         Operand(name: "BASE", summary: "directory, index or safetensors file of the base model", isModel: true),
         Operand(
           name: "ADAPTER", summary: "directory of an adapter, with :WEIGHT if its change is to be multiplied",
-          repeats: true, isModel: true),
+          repeats: true, isModel: true, isWeighted: true),
         Operand(name: "OUT", summary: "directory to be made"),
       ],
       flags: mergeFlags,
@@ -102,7 +106,7 @@ enum CommandTable {
         Operand(name: "MERGED", summary: "directory, index or safetensors file of the merged model", isModel: true),
         Operand(
           name: "ADAPTER", summary: "directory of an adapter, with :WEIGHT if it was merged with one", repeats: true,
-          isModel: true),
+          isModel: true, isWeighted: true),
         Operand(name: "OUT", summary: "directory to be made"),
       ],
       flags: unmergeFlags,
@@ -122,7 +126,7 @@ enum CommandTable {
         Operand(name: "BASE", summary: "directory, index or safetensors file of the base model", isModel: true),
         Operand(
           name: "ADAPTER", summary: "directory of an adapter, with :WEIGHT if it was merged with one", repeats: true,
-          isModel: true),
+          isModel: true, isWeighted: true),
         Operand(name: "MERGED", summary: "directory, index or safetensors file of the merged model", isModel: true),
       ],
       flags: [
@@ -153,7 +157,8 @@ enum CommandTable {
           "for", value: "SERVER", "list what keeps vllm, sglang, lorax, llama.cpp, mlx or ollama from serving it",
           detail:
             "Each blocking feature with the command that cures it, as the server's release that is named does it. Exit "
-            + "code 1 if there is one."),
+            + "code 1 if there is one.",
+          takes: .choice(ServingCheck.Server.allCases.map(\.rawValue))),
         Flag(
           "report", value: "FILE", "write a page with a heat map, singular values, bytes and health",
           detail: "The page is one HTML file that loads nothing from elsewhere. FILE must not exist."),
@@ -197,7 +202,7 @@ enum CommandTable {
       flags: [
         Flag("seed", value: "N", "seed of the random values", default: "0"),
         Flag("force", letter: "f", "replace OUT if it exists and is not empty", remedy: .replaceOutput),
-        configKeyFlag,
+        configKeyFlag, jsonFlag,
       ],
       detail: """
         Matches the configuration's targets against the base and writes adapter_config.json, adapter_model.safetensors \
@@ -230,7 +235,7 @@ enum CommandTable {
         Flag(
           "max-shard-size", value: "SIZE", "write shards of at most SIZE, such as 5GB",
           default: "the model's own shards"),
-        Flag("threads", value: "N", "tasks at work at once", default: "2"),
+        Flag("threads", value: "N", "tasks at work at once", default: "2"), jsonFlag,
       ],
       detail: """
         Reads what torch.save wrote without running anything in it: only tensors and plain containers can be built, and a name \
@@ -244,14 +249,15 @@ enum CommandTable {
       operands: [modelOperand],
       flags: [
         adapterFlag,
-        Flag("prompt", letter: "p", value: "TEXT", "the text to go on from"),
+        Flag("prompt", letter: "p", value: "TEXT", "the text to go on from; - reads it from standard input"),
         Flag(
           "prompts", value: "FILE", "a JSONL file of prompts; writes one JSON document a line",
           detail:
             "Each line is a string, or an object with \"prompt\", or with \"messages\" for --chat. With --chat a line may "
-            + "also have \"tools\", \"documents\", and variables of the chat template by their names."),
+            + "also have \"tools\", \"documents\", and variables of the chat template by their names.",
+          excludes: "prompt"),
         Flag("chat", "put the prompt into the model's chat template as a user's message"),
-        Flag("system", value: "TEXT", "with --chat: a system message before it"),
+        Flag("system", value: "TEXT", "with --chat: a system message before it", needs: "chat"),
         Flag(
           "chat-argument", value: "NAME=VALUE", "with --chat: a variable of the chat template",
           detail:
@@ -293,11 +299,13 @@ enum CommandTable {
       operands: [
         modelOperand, Operand(name: "ADAPTER", summary: "adapter to put on it", isOptional: true, isModel: true),
       ],
-      flags: [], detail: "With an adapter: the tree that PEFT's model has.", run: treeCommand),
+      flags: [jsonFlag], detail: "With an adapter: the tree that PEFT's model has.", run: treeCommand),
     trainCommandEntry,
     Command(
       name: "completions", summary: "print a completion script for a shell",
-      operands: [Operand(name: "SHELL", summary: "bash, zsh or fish")], flags: [],
+      operands: [
+        Operand(name: "SHELL", summary: "bash, zsh or fish", choice: Completions.Shell.allCases.map(\.rawValue))
+      ], flags: [],
       detail: "For example: peft-tool completions bash > /etc/bash_completion.d/peft-tool",
       run: completionsCommand),
     Command(

@@ -9,8 +9,14 @@ public struct Console: Sendable {
   let output: @Sendable (String) -> Void
   /// Writes to standard error.
   let error: @Sendable (String) -> Void
-  /// True if standard error is a terminal that shows progress.
-  let showsProgress: Bool
+  /// How progress is shown on standard error.
+  var progress: Progress
+  /// True if standard error is a terminal.
+  private let isTerminal: Bool
+  /// The terminal's columns now.
+  let width: @Sendable () -> Int
+  /// Shared by all copies: true while a bar stands on the terminal's last line.
+  private let bar = BarLine()
   /// True if standard output is a terminal.
   let writesToTerminal: Bool
   /// True if `--quiet` was given.
@@ -19,12 +25,15 @@ public struct Console: Sendable {
   /// A console of one's own, for tests.
   public init(
     output: @escaping @Sendable (String) -> Void, error: @escaping @Sendable (String) -> Void,
-    showsProgress: Bool = false, writesToTerminal: Bool = false
+    showsProgress: Bool = false, writesToTerminal: Bool = false,
+    width: @escaping @Sendable () -> Int = { 80 }
   ) {
     self.output = output
     self.error = error
-    self.showsProgress = showsProgress
+    self.width = width
     self.writesToTerminal = writesToTerminal
+    isTerminal = showsProgress
+    progress = showsProgress ? .bar : .none
   }
 
   /// The process's own streams. A closed standard output ends the process with code 0: the reader has seen enough.
@@ -33,7 +42,11 @@ public struct Console: Sendable {
     return Console(
       output: { text in write(text, to: 1) }, error: { text in write(text, to: 2) },
       showsProgress: isatty(2) == 1 && getenv("TERM").map { String(cString: $0) } != "dumb",
-      writesToTerminal: isatty(1) == 1)
+      writesToTerminal: isatty(1) == 1,
+      width: {
+        var size = winsize()
+        return ioctl(2, UInt(TIOCGWINSZ), &size) == 0 && size.ws_col > 0 ? Int(size.ws_col) : 80
+      })
   }
 
   private static func write(_ text: String, to descriptor: Int32) {
@@ -55,7 +68,13 @@ public struct Console: Sendable {
   }
 
   /// A line of the answer for people.
-  func line(_ text: String) { output(printable(text, limit: .max) + "\n") }
+  func line(_ text: String) {
+    clearBar()
+    output(printable(text, limit: .max) + "\n")
+  }
+
+  /// A line for people about what was done, where the answer is a file; not with `--quiet`.
+  func report(_ text: String) { if !isQuiet { line(text) } }
 
   /// A piece of a model's text: as it is into a file or a pipe, fit for a terminal on one. Lines and tabs stay what they are, and so
   /// do the joiners that scripts and emoji are written with.
@@ -67,33 +86,40 @@ public struct Console: Sendable {
   func json(_ value: JSONValue) { output(value.compactText + "\n") }
 
   /// A line of what is going on; not with `--quiet`.
-  func note(_ text: String) { if !isQuiet { error(text + "\n") } }
+  func note(_ text: String) {
+    guard !isQuiet else { return }
+    clearBar()
+    error(text + "\n")
+  }
 
   /// A line that says what failed.
-  func failure(_ text: String) { error("peft-tool: \(printable(text))\n") }
+  func failure(_ text: String) {
+    clearBar()
+    error("peft-tool: \(printable(text))\n")
+  }
+
+  /// Draws a bar over the terminal's last line.
+  func show(bar text: String) {
+    bar.isShown.store(true, ordering: .relaxed)
+    error("\r\(text)\u{1B}[K")
+  }
+
+  /// Takes the bar away, so that a line can stand in its place.
+  func clearBar() {
+    if bar.isShown.exchange(false, ordering: .relaxed) { error("\r\u{1B}[K") }
+  }
+
+  /// After Ctrl-C, which the terminal shows where the cursor is: what follows has a line of its own.
+  func beginLine() {
+    guard isTerminal else { return }
+    bar.isShown.store(false, ordering: .relaxed)
+    error("\n")
+  }
 }
 
-/// A progress bar on a terminal's last line, drawn at most ten times a second.
-final class ProgressBar: Sendable {
-  private let console: Console
-  private let lastTenth = Atomic<Int>(-1)
-
-  init(_ console: Console) { self.console = console }
-
-  func update(done: Int, total: Int) {
-    guard console.showsProgress && !console.isQuiet else { return }
-    let tenth = Int(Clock.seconds * 10)
-    guard lastTenth.exchange(tenth, ordering: .relaxed) != tenth else { return }
-    let width = 30
-    let filled = total > 0 ? min(width, done * width / total) : width
-    let bar = String(repeating: "#", count: filled) + String(repeating: ".", count: width - filled)
-    console.error("\r[\(bar)] \(bytesText(done)) of \(bytesText(total))  ")
-  }
-
-  func finish() {
-    guard console.showsProgress && !console.isQuiet, lastTenth.load(ordering: .relaxed) >= 0 else { return }
-    console.error("\r\u{1B}[K")
-  }
+/// Whether a bar stands on the terminal's last line.
+private final class BarLine: Sendable {
+  let isShown = Atomic<Bool>(false)
 }
 
 /// What is said of downloads: a line a file, and a bar on a terminal while it comes.

@@ -10,7 +10,11 @@ internal import TensorFiles
     let adapter = try StoredAdapter(directory: source)
     try adapter.save(to: output, replacing: invocation.has("force"))
     let count = adapter.weights.entries.count
-    console.line("wrote \(output): a \(adapter.config.peftType.rawValue) adapter, \(countText(count, "tensor"))")
+    if invocation.has("json") {
+      console.json(converted(output, .adapter, tensors: count, leftOut: []))
+      return 0
+    }
+    console.report("wrote \(output): a \(adapter.config.peftType.rawValue) adapter, \(countText(count, "tensor"))")
     return 0
   }
   var options = MergeOptions()
@@ -25,8 +29,21 @@ internal import TensorFiles
     bar.update(done: progress.writtenBytes, total: progress.totalBytes)
   }
   bar.finish()
-  for note in plan.notes { console.line("left out: \(note)") }
-  console.line(
+  if invocation.has("json") {
+    console.json(converted(output, .model, tensors: plan.tensorCount, leftOut: plan.notes))
+    return 0
+  }
+  for note in plan.notes { console.report("left out: \(note)") }
+  console.report(
     "wrote \(output): \(countText(plan.tensorCount, "tensor")), \(bytesText(plan.dataBytes))")
   return 0
+}
+
+private enum Converted: String { case adapter, model }
+
+private func converted(_ output: String, _ kind: Converted, tensors: Int, leftOut: [String]) -> JSONValue {
+  .object([
+    .init("output", .string(output)), .init("kind", .string(kind.rawValue)), .init("tensors", .integer(tensors)),
+    .init("left_out", .array(leftOut.map { .string($0) })),
+  ])
 }

@@ -1,6 +1,36 @@
 internal import PEFT
 internal import TensorFiles
 
+/// What a word may be: shells complete it, and another word is refused before the command begins.
+enum Word: Sendable, Equatable {
+  case text, integer, number, size, file, directory
+  case choice([String])
+
+  /// The value names of the table say what they stand for: N is a whole number, X and P are numbers, SIZE is bytes.
+  init(named name: String?) {
+    switch name {
+    case "N": self = .integer
+    case "X", "P": self = .number
+    case "SIZE": self = .size
+    case "FILE": self = .file
+    case "DIR", "OUT": self = .directory
+    default: self = .text
+    }
+  }
+
+  /// What was expected, if the word is not that.
+  func refusal(of word: String) -> String? {
+    switch self {
+    case .text, .file, .directory: nil
+    case .integer: Int(word) == nil ? "a whole number" : nil
+    case .number: Double(word)?.isFinite == true ? nil : "a number"
+    case .size: parseBytes(word) == nil ? "a size such as 5GB" : nil
+    case .choice(let words):
+      words.contains(word) ? nil : "one of \(words.joined(separator: ", "))"
+    }
+  }
+}
+
 /// An option of a command: the one place that its name, value, texts and default stand in.
 struct Flag: Sendable {
   let name: String
@@ -14,15 +44,20 @@ struct Flag: Sendable {
   let defaultText: String?
   /// True if it may be given several times.
   let repeats: Bool
-  /// True if the value may be a repository's name in the place of a path.
+  /// True if the value may be a repository's name in the place of a path; if it repeats, with a weight.
   let isModel: Bool
+  let takes: Word
+  /// Another option that may not be given with it.
+  let excludes: String?
+  /// Another option that it means nothing without.
+  let needs: String?
   /// The remedy of an error that giving it is, or, for `--offline`, that leaving it out is.
   let remedy: Remedy.Kind?
 
   init(
     _ name: String, letter: Character? = nil, value: String? = nil, _ summary: String, detail: String = "",
     default defaultText: String? = nil, repeats: Bool = false, isModel: Bool = false,
-    remedy: Remedy.Kind? = nil
+    takes: Word? = nil, excludes: String? = nil, needs: String? = nil, remedy: Remedy.Kind? = nil
   ) {
     self.name = name
     self.letter = letter
@@ -32,6 +67,9 @@ struct Flag: Sendable {
     self.defaultText = defaultText
     self.repeats = repeats
     self.isModel = isModel
+    self.takes = takes ?? (isModel ? .file : Word(named: value))
+    self.excludes = excludes
+    self.needs = needs
     self.remedy = remedy
   }
 }
@@ -46,6 +84,12 @@ struct Operand: Sendable {
   var isOptional = false
   /// True if it may be a repository's name in the place of a path.
   var isModel = false
+  /// True if an adapter's weight may stand after it.
+  var isWeighted = false
+  /// The words that it may be; nil for a path.
+  var choice: [String]?
+
+  var takes: Word { choice.map { .choice($0) } ?? (Word(named: name) == .directory ? .directory : .file) }
 
   /// The name in help: "ADAPTER..." if it repeats.
   var spelling: String { repeats ? "\(name)..." : isOptional ? "[\(name)]" : name }
@@ -97,19 +141,23 @@ struct Invocation: Sendable {
 extension Command {
   /// The invocation with repositories' names replaced by the directories that hold them.
   ///
-  /// A word that leads somewhere is a path. Throws what `Hub.directory(of:)` throws.
-  func locatingModels(_ invocation: Invocation, report: @escaping (HubProgress) -> Void) throws(AdapterError)
-    -> Invocation
-  {
+  /// A word that leads somewhere is a path. Throws what `Hub.directory(of:)` throws, and `UsageError` for a path that is to be
+  /// read and is not there.
+  func locatingModels(_ invocation: Invocation, report: @escaping (HubProgress) -> Void) throws -> Invocation {
     var invocation = invocation
     let hub = Hub(isOffline: invocation.has("offline"))
-    for (index, word) in invocation.operands.enumerated()
-    where operand(at: index, of: invocation.operands.count).isModel {
-      invocation.operands[index] = try Self.located(word, hub, report)
+    for (index, word) in invocation.operands.enumerated() {
+      let operand = operand(at: index, of: invocation.operands.count)
+      if operand.isModel { invocation.operands[index] = try Self.located(word, hub, report) }
+      guard operand.takes == .file else { continue }
+      try Self.checkPresence(invocation.operands[index], as: operand.name, isWeighted: operand.isWeighted)
     }
     for flag in flags where flag.isModel {
       var located: [String] = []
-      for word in invocation.all(flag.name) { located.append(try Self.located(word, hub, report)) }
+      for word in invocation.all(flag.name) {
+        located.append(try Self.located(word, hub, report))
+        try Self.checkPresence(located[located.count - 1], as: "--\(flag.name)", isWeighted: flag.repeats)
+      }
       if !located.isEmpty { invocation.values[flag.name] = located }
     }
     return invocation
@@ -128,6 +176,19 @@ extension Command {
       return try hub.directory(of: repository, report: report) + word[colon...]
     }
     return word
+  }
+
+  /// Throws unless what a command reads is there. An adapter may have a weight after its last colon.
+  private static func checkPresence(_ word: String, as name: String, isWeighted: Bool) throws(UsageError) {
+    guard FileSystem.kind(word) == nil else { return }
+    guard isWeighted, let colon = word.lastIndex(of: ":") else { throw .noSuchPath(path: word, operand: name) }
+    let (adapter, weight) = (String(word[..<colon]), String(word[word.index(after: colon)...]))
+    guard FileSystem.kind(adapter) != nil else {
+      throw .noSuchPath(path: Double(weight) == nil ? word : adapter, operand: name)
+    }
+    guard let value = Double(weight), value.isFinite else {
+      throw .badWeight(adapter: adapter, found: weight)
+    }
   }
 
   /// The operand that a word stands for: a repeating one takes what the others leave.
@@ -152,13 +213,15 @@ extension Command {
         values[flag.name] = ["true"]
         return
       }
-      if let joined {
-        values[flag.name, default: []].append(joined)
-      } else {
+      if joined == nil {
         guard position + 1 < words.count else { throw .valueMissing(flag: flag.name, value: valueName) }
         position += 1
-        values[flag.name, default: []].append(words[position])
       }
+      let value = joined ?? words[position]
+      if let expected = flag.takes.refusal(of: value) {
+        throw .badValue(flag: flag.name, found: value, expected: expected)
+      }
+      values[flag.name, default: []].append(value)
     }
     while position < words.count {
       let word = words[position]
@@ -173,7 +236,8 @@ extension Command {
         while let letter = letters.first {
           letters = letters.dropFirst()
           guard let flag = allFlags.first(where: { $0.letter == letter }) else {
-            throw .unknownFlag(command: name, found: "-\(letter)", nearest: [])
+            let other = allFlags.compactMap(\.letter).filter { $0.lowercased() == letter.lowercased() }
+            throw .unknownFlag(command: name, found: "-\(letter)", nearest: other.map { "-\($0)" })
           }
           if flag.value != nil && !letters.isEmpty {
             try take(flag, String(letters))
@@ -187,11 +251,27 @@ extension Command {
       }
       position += 1
     }
-    if values["help"] == nil && values["version"] == nil && !fits(operands.count) {
-      throw .operandCount(
-        command: name, expected: self.operands.map(\.spelling), found: operands.count)
-    }
+    if values["help"] == nil && values["version"] == nil { try check(operands, values) }
     return Invocation(operands: operands, values: values)
+  }
+
+  /// What can be seen from the words alone.
+  private func check(_ words: [String], _ values: [String: [String]]) throws(UsageError) {
+    guard fits(words.count) else {
+      throw .operandCount(command: name, expected: operands.map(\.spelling), found: words.count)
+    }
+    for (index, word) in words.enumerated() {
+      let operand = operand(at: index, of: words.count)
+      if let expected = operand.takes.refusal(of: word) {
+        throw .badOperand(command: name, operand: operand.name, found: word, expected: expected)
+      }
+    }
+    for flag in flags where values[flag.name] != nil {
+      if let other = flags.first(where: { $0.name == flag.excludes }), values[other.name] != nil {
+        throw .conflict([flag, other].map { .init(flag: $0.name, summary: $0.summary) })
+      }
+      if let needed = flag.needs, values[needed] == nil { throw .needsOther(flag: flag.name, needed: needed) }
+    }
   }
 
   private func fits(_ count: Int) -> Bool {

@@ -16,6 +16,13 @@ public enum Interruption {
   /// Where the signal handler leaves a byte. A handler, and not a blocked signal, because libraries start threads that
   /// block nothing before this program's first line.
   private static let writeEnd = Atomic<Int32>(-1)
+  private static let received = Atomic<Int32>(0)
+
+  /// The exit code of a task that returned `code`: the shell's for a signal, if one came and the task failed.
+  public static func exitCode(_ code: Int32) -> Int32 {
+    let number = received.load(ordering: .relaxed)
+    return code == 2 && number != 0 ? 128 + number : code
+  }
 
   /// Cancels the task on the first signal; ends the process on the second.
   public static func cancel(_ task: Task<Int32, Never>) {
@@ -24,7 +31,14 @@ public enum Interruption {
     writeEnd.store(ends[1], ordering: .relaxed)
     var thread = pthread_t()
     pthread_create(&thread, nil, waiter, Unmanaged.passRetained(Target(task: task, readEnd: ends[0])).toOpaque())
-    for number in [SIGINT, SIGTERM, SIGHUP] { signal(number, handler) }
+    // A program that starts this one may have blocked them.
+    var signals = sigset_t()
+    sigemptyset(&signals)
+    for number in [SIGINT, SIGTERM, SIGHUP] {
+      signal(number, handler)
+      sigaddset(&signals, number)
+    }
+    pthread_sigmask(SIG_UNBLOCK, &signals, nil)
   }
 
   private static let handler: @convention(c) (Int32) -> Void = { number in
@@ -37,6 +51,7 @@ public enum Interruption {
     let target = Unmanaged<Target>.fromOpaque(argument).takeRetainedValue()
     var number: UInt8 = 0
     while read(target.readEnd, &number, 1) != 1 {}
+    received.store(Int32(number), ordering: .relaxed)
     target.task.cancel()
     while read(target.readEnd, &number, 1) != 1 {}
     _exit(128 + Int32(number))

@@ -17,7 +17,9 @@ enum ManPage {
     lines += [".SH OPTIONS OF EVERY COMMAND"]
     for flag in CommandTable.commonFlags { lines += entry(flag) }
     lines += [
-      ".SH EXIT STATUS", "0 done, 1 the answer is no (\\fBdiff\\fR), 2 wrong usage or failure.",
+      ".SH EXIT STATUS",
+      "0 done, 1 the answer is no (\\fBdiff\\fR), 2 wrong usage or failure, "
+        + "128 and a signal's number if one ended it.",
     ]
     return lines.joined(separator: "\n") + "\n"
   }

@@ -81,7 +81,7 @@ private func merge(_ invocation: Invocation, _ console: Console, unmerges: Bool)
     console.json(json)
     return 0
   }
-  console.line(accounting(plan))
+  console.report(accounting(plan))
   for note in plan.notes { console.note("note: \(note)") }
   if let first = outcome.nonFiniteTensors.first {
     let more = outcome.nonFiniteTensors.count - 1
@@ -89,12 +89,12 @@ private func merge(_ invocation: Invocation, _ console: Console, unmerges: Bool)
       "note: '\(first)'\(more == 0 ? " holds" : " and \(countText(more, "more tensor")) hold") values that are infinite or "
         + "not a number")
   } else if case .lastMerge(let copies)? = plan.restoration {
-    console.line(
+    console.report(
       "each element\(copies.isEmpty ? "" : " of the other tensors") is within one unit in the last place of what it was "
         + "before the merge, counted at the larger of its merged and restored values")
   }
   let rate = Double(plan.dataBytes) / 1e9 / max(seconds, 1e-9)
-  console.line(
+  console.report(
     "wrote \(output): \(countText(plan.tensorCount, "tensor")), \(bytesText(plan.dataBytes)) in "
       + "\(fixed(seconds, 2)) s (\(fixed(rate, 2)) GB/s), peak memory \(bytesText(peakResidentBytes))")
   return 0

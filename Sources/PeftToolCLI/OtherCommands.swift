@@ -48,7 +48,16 @@ private func countedWeights(_ path: String) throws(AdapterError) -> SafetensorsF
       "note: the order of the modules of a model of type '\(base.modelType ?? "unknown")' is not known here, so the values "
         + "are not those that PEFT draws with this seed")
   }
-  console.line("wrote \(output): \(countText(maker.modules.count, "module")), \(countText(parameters, "parameter"))")
+  if invocation.has("json") {
+    console.json(
+      .object([
+        .init("output", .string(output)), .init("modules", .integer(maker.modules.count)),
+        .init("parameters", .integer(parameters)),
+      ]))
+  } else {
+    console.report(
+      "wrote \(output): \(countText(maker.modules.count, "module")), \(countText(parameters, "parameter"))")
+  }
   return 0
 }
 
@@ -132,10 +141,9 @@ func scientific(_ value: Double) -> String {
 
 /// `peft-tool completions SHELL`
 @Sendable func completionsCommand(_ invocation: Invocation, _ console: Console) async throws -> Int32 {
-  guard let script = Completions.script(invocation.operands[0]) else {
-    throw UsageError.badValue(flag: "SHELL", found: invocation.operands[0], expected: "bash, zsh or fish")
-  }
-  console.output(script)
+  // The table takes no other word.
+  guard let shell = Completions.Shell(rawValue: invocation.operands[0]) else { return 2 }
+  console.output(Completions.script(shell))
   return 0
 }
 

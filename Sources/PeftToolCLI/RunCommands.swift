@@ -56,7 +56,11 @@ private struct ModelPlaces {
 @Sendable func treeCommand(_ invocation: Invocation, _ console: Console) async throws -> Int32 {
   let model = try ModelPlaces(invocation).load(invocation)
   if invocation.operands.count > 1 { try model.load(invocation.operands[1], named: "default") }
-  console.output(model.tree + "\n")
+  if invocation.has("json") {
+    console.json(.object([.init("tree", .string(model.tree))]))
+  } else {
+    console.output(model.tree + "\n")
+  }
   return 0
 }
 
@@ -137,9 +141,15 @@ private struct GenerateRequest {
   let request = try GenerateRequest(invocation, places)
   let prompts: [Prompt]
   switch (invocation.value("prompt"), invocation.value("prompts")) {
-  case (let text?, nil): prompts = [Prompt(text)]
+  case (let text?, nil): prompts = [Prompt(text == "-" ? try StandardInput.text() : text)]
   case (nil, let file?): prompts = try Prompt.all(in: file, for: request.chat)
-  default: throw UsageError.badValue(flag: "prompt", found: "neither or both", expected: "either --prompt or --prompts")
+  default:
+    throw UsageError.oneNeeded(
+      command: "generate",
+      [
+        .init(flag: "prompt", summary: "a text, or - for standard input"),
+        .init(flag: "prompts", summary: "a JSONL file of prompts"),
+      ])
   }
   let model = try places.load(invocation)
   let tokenizer = try places.tokenizer(for: model)
@@ -155,8 +165,9 @@ private struct GenerateRequest {
       if first == started { first = Clock.seconds }
       let text = try stream.add(token)
       if !writesJSON && !text.isEmpty { console.modelText(text) }
-      return !stream.isStopped
+      return !stream.isStopped && !Task.isCancelled
     }
+    try Task.checkCancellation()
     let rest = try stream.finish()
     if writesJSON {
       console.json(

@@ -9,7 +9,19 @@ enum UsageError: Error, Equatable {
   case valueNotTaken(flag: String, found: String)
   case badValue(flag: String, found: String, expected: String)
   case badWeight(adapter: String, found: String)
+  case badOperand(command: String, operand: String, found: String, expected: String)
+  case noSuchPath(path: String, operand: String)
+  case badInput(expected: String)
+  case conflict([Alternative])
+  case oneNeeded(command: String, [Alternative])
+  case needsOther(flag: String, needed: String)
   case operandCount(command: String, expected: [String], found: Int)
+
+  /// One of several options of which a command takes one.
+  struct Alternative: Equatable {
+    let flag: String
+    let summary: String
+  }
 }
 
 extension UsageError: CustomStringConvertible {
@@ -25,10 +37,23 @@ extension UsageError: CustomStringConvertible {
     case .badValue(let flag, let found, let expected): "option '--\(flag)': '\(found)' is not \(expected)."
     case .badWeight(let adapter, let found):
       "\(adapter): the weight '\(found)' is no finite number. Give one such as \(adapter):0.5."
+    case .badOperand(let command, let operand, let found, let expected):
+      "\(command): \(operand): '\(found)' is not \(expected)."
+    case .noSuchPath(let path, let operand): "\(path): no such file or directory (\(operand))."
+    case .badInput(let expected): "standard input: expected \(expected)."
+    case .conflict(let alternatives):
+      "\(alternatives.map { "--\($0.flag)" }.joined(separator: " and ")) cannot be given together. Give one: "
+        + choice(alternatives) + "."
+    case .oneNeeded(let command, let alternatives): "\(command): give one of: \(choice(alternatives))."
+    case .needsOther(let flag, let needed): "--\(flag) means nothing without --\(needed). Give both, or neither."
     case .operandCount(let command, let expected, let found):
       "\(command): expected \(expected.contains { $0.hasSuffix("...") } ? "at least " : "")\(expected.count) operand\(expected.count == 1 ? "" : "s") "
         + "(\(expected.joined(separator: " "))), found \(found)."
     }
+  }
+
+  private func choice(_ alternatives: [Alternative]) -> String {
+    alternatives.map { "--\($0.flag) (\($0.summary))" }.joined(separator: ", or ")
   }
 
   private func suggestion(_ nearest: [String]) -> String {
