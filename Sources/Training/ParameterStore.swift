@@ -19,6 +19,7 @@ public final class ParameterStore {
   let gradients: LentMatrix
   let first: LentMatrix
   let second: LentMatrix
+  let workspace: Workspace
 
   /// A parameter to be trained, with its first values.
   public struct Initial {
@@ -36,6 +37,7 @@ public final class ParameterStore {
 
   public init(_ parameters: [Initial], in workspace: Workspace) {
     let count = parameters.reduce(0) { $0 + $1.values.count }
+    self.workspace = workspace
     values = workspace.zeros(1, count)
     gradients = workspace.zeros(1, count)
     first = workspace.zeros(1, count)
