@@ -72,8 +72,16 @@ CASES = {
                                            **TASK), {}),
     "opt-oft": ("opt", OFTConfig(r=0, oft_block_size=8, target_modules=["q_proj", "fc2"], **TASK), {}),
     "llama-boft": ("llama", BOFTConfig(boft_block_size=4, target_modules=["q_proj", "down_proj"], **TASK), {}),
-    "llama-boft-factors": ("llama", BOFTConfig(boft_block_size=4, boft_n_butterfly_factor=2, target_modules=["q_proj", "v_proj"],
-                                               **TASK), {}),
+    "opt-boft": ("opt", BOFTConfig(boft_block_size=0, boft_block_num=4, bias="boft_only", target_modules=["v_proj", "fc2"], **TASK), {}),
+    "opt-oft-shared": ("opt", OFTConfig(r=0, oft_block_size=8, block_share=True, bias="oft_only", num_cayley_neumann_terms=3,
+                                        target_modules=["q_proj", "fc2"], **TASK), {}),
+    "opt-prompt": ("opt", PromptTuningConfig(num_virtual_tokens=2, token_dim=16, **TASK), {}),
+    "qwen3-prefix": ("qwen3", PrefixTuningConfig(num_virtual_tokens=3, **TASK), {}),
+    "opt-adalora": ("opt", adalora(target_modules=["q_proj", "fc1"], bias="lora_only", modules_to_save=["lm_head"]),
+                    {"weight_decay": 0.1, "max_grad_norm": 0.2}),
+    "gpt2-vera": ("gpt2", VeraConfig(r=6, target_modules=["c_attn"], bias="vera_only", **TASK), {}),
+    "gpt2-all": ("gpt2", lora(use_dora=True, use_rslora=True, target_modules=["c_attn", "c_proj"], modules_to_save=["ln_f"],
+                              trainable_token_indices={"wte": [7, 9]}, lora_dropout=0.1), {"gradient_accumulation_steps": 2}),
 }
 
 

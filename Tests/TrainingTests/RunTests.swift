@@ -26,6 +26,8 @@ private struct RecordedRun: CustomTestStringConvertible {
     "llama-ia3", "gpt2-ia3", "opt-ia3", "llama-prompt", "gpt2-prompt", "llama-prefix", "gpt2-prefix", "llama-adalora",
     "llama-adalora-dropout", "gpt2-adalora", "llama-loha", "llama-lokr", "llama-lokr-both", "llama-vera",
     "llama-vera-dropout", "llama-oft", "opt-oft",
+    "llama-oft-exact", "opt-oft-shared", "llama-boft", "opt-boft", "opt-prompt", "qwen3-prefix", "opt-adalora",
+    "gpt2-vera", "gpt2-all",
   ].map(RecordedRun.init)
 
   private var directory: String { Fixtures.path("training/\(name)") }
