@@ -82,6 +82,14 @@ CASES = {
     "gpt2-vera": ("gpt2", VeraConfig(r=6, target_modules=["c_attn"], bias="vera_only", **TASK), {}),
     "gpt2-all": ("gpt2", lora(use_dora=True, use_rslora=True, target_modules=["c_attn", "c_proj"], modules_to_save=["ln_f"],
                               trainable_token_indices={"wte": [7, 9]}, lora_dropout=0.1), {"gradient_accumulation_steps": 2}),
+    "gemma-embedding-dora": ("gemma", lora(use_dora=True, target_modules=["embed_tokens", "q_proj"]), {}),
+    "opt-embedding-dora": ("opt", lora(use_dora=True, target_modules=["embed_tokens"]), {"weight_decay": 0.1}),
+    "qwen3-head-dora": ("qwen3", lora(use_dora=True, target_modules=["lm_head"], lora_dropout=0.1), {}),
+    "llama-loha-patterns": ("llama", LoHaConfig(r=3, alpha=6, rank_pattern={"q_proj": 2}, alpha_pattern={"layers.1.mlp.up_proj": 5},
+                                                target_modules=["q_proj", "up_proj"], **TASK), {}),
+    "qwen3-tokens-apart": ("qwen3", lora(trainable_token_indices={"lm_head": [7, 8], "embed_tokens": [9]}), {}),
+    "llama-tokens-dora": ("llama", lora(trainable_token_indices=[5, 90], use_dora=True, lora_dropout=0.1,
+                                        modules_to_save=["input_layernorm"]), {"gradient_accumulation_steps": 2}),
 }
 
 

@@ -26,6 +26,7 @@ final class AdapterReader {
   private var projections: [String: [Float]] = [:]
   private let file: SafetensorsFile
   private var left: Set<String>
+  private var claimed: Set<String> = []
 
   init(_ adapter: StoredAdapter, _ model: CausalLanguageModel) throws(ModelError) {
     self.model = model
@@ -78,6 +79,13 @@ final class AdapterReader {
   func alias(_ name: String, of parameter: String, _ shape: [Int?]) throws(ModelError) {
     _ = try take(name, shape)
     aliases.append((name, parameter))
+  }
+
+  /// Says that an adapter acts on a module. Throws `.unsupported` where one does already.
+  func claim(_ path: String) throws(ModelError) {
+    guard claimed.insert(path).inserted else {
+      throw .unsupported(what: "training '\(path)' twice over", reason: "only one adapter of a module is trained here.")
+    }
   }
 
   /// Called once the parameters have their places.

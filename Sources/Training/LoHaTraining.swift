@@ -58,16 +58,24 @@ final class LoHaTraining: LinearAdapter {
 }
 
 extension AdapterReader {
-  /// alpha / r of a LyCORIS method, rank and alpha by the module's patterns. Throws `.unsupported` for dropout of ranks or modules.
-  func lycorisScale(_ path: String, rank: Int) throws(ModelError) -> Float {
+  /// alpha / r of a LyCORIS method for a module; both have patterns, which are LoRA's.
+  ///
+  /// Throws `.unsupported` for dropout of ranks or modules, `.adapter` as `LoRAScaling`.
+  func lycorisScale(_ path: String) throws(ModelError) -> Float {
     for key in ["rank_dropout", "module_dropout"] where try number(key) != 0 {
-      throw .unsupported(what: "training with \(key)", reason: "only 0 is trained here.")
+      throw .unsupported(what: "training \(config.peftType.rawValue) with \(key)", reason: "only 0 is trained here.")
     }
-    for key in ["rank_pattern", "alpha_pattern"] where !(config.settings[key]?.isEmptyOrFalse ?? true) {
-      throw .unsupported(
-        what: "training \(config.peftType.rawValue) with \(key)", reason: "only one rank and alpha are.")
-    }
-    return Float(try number("alpha") / Double(rank))
+    let names = [
+      ("r", "r"), ("alpha", "lora_alpha"), ("rank_pattern", "rank_pattern"), ("alpha_pattern", "alpha_pattern"),
+    ]
+    let members =
+      [JSONValue.Member("peft_type", .string("LORA"))]
+      + names.compactMap { own, theirs in config.settings[own].map { JSONValue.Member(theirs, $0) } }
+    let values = try withAdapterErrors({ () throws(AdapterError) in
+      let config = try PeftConfig(json: .object(members), path: PeftConfig.fileName)
+      return try LoRAScaling(config, path: PeftConfig.fileName).values(for: path)
+    })
+    return Float(values.scale)
   }
 }
 
@@ -82,7 +90,7 @@ extension TrainedMethod {
         try reader.train("\(stem).hada_\(side)_a", [layer.outFeatures, rank])
         try reader.train("\(stem).hada_\(side)_b", [rank, layer.inFeatures])
       }
-      let scale = try reader.lycorisScale(path, rank: rank)
+      let scale = try reader.lycorisScale(path)
       reader.make { store, parts in
         let pair = { (side: String) in
           (a: store.parameter("\(stem).hada_\(side)_a"), b: store.parameter("\(stem).hada_\(side)_b"))

@@ -112,8 +112,7 @@ extension TrainedMethod {
       guard pairs.count == 2, height == layer.outFeatures, width == layer.inFeatures else {
         throw .unsupported(what: "training LOKR of '\(path)'", reason: "its factors do not give the weight's extents.")
       }
-      let rank = try reader.integer("r")
-      let scale = try reader.lycorisScale(path, rank: max(1, rank))
+      let scale = try reader.lycorisScale(path)
       reader.make { store, parts in
         let factors = pairs.map { LoKrTraining.Factor(a: store.parameter($0.a), b: $0.b.map(store.parameter)) }
         parts.linears[path] = LoKrTraining(outer: factors[0], inner: factors[1], scale: scale)

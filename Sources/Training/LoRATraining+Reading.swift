@@ -46,6 +46,7 @@ extension TrainedMethod {
   private static func linear(
     _ reader: AdapterReader, _ path: String, _ stem: String, _ layer: FrozenLinear
   ) throws(ModelError) {
+    try reader.claim(path)
     let scale = try scale(reader, path)
     let dropout = reader.config.dropout?.doubleValue ?? 0
     let (a, b) = ("\(stem).lora_A.weight", "\(stem).lora_B.weight")
@@ -77,18 +78,22 @@ extension TrainedMethod {
   }
 
   private static func embedding(_ reader: AdapterReader, _ path: String, _ stem: String) throws(ModelError) {
-    guard !reader.config.useDoRA else {
-      throw .unsupported(what: "training DoRA on '\(path)'", reason: "of embeddings only plain LoRA is trained here.")
-    }
+    try reader.claim(path)
     let table = reader.frozen.embedding
     let (a, b) = ("\(stem).lora_embedding_A", "\(stem).lora_embedding_B")
     let rank = reader.shape(a).first ?? 0
     try reader.train(a, [nil, table.rows])
     try reader.train(b, [table.columns, rank])
     try reader.carryBase(path, table)
+    let magnitude = "\(stem).lora_magnitude_vector"
+    let hasMagnitude = reader.config.useDoRA
+    if hasMagnitude { try reader.train(magnitude, [table.columns]) }
     let scale = try scale(reader, path)
     reader.make { store, parts in
-      parts.embedding = EmbeddingLoRATraining(a: store.parameter(a), b: store.parameter(b), scale: scale)
+      let factors = EmbeddingLoRATraining(a: store.parameter(a), b: store.parameter(b), scale: scale)
+      parts.embedding =
+        hasMagnitude
+        ? EmbeddingDoRATraining(factors, magnitude: store.parameter(magnitude), table: table) : factors
     }
   }
 }

@@ -44,6 +44,7 @@ struct TrainedMethod: Sendable {
     let stem = AdapterReader.stem(path)
     let weight = "\(stem).weight"
     let isSaved = reader.holds(weight) && reader.config.savesModule(path)
+    if isSaved, !reader.norms.contains(path) { try reader.claim(path) }
     if isSaved, path == reader.frozen.embeddingPath {
       let table = reader.frozen.embedding
       try reader.train(weight, [table.rows, table.columns])
@@ -102,6 +103,8 @@ struct TrainedMethod: Sendable {
       return
     }
     try reader.train(name, [tokens.count, width])
+    try reader.claim(path)
+    if isEmbedding, isTied { try reader.claim(reader.frozen.head.path) }
     guard tokens.allSatisfy({ $0 >= 0 && $0 < vocabulary }) else {
       throw .unsupported(
         what: "training '\(name)'", reason: "its tokens lie outside the model's vocabulary of \(vocabulary).")

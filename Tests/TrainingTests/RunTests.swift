@@ -27,10 +27,13 @@ private struct RecordedRun: CustomTestStringConvertible {
     "llama-adalora-dropout", "gpt2-adalora", "llama-loha", "llama-lokr", "llama-lokr-both", "llama-vera",
     "llama-vera-dropout", "llama-oft", "opt-oft",
     "llama-oft-exact", "opt-oft-shared", "llama-boft", "opt-boft", "opt-prompt", "qwen3-prefix", "opt-adalora",
-    "gpt2-vera", "gpt2-all",
+    "gpt2-vera", "gpt2-all", "gemma-embedding-dora", "opt-embedding-dora", "qwen3-head-dora", "llama-loha-patterns",
+    "qwen3-tokens-apart", "llama-tokens-dora",
   ].map(RecordedRun.init)
 
   private var directory: String { Fixtures.path("training/\(name)") }
+
+  func path(_ part: String) -> String { "\(directory)/\(part)" }
 
   func json() throws -> JSONValue { try JSONValue(contentsOf: "\(directory)/run.json") }
 
@@ -112,6 +115,9 @@ private func number(_ value: JSONValue?) -> Double {
     }
     #expect(firstErrors.count == trainer.model.parameters.entries.count)
     #expect(firstErrors.allSatisfy { $0 < 1e-4 }, "\(firstErrors.max() ?? 0)")
+    let config = try PeftConfig.load(directory: run.path("before"))
+    let trained = try PeftConfig.load(directory: run.path("after"))
+    #expect((trainer.model.parts.budget?.saved(config) ?? config).fileText == trained.fileText)
     let saved = trainer.model.savedTensors
     let after = try run.tensors("after/adapter_model.safetensors")
     #expect(Set(saved.keys) == Set(after.keys))
