@@ -1,5 +1,5 @@
-package import Numerics
 internal import PEFT
+package import TensorMath
 
 /// A linear layer whose weight stays what it is: x ↦ x·Wᵀ + b.
 package struct FrozenLinear: Sendable {
@@ -36,6 +36,7 @@ package struct FrozenLinear: Sendable {
 package struct FrozenNorm: Sendable {
   /// The module's path, such as `model.layers.0.input_layernorm`.
   package let path: String
+  /// What it computes.
   package let rule: RowNorm
 }
 
@@ -51,13 +52,14 @@ package struct FrozenDecoderLayer: Sendable {
   package let gate: FrozenLinear?
   package let up: FrozenLinear
   package let down: FrozenLinear
-  package let function: ActivationFunction
+  package let function: ActivationKernel
   /// True if a norm follows each sum instead of preceding each part.
   package let normsAfter: Bool
 
   /// All linear layers in the order in which a forward pass reaches them.
   package var linears: [FrozenLinear] { projections + [output] + (gate.map { [$0] } ?? []) + [up, down] }
 
+  /// All norms.
   package var norms: [FrozenNorm] {
     (headNorms.map { [$0.query, $0.key] } ?? []) + [attentionNorm, feedForwardNorm]
   }
@@ -67,6 +69,7 @@ package struct FrozenDecoderLayer: Sendable {
 package struct FrozenModel {
   package let layers: [FrozenDecoderLayer]
   package let embedding: WeightMatrix
+  /// The embedding's path, such as `model.embed_tokens`.
   package let embeddingPath: String
   /// The token whose row torch gives no gradient.
   package let paddingToken: Int?
@@ -157,7 +160,7 @@ extension Norm {
 
 extension Activation {
   /// The function, if training has its slope.
-  fileprivate var trainable: ActivationFunction? {
+  fileprivate var trainable: ActivationKernel? {
     switch typeName {
     case "SiLUActivation": .silu
     case "ReLU": .relu

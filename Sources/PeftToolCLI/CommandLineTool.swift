@@ -1,4 +1,3 @@
-internal import LanguageModels
 internal import PEFT
 internal import Training
 
@@ -16,17 +15,14 @@ public struct CommandLineTool: Sendable {
       return try await dispatch(words)
     } catch let error as UsageError {
       console.failure(error.description)
-    } catch let error as AdapterError {
-      console.failure(error.description)
-    } catch let error as ModelError {
-      console.failure(error.description)
     } catch let error as TrainingError {
       console.failure(error.description)
       if case .notFinite = error { return 1 }
     } catch is CancellationError {
       console.failure("interrupted; nothing was written.")
     } catch {
-      console.failure("\(error)")
+      let command = CommandTable.commands.first { $0.name == words.first }
+      console.failure(ErrorText.text(error, of: command))
     }
     return 2
   }

@@ -1,7 +1,7 @@
 internal import LanguageModels
-internal import Numerics
 internal import PEFT
 internal import TensorFiles
+internal import TensorMath
 
 /// AdaLoRA in training: y = base(x) + c·((x̃Aᵀ)⊙E)Bᵀ, c = alpha / (rank + 1e-5).
 ///

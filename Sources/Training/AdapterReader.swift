@@ -1,7 +1,7 @@
 internal import LanguageModels
-internal import Numerics
 internal import PEFT
 internal import TensorFiles
+internal import TensorMath
 
 /// A tensor that an adapter holds and that is not trained: saved as it was read.
 struct CarriedTensor {
@@ -16,27 +16,29 @@ final class AdapterReader {
   let model: CausalLanguageModel
   let frozen: FrozenModel
   let config: PeftConfig
-  let linears: [String: FrozenLinear]
-  let norms: Set<String>
+  let linears: [ExactName: FrozenLinear]
+  let norms: [ExactName: FrozenNorm]
   private(set) var parameters: [ParameterStore.Initial] = []
   private(set) var carried: [CarriedTensor] = []
   /// Names under which PEFT saves a parameter once more.
   private(set) var aliases: [(name: String, parameter: String)] = []
   private var makers: [(ParameterStore, inout TrainedParts) -> Void] = []
-  private var projections: [String: [Float]] = [:]
+  private var projections: [ExactName: [Float]] = [:]
   private let file: SafetensorsFile
-  private var left: Set<String>
-  private var claimed: Set<String> = []
+  private var left: Set<ExactName>
+  private var claimed: Set<ExactName> = []
 
   init(_ adapter: StoredAdapter, _ model: CausalLanguageModel) throws(ModelError) {
     self.model = model
     frozen = try model.frozen()
     config = adapter.config
     file = adapter.weights
-    left = Set(file.entries.map(\.name))
+    left = Set(exactly: file.entries.map(\.name))
     linears = Dictionary(
       (frozen.layers.flatMap(\.linears) + [frozen.head]).map { ($0.path, $0) }, uniquingKeysWith: { first, _ in first })
-    norms = Set((frozen.layers.flatMap(\.norms) + (frozen.finalNorm.map { [$0] } ?? [])).map(\.path))
+    norms = Dictionary(
+      (frozen.layers.flatMap(\.norms) + (frozen.finalNorm.map { [$0] } ?? [])).map { ($0.path, $0) },
+      uniquingKeysWith: { first, _ in first })
   }
 
   /// The beginning of the names of a module's tensors.
@@ -141,7 +143,7 @@ final class AdapterReader {
     else {
       throw .adapter(.methodShape(path: file.path, tensor: name, found: entry.shape, expected: [shape.map { $0 ?? 0 }]))
     }
-    left.remove(name)
+    left.remove(ExactName(name))
     do { return (entry, try file.file.bytes(entry.byteRange), format) } catch { throw .file(error) }
   }
 }

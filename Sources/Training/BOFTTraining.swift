@@ -1,7 +1,7 @@
 internal import LanguageModels
-internal import Numerics
 internal import PEFT
 internal import TensorFiles
+internal import TensorMath
 
 /// BOFT with one factor in training: y = s⊙((x·R)Wᵀ) + b, R of blocks, each the Cayley transform of Q = ½(M - Mᵀ).
 ///

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import PEFT
+internal import TensorMath
 
 /// How a rotation is made of a skew-symmetric Q.
 enum RotationRule {

@@ -1,5 +1,5 @@
 internal import LanguageModels
-internal import Numerics
+internal import TensorMath
 
 /// DoRA in training: y = t⊙(xWᵀ + s·(xAᵀ)Bᵀ) + b, t = m / ‖W + s·BA‖ by rows, the norm a constant of the gradient.
 ///

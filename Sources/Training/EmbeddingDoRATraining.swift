@@ -1,4 +1,4 @@
-internal import Numerics
+internal import TensorMath
 
 /// DoRA on an embedding: t⊙(row + s·Aᵀ[token]·Bᵀ), t = m / the lengths of the columns of the table with its change, which are
 /// constants of the gradient.

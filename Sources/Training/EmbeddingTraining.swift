@@ -1,5 +1,5 @@
 internal import LanguageModels
-internal import Numerics
+internal import TensorMath
 
 /// An adapter of the table of tokens' embeddings while it is trained.
 protocol EmbeddingAdapter: AnyObject {

@@ -1,5 +1,5 @@
 internal import LanguageModels
-internal import Numerics
+internal import TensorMath
 
 /// A linear layer whose weight is trained as a whole, a copy of the base's: `modules_to_save`.
 ///

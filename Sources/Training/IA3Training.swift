@@ -1,5 +1,6 @@
 internal import LanguageModels
-internal import Numerics
+internal import TensorFiles
+internal import TensorMath
 
 /// (IA)³ in training: a factor for each output, or in a feed-forward layer for each input.
 ///

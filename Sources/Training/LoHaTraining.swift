@@ -1,7 +1,7 @@
 internal import LanguageModels
-internal import Numerics
 internal import PEFT
 internal import TensorFiles
+internal import TensorMath
 
 /// LoHa in training: y = base(x) + s·x·((w1a·w1b)⊙(w2a·w2b))ᵀ.
 ///

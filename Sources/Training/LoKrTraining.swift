@@ -1,5 +1,6 @@
 internal import LanguageModels
-internal import Numerics
+internal import TensorFiles
+internal import TensorMath
 
 /// LoKr in training: y = base(x) + s·x·kron(C, F)ᵀ, C and F each whole or a product. The Kronecker product is never built.
 ///

@@ -1,7 +1,7 @@
 internal import LanguageModels
-internal import Numerics
 internal import PEFT
 internal import TensorFiles
+internal import TensorMath
 
 extension TrainedMethod {
   /// LoRA and DoRA on linear layers, LoRA on the embedding.

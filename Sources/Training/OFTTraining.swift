@@ -1,7 +1,7 @@
 internal import LanguageModels
-internal import Numerics
 internal import PEFT
 internal import TensorFiles
+internal import TensorMath
 
 /// OFT in training: y = base(x·R), R of blocks that rotate, each made of a skew-symmetric one by its entries above the diagonal.
 ///

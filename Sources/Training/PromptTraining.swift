@@ -1,7 +1,7 @@
 internal import LanguageModels
-internal import Numerics
 internal import PEFT
 internal import TensorFiles
+internal import TensorMath
 
 extension TrainedMethod {
   /// Embedded rows before the input. Source: peft/peft_model.py `PeftModelForCausalLM.forward`.

@@ -1,6 +1,6 @@
-internal import Numerics
 internal import PEFT
 internal import TensorFiles
+internal import TensorMath
 
 /// AdaLoRA's share of training: the pull towards orthogonal factors, and which ranks are kept.
 ///

@@ -1,6 +1,6 @@
-internal import Numerics
 public import PEFT
 internal import TensorFiles
+internal import TensorMath
 
 extension TrainableModel {
   /// Writes the adapter as PEFT saves it: configuration, weights in f32 and a model card, whole or not at all.
@@ -34,7 +34,7 @@ extension TrainableModel {
   }
 
   /// All that PEFT saves, by name: parameters as they are now, under all of their names, and what the adapter brought along.
-  var savedTensors: [String: CarriedTensor] {
+  var savedTensors: [ExactName: CarriedTensor] {
     var tensors = Dictionary(carried.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
     let names = parameters.entries.map { ($0.name, $0) }
     let others = aliases.compactMap { alias in

@@ -1,5 +1,6 @@
 internal import LanguageModels
-public import Numerics
+internal import TensorFiles
+public import TensorMath
 
 /// A frozen causal language model with adapters that are trained.
 public final class TrainableModel {
@@ -44,6 +45,17 @@ public final class TrainableModel {
   private var trainsInput: Bool { parts.embedding != nil || parts.prompt != nil }
   /// Rows that the adapter puts before each sequence's tokens, or positions that it takes there.
   public var virtualTokens: Int { (parts.prompt ?? parts.prefix)?.value.rows ?? 0 }
+
+  /// Checks that records fit the model's context beside the adapter's virtual tokens. Throws `.record` for the file at `path`.
+  public func check(_ records: [TrainingRecord], path: String) throws(TrainingError) {
+    let limit = model.contextLength - virtualTokens
+    guard let longest = records.map(\.tokens.count).max(), longest > limit else { return }
+    throw .record(
+      path: path, line: 0,
+      reason:
+        "a record has \(longest) tokens; beside the adapter's \(virtualTokens) virtual tokens the model's context takes "
+        + "\(limit). Give --max-length \(max(0, limit)) with --truncate")
+  }
 
   /// What the method does after the optimizer's step `step`, counted from 0.
   func finish(step: Int) { parts.budget?.finish(step: step) }

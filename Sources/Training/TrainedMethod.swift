@@ -1,7 +1,7 @@
 internal import LanguageModels
-internal import Numerics
 internal import PEFT
 internal import TensorFiles
+internal import TensorMath
 
 /// How a method's tensors are read to be trained.
 struct TrainedMethod: Sendable {
@@ -18,7 +18,7 @@ struct TrainedMethod: Sendable {
 
   /// Throws `.unsupported` with the names of those that are.
   static func of(_ config: PeftConfig) throws(ModelError) -> TrainedMethod {
-    if let method = all.first(where: { $0.type == config.peftType.rawValue }) { return method }
+    if let method = all.first(where: { $0.type.isExactly(config.peftType.rawValue) }) { return method }
     throw .unsupported(
       what: "training \(config.peftType.rawValue)",
       reason: "only \(all.map(\.type).joined(separator: ", ")) are trained here.")
@@ -44,7 +44,7 @@ struct TrainedMethod: Sendable {
     let stem = AdapterReader.stem(path)
     let weight = "\(stem).weight"
     let isSaved = reader.holds(weight) && reader.config.savesModule(path)
-    if isSaved, !reader.norms.contains(path) { try reader.claim(path) }
+    if isSaved, reader.norms[path] == nil { try reader.claim(path) }
     if isSaved, path == reader.frozen.embeddingPath {
       let table = reader.frozen.embedding
       try reader.train(weight, [table.rows, table.columns])
@@ -52,11 +52,11 @@ struct TrainedMethod: Sendable {
     } else if isSaved, let layer = reader.linears[path] {
       try reader.train(weight, [layer.weight.rows, layer.weight.columns])
       reader.make { $1.linears[path] = FullTraining(weight: $0.parameter(weight)) }
-    } else if isSaved, reader.norms.contains(path) {
+    } else if isSaved, reader.norms[path] != nil {
       try norm(reader, path, stem)
     }
     for bias in ["\(stem).base_layer.bias", "\(stem).bias"] where reader.holds(bias) {
-      guard reader.norms.contains(path) || reader.linears[path].map({ !$0.bias.isEmpty }) ?? false else { continue }
+      guard reader.norms[path] != nil || reader.linears[path].map({ !$0.bias.isEmpty }) ?? false else { continue }
       try reader.train(bias, [reader.linears[path]?.outFeatures])
       reader.make { $1.biases[path] = $0.parameter(bias) }
     }
@@ -64,10 +64,7 @@ struct TrainedMethod: Sendable {
 
   /// A norm's weight and bias, if it has one, under names that begin with `stem`.
   static func norm(_ reader: AdapterReader, _ path: String, _ stem: String) throws(ModelError) {
-    guard
-      let norm = (reader.frozen.layers.flatMap(\.norms) + (reader.frozen.finalNorm.map { [$0] } ?? []))
-        .first(where: { $0.path == path })
-    else { return }
+    guard let norm = reader.norms[path] else { return }
     let (width, hasBias) =
       switch norm.rule {
       case .rootMeanSquare(let weight, _, _): (weight.count, false)
@@ -93,7 +90,8 @@ struct TrainedMethod: Sendable {
       reader.config.settings["token_indices"] ?? reader.config.settings["trainable_token_indices"]
       ?? reader.config.trainableTokenIndices
     let listed =
-      setting.elements ?? setting.members?.first { path == $0.key || path.hasSuffix($0.key) }?.value.elements ?? []
+      setting.elements ?? setting.members?.first { path.isExactly($0.key) || path.endsExactly(".\($0.key)") }?.value
+      .elements ?? []
     let tokens = listed.compactMap(\.integerValue)
     let vocabulary = reader.frozen.embedding.rows
     let isTied = reader.model.base.isTied

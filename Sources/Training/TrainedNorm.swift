@@ -1,4 +1,4 @@
-internal import Numerics
+internal import TensorMath
 
 /// A norm of a model in training, its weight and bias trained or not.
 ///

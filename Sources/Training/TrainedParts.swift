@@ -1,14 +1,15 @@
 internal import LanguageModels
-internal import Numerics
 internal import PEFT
+internal import TensorFiles
+internal import TensorMath
 
 /// What of a model is trained, by module.
 struct TrainedParts {
-  var linears: [String: any LinearAdapter] = [:]
+  var linears: [ExactName: any LinearAdapter] = [:]
   /// Biases of linear layers and norms that are trained beside a weight that is not, or with it.
-  var biases: [String: TrainedParameter] = [:]
+  var biases: [ExactName: TrainedParameter] = [:]
   /// Weights of norms.
-  var normWeights: [String: TrainedParameter] = [:]
+  var normWeights: [ExactName: TrainedParameter] = [:]
   var embedding: (any EmbeddingAdapter)?
   /// Embedded rows before each sequence.
   var prompt: TrainedParameter?

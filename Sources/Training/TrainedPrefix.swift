@@ -1,4 +1,4 @@
-internal import Numerics
+internal import TensorMath
 
 /// Keys and values that a layer's queries see before the sequence's own. They are trained, and not rotated.
 ///

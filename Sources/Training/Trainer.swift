@@ -1,5 +1,5 @@
 internal import Glibc
-internal import Numerics
+internal import TensorMath
 
 /// A record that can be trained on: tokens, and what is to be learnt of them.
 public struct TrainingRecord: Sendable, Equatable {

@@ -92,15 +92,19 @@ extension TrainingData.Reader {
     if let ids = json["input_ids"] { return try tokens(ids, json["labels"], place) }
     guard let tokenizer else { throw place.error("the model has no tokenizer, and the record no input_ids") }
     if let text = json["text"]?.stringValue {
-      let ids = tokenizer.encode(ended(text))
+      let ids = try encode(ended(text), tokenizer)
       return try checked(ids, ids, place)
     }
     if let prompt = json["prompt"]?.stringValue, let completion = json["completion"]?.stringValue {
-      let ids = tokenizer.encode(ended(prompt + completion))
-      return try learning(ids, from: common(tokenizer.encode(prompt), ids), place)
+      let ids = try encode(ended(prompt + completion), tokenizer)
+      return try learning(ids, from: common(encode(prompt, tokenizer), ids), place)
     }
     if let messages = json["messages"]?.elements { return try conversation(messages, tokenizer, place) }
     throw place.error("it has none of input_ids, text, prompt with completion, messages")
+  }
+
+  private func encode(_ text: String, _ tokenizer: Tokenizer) throws(TrainingError) -> [Int] {
+    do throws(ModelError) { return try tokenizer.encode(text) } catch { throw .model(error) }
   }
 
   private func tokens(
@@ -124,7 +128,7 @@ extension TrainingData.Reader {
       do throws(ModelError) {
         var conversation = ChatTemplate.Conversation(Array(messages.prefix(count)))
         conversation.beginsAnswer = answers
-        return tokenizer.encode(try template.render(conversation), addsSpecial: false)
+        return try tokenizer.encode(template.render(conversation), addsSpecial: false)
       } catch { throw .model(error) }
     }
     let all = try ids(messages.count, answers: false)

@@ -1,5 +1,6 @@
 internal import LanguageModels
-internal import Numerics
+internal import TensorFiles
+internal import TensorMath
 
 /// VeRA in training: y = base(x) + λb⊙((λd⊙(x̃Aᵀ))Bᵀ), A and B frozen and shared by all modules.
 ///

@@ -1,4 +1,4 @@
-import Numerics
+import TensorMath
 import TestSupport
 import Testing
 

@@ -120,7 +120,7 @@ private func number(_ value: JSONValue?) -> Double {
     #expect((trainer.model.parts.budget?.saved(config) ?? config).fileText == trained.fileText)
     let saved = trainer.model.savedTensors
     let after = try run.tensors("after/adapter_model.safetensors")
-    #expect(Set(saved.keys) == Set(after.keys))
+    #expect(Set(saved.keys) == Set(exactly: after.keys))
     for (name, values) in after {
       let found = saved[name].map { tensor in tensor.bytes.withUnsafeBytes { Array($0.bindMemory(to: Float.self)) } }
       #expect(relativeError(withoutKeyBias(name, found ?? []), withoutKeyBias(name, values)) < 1e-4, "\(name)")
