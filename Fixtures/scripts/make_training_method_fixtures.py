@@ -42,6 +42,7 @@ CASES = {
     "opt-norms": ("opt", LNTuningConfig(target_modules=["self_attn_layer_norm", "final_layer_norm"], **TASK), {"weight_decay": 0.1}),
     "qwen3-norms": ("qwen3", LNTuningConfig(target_modules=["q_norm", "k_norm", "input_layernorm"], **TASK), {}),
     "gemma-norms": ("gemma", LNTuningConfig(target_modules=["post_attention_layernorm", "norm"], **TASK), {}),
+    "gpt2-norms": ("gpt2", LNTuningConfig(target_modules=["ln_1", "ln_f"], **TASK), {"weight_decay": 0.5, "learning_rate": 3e-2}),
     "llama-tokens": ("llama", lora(trainable_token_indices=[5, 40, 41, 90]), {}),
     "qwen3-tokens": ("qwen3", lora(trainable_token_indices=[5, 40, 41, 90], lora_dropout=0.1), {}),
     "gemma-tokens-alone": ("gemma", TrainableTokensConfig(token_indices=[5, 40, 41, 90], **TASK), {}),

@@ -54,10 +54,11 @@ final class AdapterReader {
   ///
   /// Throws `.adapter` with `.tensorMissing`, `.methodShape`.
   @discardableResult
-  func train(_ name: String, _ shape: [Int?]) throws(ModelError) -> String {
+  func train(_ name: String, _ shape: [Int?], isOfLayerNorm: Bool = false) throws(ModelError) -> String {
     let (entry, bytes, format) = try take(name, shape)
     parameters.append(
-      ParameterStore.Initial(name: name, shape: entry.shape, values: Float.decoded(bytes, format)))
+      ParameterStore.Initial(
+        name: name, shape: entry.shape, values: Float.decoded(bytes, format), isOfLayerNorm: isOfLayerNorm))
     return name
   }
 
@@ -80,6 +81,9 @@ final class AdapterReader {
   /// Takes a tensor that PEFT saves as another name of a parameter. Throws as `train`.
   func alias(_ name: String, of parameter: String, _ shape: [Int?]) throws(ModelError) {
     _ = try take(name, shape)
+    guard parameters.contains(where: { $0.name.isExactly(parameter) }) else {
+      throw .adapter(.tensorMissing(path: file.path, module: "a module", tensor: parameter))
+    }
     aliases.append((name, parameter))
   }
 

@@ -26,12 +26,15 @@ public final class ParameterStore {
     let name: String
     let shape: [Int]
     let values: [Float]
+    let isOfLayerNorm: Bool
 
-    public init(name: String, shape: [Int], values: [Float]) {
+    /// - Parameter isOfLayerNorm: true for a parameter of torch's `LayerNorm`, which does not decay whatever its name.
+    public init(name: String, shape: [Int], values: [Float], isOfLayerNorm: Bool = false) {
       precondition(values.count == shape.reduce(1, *), "values do not fit the shape")
       self.name = name
       self.shape = shape
       self.values = values
+      self.isOfLayerNorm = isOfLayerNorm
     }
   }
 
@@ -46,7 +49,8 @@ public final class ParameterStore {
     for parameter in parameters {
       entries.append(
         Entry(
-          name: parameter.name, shape: parameter.shape, decays: Self.decays(parameter.name), offset: offset))
+          name: parameter.name, shape: parameter.shape, decays: !parameter.isOfLayerNorm && Self.decays(parameter.name),
+          offset: offset))
       LentMatrix(values, from: offset, rows: 1, columns: parameter.values.count).copy(parameter.values)
       offset += parameter.values.count
     }

@@ -65,12 +65,12 @@ struct TrainedMethod: Sendable {
   /// A norm's weight and bias, if it has one, under names that begin with `stem`.
   static func norm(_ reader: AdapterReader, _ path: String, _ stem: String) throws(ModelError) {
     guard let norm = reader.norms[path] else { return }
-    let (width, hasBias) =
+    let (width, hasBias, isLayerNorm) =
       switch norm.rule {
-      case .rootMeanSquare(let weight, _, _): (weight.count, false)
-      case .centred(let weight, let bias, _): (weight.count, !bias.isEmpty)
+      case .rootMeanSquare(let weight, _, _): (weight.count, false, false)
+      case .centred(let weight, let bias, _): (weight.count, !bias.isEmpty, true)
       }
-    try reader.train("\(stem).weight", [width])
+    try reader.train("\(stem).weight", [width], isOfLayerNorm: isLayerNorm)
     if hasBias { try reader.train("\(stem).bias", [width]) }
     reader.make { store, parts in
       parts.normWeights[path] = store.parameter("\(stem).weight")

@@ -18,7 +18,7 @@ private struct RecordedRun: CustomTestStringConvertible {
     // Whole modules and biases.
     "llama-head-saved", "qwen3-head-saved", "qwen3-linear-saved", "opt-norms-saved", "gemma-norms-saved",
     "gpt2-linear-saved", "llama-embedding-saved", "opt-embedding-saved", "opt-bias-all", "gpt2-bias-all",
-    "gpt2-bias-lora", "llama-norms", "opt-norms", "qwen3-norms", "gemma-norms",
+    "gpt2-bias-lora", "llama-norms", "opt-norms", "qwen3-norms", "gemma-norms", "gpt2-norms",
     // Tokens, embeddings and heads.
     "llama-tokens", "qwen3-tokens", "gemma-tokens-alone", "opt-tokens", "llama-embedding", "gemma-embedding",
     "opt-embedding", "qwen3-head", "qwen3-head-dry",
