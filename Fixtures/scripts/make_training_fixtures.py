@@ -79,17 +79,24 @@ class Pad:
         return out
 
 
+def saved_name(name):
+    """A trained parameter's name as PEFT saves it."""
+    name = name.replace(".default", "").replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
+    name = name.replace("prompt_encoder.embedding.weight", "prompt_embeddings")
+    return name.replace(".modules_to_save", "")
+
+
 class FirstGradients(TrainerCallback):
     def __init__(self):
         self.found = None
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **_):
         if self.found is None:
-            self.found = {n.replace(".default", ""): p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
+            self.found = {saved_name(n): p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
-def run(name):
-    base, config, options = CASES[name]
+def run(name, base, config, options, prepare=lambda model: None, callbacks=()):
+    """Makes one case's files. `prepare` may change the fresh adapter, whose untouched values often leave nothing to see."""
     out = ROOT / name
     shutil.rmtree(out, ignore_errors=True)
     bases = ROOT / "bases" / base
@@ -103,6 +110,7 @@ def run(name):
     model = AutoModelForCausalLM.from_pretrained(bases, dtype=torch.float32, attn_implementation="eager")
     torch.manual_seed(11)
     model = get_peft_model(model, config)
+    prepare(model)
     model.save_pretrained(out / "before")
     watch = FirstGradients()
     with tempfile.TemporaryDirectory() as scratch:
@@ -111,7 +119,7 @@ def run(name):
         arguments.update(options)
         collator = Pad()
         trainer = Trainer(model=model, args=TrainingArguments(**arguments), train_dataset=records(),
-                          data_collator=lambda f: collator.pad(f), callbacks=[watch])
+                          data_collator=lambda f: collator.pad(f), callbacks=[watch, *callbacks])
         trainer.train()
     log = [{k: e[k] for k in ("loss", "grad_norm", "learning_rate", "epoch", "step")} for e in trainer.state.log_history if "loss" in e]
     model.save_pretrained(out / "after")
@@ -131,5 +139,5 @@ def run(name):
 if __name__ == "__main__":
     (ROOT).mkdir(exist_ok=True)
     (ROOT / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records()))
-    for case in CASES:
-        run(case)
+    for case, what in CASES.items():
+        run(case, *what)

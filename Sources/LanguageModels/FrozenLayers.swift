@@ -14,6 +14,11 @@ package struct FrozenLinear: Sendable {
   package var inFeatures: Int { isTransposed ? weight.rows : weight.columns }
   package var outFeatures: Int { isTransposed ? weight.columns : weight.rows }
 
+  /// The same layer without its bias.
+  package var withoutBias: FrozenLinear {
+    FrozenLinear(path: path, weight: weight, bias: [], isTransposed: isTransposed)
+  }
+
   /// `[tokens, in]` to `[tokens, out]`, in f32.
   package func callAsFunction(_ x: LentMatrix, in workspace: Workspace) -> LentMatrix {
     let y = weight.project(x, transposed: isTransposed, in: workspace)
@@ -27,15 +32,23 @@ package struct FrozenLinear: Sendable {
   }
 }
 
+/// A norm whose parameters stay what they are.
+package struct FrozenNorm: Sendable {
+  /// The module's path, such as `model.layers.0.input_layernorm`.
+  package let path: String
+  /// What it computes.
+  package let rule: RowNorm
+}
+
 /// A decoder layer as values: what a pass forwards or backwards needs of its modules.
 package struct FrozenDecoderLayer: Sendable {
   /// Queries, keys and values: three, or one that gives all three.
   package let projections: [FrozenLinear]
   package let output: FrozenLinear
   package let attention: SequenceAttention
-  package let headNorms: (query: RowNorm, key: RowNorm)?
-  package let attentionNorm: RowNorm
-  package let feedForwardNorm: RowNorm
+  package let headNorms: (query: FrozenNorm, key: FrozenNorm)?
+  package let attentionNorm: FrozenNorm
+  package let feedForwardNorm: FrozenNorm
   package let gate: FrozenLinear?
   package let up: FrozenLinear
   package let down: FrozenLinear
@@ -45,18 +58,27 @@ package struct FrozenDecoderLayer: Sendable {
 
   /// All linear layers in the order in which a forward pass reaches them.
   package var linears: [FrozenLinear] { projections + [output] + (gate.map { [$0] } ?? []) + [up, down] }
+
+  /// All norms.
+  package var norms: [FrozenNorm] {
+    (headNorms.map { [$0.query, $0.key] } ?? []) + [attentionNorm, feedForwardNorm]
+  }
 }
 
 /// A causal language model as values.
 package struct FrozenModel {
   package let layers: [FrozenDecoderLayer]
   package let embedding: WeightMatrix
+  /// The embedding's path, such as `model.embed_tokens`.
+  package let embeddingPath: String
+  /// The token whose row torch gives no gradient.
+  package let paddingToken: Int?
   package let embeddingScale: Float
   /// Learnt positions, and what is added to a position.
   package let positions: (table: WeightMatrix, offset: Int)?
   package let inputProjection: FrozenLinear?
   package let outputProjection: FrozenLinear?
-  package let finalNorm: RowNorm?
+  package let finalNorm: FrozenNorm?
   package let head: FrozenLinear
   package let contextLength: Int
   /// Cosines and sines for positions from 0, `[length, width / 2]`; nil where the model does not rotate.
@@ -74,6 +96,13 @@ extension CausalLanguageModel {
         path: path, weight: layer.weight.stored, bias: layer.bias?.vector ?? [], isTransposed: layer.isTransposed)
     }
     let module = { (path: String) -> Module? in self.root.module(at: path) }
+    func norm(_ path: String) -> FrozenNorm? {
+      (module(path) as? Norm).map { FrozenNorm(path: path, rule: $0.rowNorm) }
+    }
+    func part(_ path: String) -> FrozenNorm {
+      guard let norm = norm(path) else { preconditionFailure("no norm at \(path)") }
+      return norm
+    }
     var layers: [FrozenDecoderLayer] = []
     for (index, child) in (module(parts.layers)?.children ?? []).enumerated() {
       guard let layer = child.module as? DecoderLayer else { continue }
@@ -95,10 +124,12 @@ extension CausalLanguageModel {
             heads: layout.heads, keyHeads: layout.keyHeads, width: layout.width, scale: layout.scale,
             window: layout.window),
           headNorms: layout.headNorms.map {
-            ((attention.part($0.query) as RMSNorm).rowNorm, (attention.part($0.key) as RMSNorm).rowNorm)
+            (
+              part("\(path).\(layer.layout.attention).\($0.query)"), part("\(path).\(layer.layout.attention).\($0.key)")
+            )
           },
-          attentionNorm: (layer.part(layer.layout.attentionNorm) as Norm).rowNorm,
-          feedForwardNorm: (layer.part(layer.layout.feedForwardNorm) as Norm).rowNorm,
+          attentionNorm: part("\(path).\(layer.layout.attentionNorm)"),
+          feedForwardNorm: part("\(path).\(layer.layout.feedForwardNorm)"),
           gate: parts.gate.map { linear("\(inner).\($0)") }, up: linear("\(inner).\(parts.up)"),
           down: linear("\(inner).\(parts.down)"), function: function, normsAfter: layer.layout.normsAfter))
     }
@@ -106,11 +137,13 @@ extension CausalLanguageModel {
     let positions = parts.positions.flatMap { module($0) as? Embedding }
     let angles = rotary.map { rotary in { (length: Int) in rotary.angles(0..<length) } }
     return FrozenModel(
-      layers: layers, embedding: embedding.weight.stored, embeddingScale: embedding.scale,
+      layers: layers, embedding: embedding.weight.stored, embeddingPath: parts.embedding,
+      paddingToken: embedding.padding,
+      embeddingScale: embedding.scale,
       positions: positions.map { ($0.weight.stored, $0.offset) },
       inputProjection: parts.inputProjection.map { linear($0) },
       outputProjection: parts.outputProjection.map { linear($0) },
-      finalNorm: parts.finalNorm.flatMap { module($0) as? Norm }?.rowNorm, head: linear(parts.head),
+      finalNorm: parts.finalNorm.flatMap(norm), head: linear(parts.head),
       contextLength: contextLength, angles: angles)
   }
 }

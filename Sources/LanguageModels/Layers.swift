@@ -57,11 +57,14 @@ public final class Embedding: Module {
   let scale: Float
   /// What is added to each index.
   let offset: Int
+  /// torch's `padding_idx`.
+  let padding: Int?
 
   init(_ weight: Parameter, typeName: String = "Embedding", padding: Int? = nil, scale: Float = 1, offset: Int = 0) {
     self.weight = weight
     self.scale = scale
     self.offset = offset
+    self.padding = padding
     super.init(
       typeName,
       details: "\(weight.stored.rows), \(weight.stored.columns)" + (padding.map { ", padding_idx=\($0)" } ?? ""),

@@ -62,6 +62,7 @@ extension CommandTable {
   defer { scratch.remove() }
   let adapter = try StoredAdapter(directory: scratch.directory)
   let trained = try TrainableModel(model, adapter: adapter, seed: arguments.seed)
+  try trained.check(records.records, path: data)
   let trainer = Trainer(trained, records: records.records, arguments: arguments, padsLeft: padsLeft(base))
   let all = model.parameterCount + trained.parameters.count
   let tokens = records.records.reduce(0) { $0 + $1.tokens.count }

@@ -6,6 +6,9 @@ protocol Kept {}
 
 /// An adapter beside a frozen linear layer while it is trained.
 protocol LinearAdapter: AnyObject {
+  /// True if it draws masks of dropout, for which rows of a batch may not be left out.
+  var drops: Bool { get }
+
   /// The output of layer and adapter together, and what the way back needs.
   func forward(_ x: LentMatrix, _ layer: FrozenLinear, _ pass: TrainingPass) -> (output: LentMatrix, kept: any Kept)
 
@@ -18,19 +21,37 @@ protocol LinearAdapter: AnyObject {
   ) -> LentMatrix?
 }
 
+extension LinearAdapter {
+  var drops: Bool { false }
+}
+
 /// A linear layer of a model in training, with an adapter or without.
 struct AdaptedLinear {
   let layer: FrozenLinear
   let adapter: (any LinearAdapter)?
+  private let bias: TrainedParameter?
+
+  /// - Parameter bias: takes the place of the layer's bias.
+  init(layer: FrozenLinear, adapter: (any LinearAdapter)?, bias: TrainedParameter? = nil) {
+    self.layer = bias == nil ? layer : layer.withoutBias
+    self.adapter = adapter
+    self.bias = bias
+  }
+
+  var isTrained: Bool { adapter != nil || bias != nil }
 
   func forward(_ x: LentMatrix, _ pass: TrainingPass) -> (output: LentMatrix, kept: (any Kept)?) {
-    adapter?.forward(x, layer, pass) ?? (layer(x, in: pass.workspace), nil)
+    let (output, kept): (LentMatrix, (any Kept)?) =
+      adapter?.forward(x, layer, pass) ?? (layer(x, in: pass.workspace), nil)
+    if let bias { output.addToRows(bias.value.values) }
+    return (output, kept)
   }
 
   /// - Parameter input: computes x again; called only if the adapter needs it.
   func backward(
     _ g: LentMatrix, input: () -> LentMatrix, kept: (any Kept)?, _ pass: TrainingPass, wantsInput: Bool
   ) -> LentMatrix? {
+    if let bias { g.addColumnSums(to: bias.gradient) }
     if let adapter, let kept {
       return adapter.backward(g, input: input(), kept: kept, layer, pass, wantsInput: wantsInput)
     }

@@ -24,6 +24,8 @@ final class LoRATraining: LinearAdapter {
     self.dropout = dropout
   }
 
+  var drops: Bool { dropout > 0 }
+
   func forward(_ x: LentMatrix, _ layer: FrozenLinear, _ pass: TrainingPass) -> (output: LentMatrix, kept: any Kept) {
     let output = layer(x, in: pass.workspace)
     let mask = pass.mask(dropout, columns: x.columns)

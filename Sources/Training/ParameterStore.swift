@@ -19,23 +19,28 @@ public final class ParameterStore {
   let gradients: LentMatrix
   let first: LentMatrix
   let second: LentMatrix
+  let workspace: Workspace
 
   /// A parameter to be trained, with its first values.
   public struct Initial {
     let name: String
     let shape: [Int]
     let values: [Float]
+    let isOfLayerNorm: Bool
 
-    public init(name: String, shape: [Int], values: [Float]) {
+    /// - Parameter isOfLayerNorm: true for a parameter of torch's `LayerNorm`, which does not decay whatever its name.
+    public init(name: String, shape: [Int], values: [Float], isOfLayerNorm: Bool = false) {
       precondition(values.count == shape.reduce(1, *), "values do not fit the shape")
       self.name = name
       self.shape = shape
       self.values = values
+      self.isOfLayerNorm = isOfLayerNorm
     }
   }
 
   public init(_ parameters: [Initial], in workspace: Workspace) {
     let count = parameters.reduce(0) { $0 + $1.values.count }
+    self.workspace = workspace
     values = workspace.zeros(1, count)
     gradients = workspace.zeros(1, count)
     first = workspace.zeros(1, count)
@@ -44,7 +49,8 @@ public final class ParameterStore {
     for parameter in parameters {
       entries.append(
         Entry(
-          name: parameter.name, shape: parameter.shape, decays: Self.decays(parameter.name), offset: offset))
+          name: parameter.name, shape: parameter.shape, decays: !parameter.isOfLayerNorm && Self.decays(parameter.name),
+          offset: offset))
       LentMatrix(values, from: offset, rows: 1, columns: parameter.values.count).copy(parameter.values)
       offset += parameter.values.count
     }

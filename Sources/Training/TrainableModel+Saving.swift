@@ -1,5 +1,6 @@
 public import PEFT
 internal import TensorFiles
+internal import TensorMath
 
 extension TrainableModel {
   /// Writes the adapter as PEFT saves it: configuration, weights in f32 and a model card, whole or not at all.
@@ -12,12 +13,15 @@ extension TrainableModel {
       let directory = try OutputDirectory(target: output, replacing: replacing, inputs: inputs)
       do throws(TensorFileError) {
         let path = directory.path("adapter_model.safetensors")
-        let items = parameters.entries.map { SafetensorsLayout.Item(name: $0.name, dtype: .f32, shape: $0.shape) }
+        let saved = savedTensors
+        let config = parts.budget?.saved(config) ?? config
+        let items = saved.values.map { SafetensorsLayout.Item(name: $0.name, dtype: $0.dtype, shape: $0.shape) }
         let layout = try SafetensorsLayout(
           path: path, items: SafetensorsLayout.libraryOrder(items), alignment: .library)
         let file = try layout.create(at: path)
         for entry in layout.entries {
-          try file.write(parameters.values(of: entry.name).span.bytes, at: entry.byteRange.lowerBound)
+          guard let tensor = saved[entry.name] else { continue }
+          try file.write(tensor.bytes.span.bytes, at: entry.byteRange.lowerBound)
         }
         try File.create(directory.path(PeftConfig.fileName)).write(config.fileText)
         try File.create(directory.path(ModelCard.fileName)).write(ModelCard(config: config, isFresh: false).text)
@@ -27,5 +31,21 @@ extension TrainableModel {
         throw error
       }
     } catch { throw .file(error) }
+  }
+
+  /// All that PEFT saves, by name: parameters as they are now, under all of their names, and what the adapter brought along.
+  var savedTensors: [ExactName: CarriedTensor] {
+    var tensors = Dictionary(carried.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
+    let names = parameters.entries.map { ($0.name, $0) }
+    let others = aliases.compactMap { alias in
+      parameters.entries.first { $0.name == alias.parameter }.map { (alias.name, $0) }
+    }
+    for (name, entry) in names + others {
+      let values = parameters.values(of: entry.name)
+      let (shape, kept) = parts.budget?.saved(entry.name, entry.shape, values) ?? (entry.shape, values)
+      tensors[name] = CarriedTensor(
+        name: name, dtype: .f32, shape: shape, bytes: kept.withUnsafeBytes { Array($0) })
+    }
+    return tensors
   }
 }

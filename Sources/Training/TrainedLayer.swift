@@ -27,22 +27,40 @@ struct TrainedLayer {
   private let up: AdaptedLinear
   private let down: AdaptedLinear
 
-  init(_ layer: FrozenDecoderLayer, adapter: (String) -> (any LinearAdapter)?) {
+  private let headNorms: (query: TrainedNorm, key: TrainedNorm)?
+  private let attentionNorm: TrainedNorm
+  private let feedForwardNorm: TrainedNorm
+  private let prefix: TrainedPrefix?
+
+  /// - Parameter index: the layer's number.
+  init(_ layer: FrozenDecoderLayer, index: Int, _ parts: TrainedParts) {
     self.layer = layer
-    func adapted(_ linear: FrozenLinear) -> AdaptedLinear {
-      AdaptedLinear(layer: linear, adapter: adapter(linear.path))
+    projections = layer.projections.map(parts.linear)
+    output = parts.linear(layer.output)
+    gate = layer.gate.map(parts.linear)
+    up = parts.linear(layer.up)
+    down = parts.linear(layer.down)
+    headNorms = layer.headNorms.map { (parts.norm($0.query), parts.norm($0.key)) }
+    attentionNorm = parts.norm(layer.attentionNorm)
+    feedForwardNorm = parts.norm(layer.feedForwardNorm)
+    prefix = parts.prefix.map {
+      TrainedPrefix($0, layer: index, width: layer.attention.keyHeads * layer.attention.width)
     }
-    projections = layer.projections.map(adapted)
-    output = adapted(layer.output)
-    gate = layer.gate.map(adapted)
-    up = adapted(layer.up)
-    down = adapted(layer.down)
   }
 
-  private var trainsProjections: Bool { projections.contains { $0.adapter != nil } }
-  private var trainsAttention: Bool { trainsProjections || output.adapter != nil }
+  /// True if something before the product of queries and keys is trained.
+  private var trainsProjections: Bool {
+    prefix != nil || projections.contains { $0.isTrained }
+      || (headNorms.map { $0.query.isTrained || $0.key.isTrained } ?? false) || trainsFirstNorm
+  }
+  /// True if the norm before the projections is trained.
+  private var trainsFirstNorm: Bool { !layer.normsAfter && attentionNorm.isTrained }
+  private var trainsAttention: Bool { trainsProjections || output.isTrained }
   /// True if anything in the layer is trained.
-  var isTrained: Bool { trainsAttention || [gate, up, down].contains { $0?.adapter != nil } }
+  var isTrained: Bool {
+    trainsAttention || attentionNorm.isTrained || feedForwardNorm.isTrained
+      || [gate, up, down].contains { $0?.isTrained ?? false }
+  }
 
   /// - Parameter keeps: whether a tape is wanted.
   func forward(_ x: LentMatrix, _ pass: TrainingPass, keeps: Bool) -> (output: LentMatrix, tape: Tape?) {
@@ -53,27 +71,29 @@ struct TrainedLayer {
       kept.append(values)
       return output
     }
-    let input = layer.normsAfter ? x : layer.attentionNorm(x, in: workspace)
+    let input = layer.normsAfter ? x : attentionNorm(x, in: workspace)
     var (q, k, v) = split(projections.map { run($0, input) }, workspace)
     var unnormalised: (q: LentMatrix, k: LentMatrix)?
-    if let norms = layer.headNorms {
+    if let norms = headNorms {
       unnormalised = (q, k)
       q = norms.query(q, width: layer.attention.width, in: workspace)
       k = norms.key(k, width: layer.attention.width, in: workspace)
     }
     rotate(q, k, pass, back: false)
-    let seen = layer.attention(q, k, v, lengths: pass.lengths, in: workspace)
+    let seen =
+      prefix?.attend(layer.attention, q, k, v, pass)
+      ?? layer.attention(q, k, v, lengths: pass.lengths, in: workspace)
     let middle = run(output, seen)
     middle.add(x)
-    let inner = layer.normsAfter ? layer.attentionNorm(middle, in: workspace) : middle
-    let normalised = layer.normsAfter ? inner : layer.feedForwardNorm(middle, in: workspace)
+    let inner = layer.normsAfter ? attentionNorm(middle, in: workspace) : middle
+    let normalised = layer.normsAfter ? inner : feedForwardNorm(middle, in: workspace)
     let opened = gate.map { run($0, normalised) }
     let raised = run(up, normalised)
     let hidden =
       opened.map { layer.function($0, times: raised, in: workspace) } ?? layer.function(raised, in: workspace)
     let sum = run(down, hidden)
     sum.add(inner)
-    let result = layer.normsAfter ? layer.feedForwardNorm(sum, in: workspace) : sum
+    let result = layer.normsAfter ? feedForwardNorm(sum, in: workspace) : sum
     guard keeps else { return (result, nil) }
     return (
       result,
@@ -87,19 +107,20 @@ struct TrainedLayer {
   func backward(_ g: LentMatrix, _ tape: Tape, _ pass: TrainingPass, wantsInput: Bool) -> LentMatrix? {
     let workspace = pass.workspace
     let wantsMiddle = wantsInput || trainsAttention
+    let wantsNormalised = wantsMiddle || (layer.normsAfter ? attentionNorm : feedForwardNorm).isTrained
     // The second sum: sum = inner + down(hidden).
     var sumGradient = g
     if let last = tape.last {
       sumGradient = workspace.zeros(g.rows, g.columns)
-      layer.feedForwardNorm.addGradient(of: last, g, to: sumGradient)
+      feedForwardNorm.backward(of: last, g, to: sumGradient, in: workspace)
     }
-    let inner = layer.normsAfter ? layer.attentionNorm(tape.middle, in: workspace) : tape.middle
+    let inner = layer.normsAfter ? attentionNorm(tape.middle, in: workspace) : tape.middle
     func normalised() -> LentMatrix {
-      layer.normsAfter ? inner : layer.feedForwardNorm(tape.middle, in: workspace)
+      layer.normsAfter ? inner : feedForwardNorm(tape.middle, in: workspace)
     }
     let first = projections.count + 1
     let places = (gate: first, up: first + (gate == nil ? 0 : 1), down: first + (gate == nil ? 1 : 2))
-    let wantsHidden = wantsMiddle || gate?.adapter != nil || up.adapter != nil
+    let wantsHidden = wantsNormalised || gate?.isTrained ?? false || up.isTrained
     let hiddenGradient = down.backward(
       sumGradient,
       input: {
@@ -112,10 +133,10 @@ struct TrainedLayer {
       layer.function.replaceByGradients(tape.up, nil, hiddenGradient)
     }
     let normalisedGradient = up.backward(
-      tape.up, input: normalised, kept: tape.kept[places.up], pass, wantsInput: wantsMiddle)
+      tape.up, input: normalised, kept: tape.kept[places.up], pass, wantsInput: wantsNormalised)
     if let gate, let opened = tape.gate {
       let other = gate.backward(
-        opened, input: normalised, kept: tape.kept[places.gate], pass, wantsInput: wantsMiddle)
+        opened, input: normalised, kept: tape.kept[places.gate], pass, wantsInput: wantsNormalised)
       if let other { normalisedGradient?.add(other) }
     }
     guard let normalisedGradient else { return nil }
@@ -123,23 +144,25 @@ struct TrainedLayer {
     let middleGradient = workspace.zeros(g.rows, tape.middle.columns)
     if layer.normsAfter {
       normalisedGradient.add(sumGradient)
-      layer.attentionNorm.addGradient(of: tape.middle, normalisedGradient, to: middleGradient)
+      attentionNorm.backward(of: tape.middle, normalisedGradient, to: middleGradient, in: workspace)
     } else {
       middleGradient.copy(sumGradient)
-      layer.feedForwardNorm.addGradient(of: tape.middle, normalisedGradient, to: middleGradient)
+      feedForwardNorm.backward(of: tape.middle, normalisedGradient, to: middleGradient, in: workspace)
     }
+    guard wantsMiddle else { return nil }
     let seenGradient = output.backward(
       middleGradient, input: { tape.attention.seen }, kept: tape.kept[projections.count], pass,
       wantsInput: wantsInput || trainsProjections)
     guard let seenGradient else { return nil }
-    let inputGradient = projectionsBackward(seenGradient, tape, pass, wantsInput: wantsInput)
-    guard wantsInput, let inputGradient else { return nil }
+    let inputGradient = projectionsBackward(
+      seenGradient, tape, pass, wantsInput: wantsInput || trainsFirstNorm)
+    guard let inputGradient else { return nil }
     if layer.normsAfter {
       middleGradient.add(inputGradient)
     } else {
-      layer.attentionNorm.addGradient(of: tape.x, inputGradient, to: middleGradient)
+      attentionNorm.backward(of: tape.x, inputGradient, to: wantsInput ? middleGradient : nil, in: workspace)
     }
-    return middleGradient
+    return wantsInput ? middleGradient : nil
   }
 
   private func projectionsBackward(
@@ -147,13 +170,15 @@ struct TrainedLayer {
   ) -> LentMatrix? {
     let workspace = pass.workspace
     let (q, k, v, _) = tape.attention
-    var gradients = layer.attention.gradients(q, k, v, g, lengths: pass.lengths, in: workspace)
+    var gradients =
+      prefix?.gradients(layer.attention, q, k, v, g, pass)
+      ?? layer.attention.gradients(q, k, v, g, lengths: pass.lengths, in: workspace)
     rotate(gradients.q, gradients.k, pass, back: true)
-    if let norms = layer.headNorms, let before = tape.unnormalised {
+    if let norms = headNorms, let before = tape.unnormalised {
       let width = layer.attention.width
       let (first, second) = (workspace.zeros(q.rows, q.columns), workspace.zeros(k.rows, k.columns))
-      norms.query.addGradient(of: before.q, gradients.q, width: width, to: first)
-      norms.key.addGradient(of: before.k, gradients.k, width: width, to: second)
+      norms.query.backward(of: before.q, gradients.q, width: width, to: first, in: workspace)
+      norms.key.backward(of: before.k, gradients.k, width: width, to: second, in: workspace)
       (gradients.q, gradients.k) = (first, second)
     }
     var parts = [gradients.q, gradients.k, gradients.v]
@@ -171,7 +196,7 @@ struct TrainedLayer {
         parts[index],
         input: {
           if let normalised { return normalised }
-          let input = layer.normsAfter ? tape.x : layer.attentionNorm(tape.x, in: workspace)
+          let input = layer.normsAfter ? tape.x : attentionNorm(tape.x, in: workspace)
           normalised = input
           return input
         }, kept: tape.kept[index], pass, wantsInput: wantsInput)

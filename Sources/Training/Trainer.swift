@@ -104,6 +104,7 @@ public final class Trainer {
       arguments.learningRate
       * arguments.schedule.factor(step: step, steps: steps, rate: arguments.learningRate)
     parameters.update(optimizer, step: step + 1, rate: rate, decay: arguments.weightDecay)
+    model.finish(step: step)
     step += 1
     return TrainingStep(
       step: step, loss: loss, gradientNorm: norm, learningRate: rate, epoch: epoch,

@@ -28,18 +28,25 @@ public struct TokenBatch: Sendable, Equatable {
   /// What is predicted at each token: the next token's label, -100 at the end.
   var targets: [Int] { labels.flatMap { $0.dropFirst() + [-100] } }
 
+  /// What is predicted at each row if `count` rows stand before each sequence: the last of them predicts the first token.
+  func targets(after count: Int) -> [Int] {
+    guard count > 0 else { return targets }
+    return labels.flatMap { [Int](repeating: -100, count: count - 1) + $0 + [-100] }
+  }
+
   /// Tokens whose next one is labelled. Source: transformers `Trainer._get_num_items_in_batch`.
   public var labelledCount: Int { labels.reduce(0) { $0 + $1.dropFirst().count { $0 != -100 } } }
 
   var lengths: [Int] { sequences.map(\.count) }
   var tokenCount: Int { sequences.reduce(0) { $0 + $1.count } }
 
-  /// For each row of the padded batch whether it holds a token.
-  var heldRows: [Bool] {
+  /// For each row of the padded batch whether it holds a token, or one of `count` rows that stand before each sequence.
+  func heldRows(after count: Int) -> [Bool] {
     sequences.flatMap { sequence -> [Bool] in
+      let before = [Bool](repeating: true, count: count)
       let held = [Bool](repeating: true, count: sequence.count)
       let padding = [Bool](repeating: false, count: paddedLength - sequence.count)
-      return padsLeft ? padding + held : held + padding
+      return before + (padsLeft ? padding + held : held + padding)
     }
   }
 }
@@ -57,21 +64,26 @@ final class TrainingPass {
   /// Angles of each row's position.
   let angles: (cosines: [Float], sines: [Float])?
 
+  /// - Parameter rowsBefore: rows before each sequence's tokens.
+  /// - Parameter prefix: positions before each sequence's first.
   init(
-    _ batch: TokenBatch, _ model: FrozenModel, drops: Bool, generator: TorchGenerator, in workspace: Workspace
+    _ batch: TokenBatch, _ model: FrozenModel, rowsBefore: Int = 0, prefix: Int = 0, drops: Bool,
+    generator: TorchGenerator, in workspace: Workspace
   ) {
+    let lengths = batch.lengths.map { $0 + rowsBefore }
+    let longest = lengths.max() ?? 0
     self.workspace = workspace
     self.drops = drops
     self.generator = generator
-    lengths = batch.lengths
-    heldRows = batch.heldRows
+    self.lengths = lengths
+    heldRows = batch.heldRows(after: rowsBefore)
     angles = model.angles.map { angles in
       var (cosines, sines): ([Float], [Float]) = ([], [])
-      let all = angles(batch.lengths.max() ?? 0)
-      let width = all.cosines.count / max(1, batch.lengths.max() ?? 1)
-      for length in batch.lengths {
-        cosines += all.cosines.prefix(length * width)
-        sines += all.sines.prefix(length * width)
+      let all = angles(longest + prefix)
+      let width = all.cosines.count / max(1, longest + prefix)
+      for length in lengths {
+        cosines += all.cosines[prefix * width..<(prefix + length) * width]
+        sines += all.sines[prefix * width..<(prefix + length) * width]
       }
       return (cosines, sines)
     }

@@ -13,9 +13,27 @@ private struct RecordedRun: CustomTestStringConvertible {
 
   static let all = [
     "llama-lora", "llama-lora-dropout", "llama-lora-upper", "gpt2-lora", "opt-lora", "qwen3-lora", "gemma-lora",
+    // DoRA.
+    "llama-dora", "llama-dora-dropout", "gpt2-dora", "gpt2-dora-dropout", "opt-dora",
+    // Whole modules and biases.
+    "llama-head-saved", "qwen3-head-saved", "qwen3-linear-saved", "opt-norms-saved", "gemma-norms-saved",
+    "gpt2-linear-saved", "llama-embedding-saved", "opt-embedding-saved", "opt-bias-all", "gpt2-bias-all",
+    "gpt2-bias-lora", "llama-norms", "opt-norms", "qwen3-norms", "gemma-norms", "gpt2-norms",
+    // Tokens, embeddings and heads.
+    "llama-tokens", "qwen3-tokens", "gemma-tokens-alone", "opt-tokens", "llama-embedding", "gemma-embedding",
+    "opt-embedding", "qwen3-head", "qwen3-head-dry",
+    // Other methods.
+    "llama-ia3", "gpt2-ia3", "opt-ia3", "llama-prompt", "gpt2-prompt", "llama-prefix", "gpt2-prefix", "llama-adalora",
+    "llama-adalora-dropout", "gpt2-adalora", "llama-loha", "llama-lokr", "llama-lokr-both", "llama-vera",
+    "llama-vera-dropout", "llama-oft", "opt-oft",
+    "llama-oft-exact", "opt-oft-shared", "llama-boft", "opt-boft", "opt-prompt", "qwen3-prefix", "opt-adalora",
+    "gpt2-vera", "gpt2-all", "gemma-embedding-dora", "opt-embedding-dora", "qwen3-head-dora", "llama-loha-patterns",
+    "qwen3-tokens-apart", "llama-tokens-dora",
   ].map(RecordedRun.init)
 
   private var directory: String { Fixtures.path("training/\(name)") }
+
+  func path(_ part: String) -> String { "\(directory)/\(part)" }
 
   func json() throws -> JSONValue { try JSONValue(contentsOf: "\(directory)/run.json") }
 
@@ -58,6 +76,14 @@ private func relativeError(_ found: [Float], _ expected: [Float]) -> Float {
   return zip(found, expected).reduce(0) { max($0, abs($1.0 - $1.1)) } / greatest
 }
 
+/// A bias of keys changes no share of attention: its gradient is rounding alone, which Adam makes steps of. It is left out.
+private func withoutKeyBias(_ name: String, _ values: [Float]) -> [Float] {
+  if name.contains(".k_proj") && name.hasSuffix(".bias") { return [] }
+  guard name.contains(".c_attn") && name.hasSuffix(".bias") else { return values }
+  let third = values.count / 3
+  return Array(values.prefix(third) + values.suffix(third))
+}
+
 private func number(_ value: JSONValue?) -> Double {
   switch value {
   case .number(let number)?: number
@@ -81,14 +107,23 @@ private func number(_ value: JSONValue?) -> Double {
       #expect(abs(step.learningRate - number(expected["learning_rate"])) < 1e-15, "rate of step \(step.step)")
       #expect(abs(step.epoch - number(expected["epoch"])) < 1e-9, "epoch of step \(step.step)")
       if step.step == 1 {
-        firstErrors = first.map { relativeError(trainer.model.parameters.gradient(of: $0.key), $0.value) }
+        firstErrors = first.map { name, values in
+          relativeError(withoutKeyBias(name, trainer.model.parameters.gradient(of: name)), withoutKeyBias(name, values))
+        }
       }
       return true
     }
     #expect(firstErrors.count == trainer.model.parameters.entries.count)
     #expect(firstErrors.allSatisfy { $0 < 1e-4 }, "\(firstErrors.max() ?? 0)")
-    for (name, values) in try run.tensors("after/adapter_model.safetensors") {
-      #expect(relativeError(trainer.model.parameters.values(of: name), values) < 1e-4, "\(name)")
+    let config = try PeftConfig.load(directory: run.path("before"))
+    let trained = try PeftConfig.load(directory: run.path("after"))
+    #expect((trainer.model.parts.budget?.saved(config) ?? config).fileText == trained.fileText)
+    let saved = trainer.model.savedTensors
+    let after = try run.tensors("after/adapter_model.safetensors")
+    #expect(Set(saved.keys) == Set(exactly: after.keys))
+    for (name, values) in after {
+      let found = saved[name].map { tensor in tensor.bytes.withUnsafeBytes { Array($0.bindMemory(to: Float.self)) } }
+      #expect(relativeError(withoutKeyBias(name, found ?? []), withoutKeyBias(name, values)) < 1e-4, "\(name)")
     }
   }
 

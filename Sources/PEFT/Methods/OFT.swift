@@ -1,5 +1,5 @@
 internal import TensorFiles
-internal import TensorMath
+package import TensorMath
 
 extension AdapterMethod {
   /// OFT: W' = W·blockdiag(R)ᵀ with rotations R made from skew-symmetric blocks; of an embedding W' = W·blockdiag(R).
@@ -83,26 +83,33 @@ private struct OFTRule: WeightRule {
       let norm = q.values.reduce(0) { $0 + $1 * $1 }.squareRoot()
       if norm > bound { q.values = q.values.map { $0 * bound / norm } }
     }
-    guard let terms else { return Rotations.cayley(q) }
-    var r = Matrix<Double>.identity(size)
-    guard terms > 1 else { return r }
-    r.add(q, scale: 2)
-    guard terms > 2 else { return r }
-    var power = q.times(q)
-    r.add(power, scale: 2)
-    for _ in 3..<max(3, terms - 1) {
-      power = power.times(q)
-      r.add(power, scale: 2)
-    }
-    r.add(power.times(q), scale: 1)
-    return r
+    return terms.map { Rotations.series(q, terms: $0) } ?? Rotations.cayley(q)
   }
 }
 
 /// Rotations from skew-symmetric matrices.
-enum Rotations {
+package enum Rotations {
+  /// What each power of Q is multiplied by in the cut series, from the first on. Source: `_cayley_batch`, which adds the last once.
+  package static func seriesFactors(terms: Int) -> [Double] {
+    guard terms > 1 else { return [] }
+    guard terms > 2 else { return [2] }
+    let last = max(3, terms - 1)
+    return (1...last).map { $0 == last ? 1 : 2 }
+  }
+
+  /// I + 2Q + 2Q² + …, the Neumann series of the Cayley transform as PEFT cuts it.
+  package static func series(_ q: Matrix<Double>, terms: Int) -> Matrix<Double> {
+    var sum = Matrix<Double>.identity(q.rows)
+    var power = sum
+    for factor in seriesFactors(terms: terms) {
+      power = power.times(q)
+      sum.add(power, scale: factor)
+    }
+    return sum
+  }
+
   /// (I-Q)·(I+Q)⁻¹; nil if an element is not finite.
-  static func cayley(_ q: Matrix<Double>) -> Matrix<Double>? {
+  package static func cayley(_ q: Matrix<Double>) -> Matrix<Double>? {
     var plus = Matrix<Double>.identity(q.rows)
     var minus = plus
     plus.add(q, scale: 1)
