@@ -2,7 +2,8 @@ internal import CKernels
 
 /// The loss of a language model's head, a few rows at a time, so that logits of all rows never exist together.
 public enum CrossEntropy {
-  private static let chunkRows = 128
+  /// Rows whose logits exist together.
+  public static let chunkRows = 128
 
   /// The summed loss of rows against their targets.
   ///

@@ -10,7 +10,7 @@ public struct CommandLineTool: Sendable {
 
   /// Runs one command.
   ///
-  /// Returns 0 when done, 1 when the answer is no, 2 on wrong usage or failure.
+  /// Returns 0 when done, 1 when the answer is no, 2 on wrong usage or failure, 130 for a run that was stopped and can go on.
   public func run(_ words: [String]) async -> Int32 {
     do {
       return try await dispatch(words)
@@ -22,7 +22,11 @@ public struct CommandLineTool: Sendable {
       console.failure(error.description)
     } catch let error as TrainingError {
       console.failure(error.description)
-      if case .notFinite = error { return 1 }
+      switch error {
+      case .notFinite: return 1
+      case .interrupted: return 130
+      default: break
+      }
     } catch is CancellationError {
       console.failure("interrupted; nothing was written.")
     } catch {

@@ -70,14 +70,15 @@ final class ProgressBar: Sendable {
 
   init(_ console: Console) { self.console = console }
 
-  func update(done: Int, total: Int) {
+  /// - Parameter text: what stands beside the bar; the bytes if not given.
+  func update(done: Int, total: Int, text: @autoclosure () -> String? = nil) {
     guard console.showsProgress && !console.isQuiet else { return }
     let tenth = Int(Clock.seconds * 10)
     guard lastTenth.exchange(tenth, ordering: .relaxed) != tenth else { return }
     let width = 30
     let filled = total > 0 ? min(width, done * width / total) : width
     let bar = String(repeating: "#", count: filled) + String(repeating: ".", count: width - filled)
-    console.error("\r[\(bar)] \(bytesText(done)) of \(bytesText(total))  ")
+    console.error("\r[\(bar)] \(text() ?? "\(bytesText(done)) of \(bytesText(total))")\u{1B}[K")
   }
 
   func finish() {

@@ -92,6 +92,11 @@ public enum FileSystem {
     try makeDirectory(path)
   }
 
+  /// Gives a file or directory another name in one step; a file that has the name goes. Throws `.system`.
+  public static func rename(_ path: String, to target: String) throws(TensorFileError) {
+    guard Glibc.rename(path, target) == 0 else { throw .system(path: target, operation: "create", code: errno) }
+  }
+
   /// Removes a file, or a directory with all in it. Links are removed, not followed. Throws `.system`.
   public static func remove(_ path: String) throws(TensorFileError) {
     var status = stat()

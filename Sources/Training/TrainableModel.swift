@@ -8,11 +8,13 @@ public final class TrainableModel {
   public var generator: TorchGenerator
   /// True if each layer keeps its input alone, and is run again on the way back.
   public var checkpointsActivations = false
+  /// Strength of the noise that training adds to embeddings; nil for none.
+  var noise: Double?
   let workspace: Workspace
-  private let model: FrozenModel
+  let model: FrozenModel
   private let layers: [TrainedLayer]
   /// The lowest layer with something to train.
-  private let lowest: Int
+  let lowest: Int
 
   init(
     _ model: FrozenModel, parameters: ParameterStore, adapters: [String: any LinearAdapter], seed: UInt64,
@@ -46,6 +48,7 @@ public final class TrainableModel {
   private func run(_ batch: TokenBatch, share: Double, smoothing: Double, trains: Bool) -> Double {
     let pass = TrainingPass(batch, model, drops: trains, generator: generator, in: workspace)
     var x = embed(batch)
+    if let noise, trains { addNoise(to: x, strength: noise, batch, pass) }
     if let projection = model.inputProjection { x = projection(x, in: workspace) }
     if let positions = model.positions { addPositions(to: x, positions, batch.lengths) }
     var tapes: [TrainedLayer.Tape?] = []
@@ -84,6 +87,23 @@ public final class TrainableModel {
     }
     if model.embeddingScale != 1 { x.scale(by: model.embeddingScale) }
     return x
+  }
+
+  /// Adds uniform noise within ± strength / √(padded length · width), drawn for padding too.
+  ///
+  /// Source: transformers/integrations/neftune.py `neftune_post_forward_hook`.
+  private func addNoise(to x: LentMatrix, strength: Double, _ batch: TokenBatch, _ pass: TrainingPass) {
+    let bound = Float(strength) / Float(batch.paddedLength * x.columns).squareRoot()
+    var row = 0
+    for holds in pass.heldRows {
+      guard holds else {
+        pass.generator.skip(words: x.columns)
+        continue
+      }
+      LentMatrix(x, from: row * x.columns, rows: 1, columns: x.columns)
+        .addToRows(pass.generator.uniform(count: x.columns, low: -bound, high: bound))
+      row += 1
+    }
   }
 
   private func addPositions(to x: LentMatrix, _ positions: (table: WeightMatrix, offset: Int), _ lengths: [Int]) {
