@@ -57,7 +57,9 @@ extension CommandTable {
   let settings = try TrainingSettings(invocation)
   for note in settings.notes { console.note(note) }
   if settings.resumed == nil {
-    try OutputDirectory.check(target: output, replacing: invocation.has("force"), inputs: [base, config, data])
+    try OutputDirectory.check(
+      target: output, replacing: invocation.has("force"),
+      inputs: [base, config, data, settings.evaluationData(data), invocation.value("arguments")].compactMap { $0 })
   }
   let model = try CausalLanguageModel(directory: base)
   let reader = try recordReader(settings, base, model)

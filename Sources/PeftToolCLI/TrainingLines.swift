@@ -74,10 +74,11 @@ final class TrainingLog {
   private let file: File
   private var written = 0
 
-  /// Makes the file; with steps done before, keeps what they wrote.
+  /// Makes the file and the directories above it; with steps done before, keeps what they wrote.
   ///
   /// Throws if it exists and nothing is gone on from, or cannot be written.
   init(path: String, goingOnFrom step: Int) throws {
+    try FileSystem.makeDirectories(FileSystem.parentDirectory(path))
     guard step > 0, FileSystem.kind(path) == .file else {
       file = try File.create(path)
       return

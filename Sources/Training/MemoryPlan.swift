@@ -104,8 +104,10 @@ extension FrozenDecoderLayer {
 
   /// Floats of a token that exist at once beside the tapes: on the way back of the feed-forward layer, or of attention.
   fileprivate var scratchWidth: Int {
-    let feedForward = 4 * hiddenWidth + 2 * innerWidth
-    let attention = 4 * hiddenWidth + 3 * queryWidth + 4 * keyWidth
+    let sums = (normsAfter ? 7 : 5) * hiddenWidth
+    let feedForward = sums + 2 * innerWidth
+    let joined = projections.count == 1 ? 2 * (queryWidth + 2 * keyWidth) : 0
+    let attention = sums + 3 * queryWidth + 4 * keyWidth + joined
     return max(feedForward, attention)
   }
 }

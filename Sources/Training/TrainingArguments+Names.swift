@@ -12,12 +12,12 @@ extension TrainingArguments {
     number("num_train_epochs", "times that all records are seen", "3", \.epochs, 0...1e9),
     Setting(
       name: "max_steps", summary: "steps of the run; the epochs do not count then", defaultText: "-1",
-      expected: "a whole number", read: { .integer($0.maxSteps) }
-    ) { arguments, value in
-      guard let steps = value.integerValue, (-1...1 << 40).contains(steps) else { return false }
-      arguments.maxSteps = steps
-      return true
-    },
+      expected: "a whole number", read: { .integer($0.maxSteps) },
+      set: { arguments, value in
+        guard let steps = value.integerValue, (-1...1 << 40).contains(steps) else { return false }
+        arguments.maxSteps = steps
+        return true
+      }),
   ]
 
   private static let optimizer: [Setting] = [
@@ -33,30 +33,30 @@ extension TrainingArguments {
       "lr_scheduler_type", "course of the learning rate", \.schedule.kind, LearningRateSchedule.Kind.allCases),
     Setting(
       name: "lr_scheduler_kwargs", summary: "settings of the course, as a JSON object",
-      expected: "num_cycles, power, lr_end or timescale", read: { $0.schedule.json }
-    ) { arguments, value in
-      for member in value.members ?? [] {
-        guard let number = member.value.numberValue, number.isFinite else { return false }
-        switch member.key {
-        case "num_cycles": arguments.schedule.cycles = number
-        case "power": arguments.schedule.power = number
-        case "lr_end": arguments.schedule.endRate = number
-        case "timescale": arguments.schedule.timescale = Int(exactly: number)
-        default: return false
+      expected: "num_cycles, power, lr_end or timescale", read: { $0.schedule.json },
+      set: { arguments, value in
+        for member in value.members ?? [] {
+          guard let number = member.value.numberValue, number.isFinite else { return false }
+          switch member.key {
+          case "num_cycles": arguments.schedule.cycles = number
+          case "power": arguments.schedule.power = number
+          case "lr_end": arguments.schedule.endRate = number
+          case "timescale": arguments.schedule.timescale = Int(exactly: number)
+          default: return false
+          }
         }
-      }
-      return value.members != nil || value == .null
-    },
+        return value.members != nil || value == .null
+      }),
     Setting(
       name: "warmup_steps", summary: "steps over which the rate rises, or their share below 1", defaultText: "0",
       expected: "a number of steps, or a share below 1",
-      read: { $0.warmupShare.map { .number($0) } ?? .integer($0.schedule.warmupSteps) }
-    ) { arguments, value in
-      guard let number = value.numberValue, (0...1e12).contains(number) else { return false }
-      arguments.warmupShare = number > 0 && number < 1 ? number : nil
-      arguments.schedule.warmupSteps = number < 1 ? 0 : Int(number)
-      return true
-    },
+      read: { $0.warmupShare.map { .number($0) } ?? .integer($0.schedule.warmupSteps) },
+      set: { arguments, value in
+        guard let number = value.numberValue, (0...1e12).contains(number) else { return false }
+        arguments.warmupShare = number > 0 && number < 1 ? number : nil
+        arguments.schedule.warmupSteps = number < 1 ? 0 : Int(number)
+        return true
+      }),
     number("loraplus_lr_ratio", "what the rate of LoRA's B is multiplied by (LoRA+)", \.loraPlusRatio, 0...1e9),
     number(
       "loraplus_lr_embedding", "LoRA+'s rate of factors on embeddings", "1e-6", \.loraPlusEmbeddingRate, 0...1e9),
@@ -82,12 +82,12 @@ extension TrainingArguments {
     choice("eval_strategy", "when to evaluate: no, steps or epoch", \.evaluationInterval, [.no, .steps, .epoch]),
     Setting(
       name: "eval_steps", summary: "steps between evaluations, or their share below 1; those of logging if not given",
-      expected: intervalText, read: { $0.evaluationSteps.map { .number($0) } ?? .null }
-    ) { arguments, value in
-      guard let steps = interval(value) else { return value == .null }
-      arguments.evaluationSteps = steps
-      return true
-    },
+      expected: intervalText, read: { $0.evaluationSteps.map { .number($0) } ?? .null },
+      set: { arguments, value in
+        guard let steps = interval(value) else { return value == .null }
+        arguments.evaluationSteps = steps
+        return true
+      }),
     number("eval_delay", "steps or epochs before the first evaluation", "0", \.evaluationDelay, 0...1e12),
     choice(
       "save_strategy", "when to write a checkpoint: no, steps, epoch or best", \.saveInterval,
@@ -96,32 +96,32 @@ extension TrainingArguments {
     interval("save_steps", "steps between checkpoints, or their share below 1", "500", \.saveSteps).changing,
     Setting(
       name: "save_total_limit", summary: "checkpoints that are kept, the best and the newest always",
-      mayChange: true, expected: "a whole number", read: { $0.saveLimit.map { .integer($0) } ?? .null }
-    ) { arguments, value in
-      guard let count = value.integerValue, (0...1 << 30).contains(count) else { return value == .null }
-      arguments.saveLimit = count
-      return true
-    },
+      mayChange: true, expected: "a whole number", read: { $0.saveLimit.map { .integer($0) } ?? .null },
+      set: { arguments, value in
+        guard let count = value.integerValue, (0...1 << 30).contains(count) else { return value == .null }
+        arguments.saveLimit = count
+        return true
+      }),
     flag("save_only_model", "write checkpoints that a run cannot go on from", \.savesOnlyModel).changing,
     flag("load_best_model_at_end", "end with the best checkpoint's adapter", \.loadsBest).changing,
     Setting(
       name: "metric_for_best_model", summary: "figure of an evaluation that finds the best: loss or nll_per_token",
       mayChange: true, expected: "loss, eval_loss, nll_per_token or eval_nll_per_token",
-      read: { $0.bestMetric.map { .string($0) } ?? .null }
-    ) { arguments, value in
-      guard let name = value.stringValue else { return value == .null }
-      guard ["loss", "nll_per_token"].contains(name.replacing("eval_", with: "")) else { return false }
-      arguments.bestMetric = name
-      return true
-    },
+      read: { $0.bestMetric.map { .string($0) } ?? .null },
+      set: { arguments, value in
+        guard let name = value.stringValue else { return value == .null }
+        guard ["loss", "nll_per_token"].contains(name.replacing("eval_", with: "")) else { return false }
+        arguments.bestMetric = name
+        return true
+      }),
     Setting(
       name: "greater_is_better", summary: "whether the best figure is the greatest: true or false", mayChange: true,
-      expected: "true or false", read: { $0.greaterIsBetter.map { .bool($0) } ?? .null }
-    ) { arguments, value in
-      guard let flag = value.boolValue else { return value == .null }
-      arguments.greaterIsBetter = flag
-      return true
-    },
+      expected: "true or false", read: { $0.greaterIsBetter.map { .bool($0) } ?? .null },
+      set: { arguments, value in
+        guard let flag = value.boolValue else { return value == .null }
+        arguments.greaterIsBetter = flag
+        return true
+      }),
   ]
 
   /// Sets a value by its name. Throws `.unknownArgument` with the nearest names, `.argumentValue`.

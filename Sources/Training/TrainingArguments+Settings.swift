@@ -33,12 +33,12 @@ extension TrainingArguments {
   ) -> Setting {
     Setting(
       name: name, summary: summary, defaultText: defaultText, expected: "a whole number from 1",
-      read: { .integer($0[keyPath: path]) }
-    ) { arguments, value in
-      guard let count = value.integerValue, (1...1 << 30).contains(count) else { return false }
-      arguments[keyPath: path] = count
-      return true
-    }
+      read: { .integer($0[keyPath: path]) },
+      set: { arguments, value in
+        guard let count = value.integerValue, (1...1 << 30).contains(count) else { return false }
+        arguments[keyPath: path] = count
+        return true
+      })
   }
 
   static func number(
@@ -47,12 +47,12 @@ extension TrainingArguments {
   ) -> Setting {
     Setting(
       name: name, summary: summary, defaultText: defaultText,
-      expected: "a number from \(range.lowerBound) to \(range.upperBound)", read: { .number($0[keyPath: path]) }
-    ) { arguments, value in
-      guard let number = value.numberValue, range.contains(number) else { return false }
-      arguments[keyPath: path] = number
-      return true
-    }
+      expected: "a number from \(range.lowerBound) to \(range.upperBound)", read: { .number($0[keyPath: path]) },
+      set: { arguments, value in
+        guard let number = value.numberValue, range.contains(number) else { return false }
+        arguments[keyPath: path] = number
+        return true
+      })
   }
 
   /// A number that may be null.
@@ -62,16 +62,16 @@ extension TrainingArguments {
   ) -> Setting {
     Setting(
       name: name, summary: summary, expected: "a number from \(range.lowerBound) to \(range.upperBound)",
-      read: { $0[keyPath: path].map { .number($0) } ?? .null }
-    ) { arguments, value in
-      if value == .null {
-        arguments[keyPath: path] = nil
+      read: { $0[keyPath: path].map { .number($0) } ?? .null },
+      set: { arguments, value in
+        if value == .null {
+          arguments[keyPath: path] = nil
+          return true
+        }
+        guard let number = value.numberValue, range.contains(number) else { return false }
+        arguments[keyPath: path] = number
         return true
-      }
-      guard let number = value.numberValue, range.contains(number) else { return false }
-      arguments[keyPath: path] = number
-      return true
-    }
+      })
   }
 
   static let intervalText = "a whole number of steps, or a share above 0 and below 1"
@@ -90,25 +90,25 @@ extension TrainingArguments {
   ) -> Setting {
     Setting(
       name: name, summary: summary, defaultText: defaultText, expected: intervalText,
-      read: { .number($0[keyPath: path]) }
-    ) { arguments, value in
-      guard let steps = interval(value) else { return false }
-      arguments[keyPath: path] = steps
-      return true
-    }
+      read: { .number($0[keyPath: path]) },
+      set: { arguments, value in
+        guard let steps = interval(value) else { return false }
+        arguments[keyPath: path] = steps
+        return true
+      })
   }
 
   static func flag(
     _ name: String, _ summary: String, _ path: any WritableKeyPath<TrainingArguments, Bool> & Sendable
   ) -> Setting {
     Setting(
-      name: name, summary: summary, isSwitch: true, expected: "true or false", read: { .bool($0[keyPath: path]) }
-    ) { arguments, value in
-      if value == .null { return true }
-      guard let flag = value.flagValue else { return false }
-      arguments[keyPath: path] = flag
-      return true
-    }
+      name: name, summary: summary, isSwitch: true, expected: "true or false", read: { .bool($0[keyPath: path]) },
+      set: { arguments, value in
+        if value == .null { return true }
+        guard let flag = value.flagValue else { return false }
+        arguments[keyPath: path] = flag
+        return true
+      })
   }
 
   static func choice<Choice: RawRepresentable<String> & Sendable & SendableMetatype>(
@@ -119,14 +119,14 @@ extension TrainingArguments {
     let expected = words.dropLast().joined(separator: ", ") + " or \(words.last ?? "")"
     return Setting(
       name: name, summary: summary, defaultText: TrainingArguments()[keyPath: path].rawValue, expected: expected,
-      read: { .string($0[keyPath: path].rawValue) }
-    ) { arguments, value in
-      // YAML 1.1 and flags without quotes give `no` as a truth value.
-      let word = value.stringValue ?? (value == .bool(false) ? "no" : "")
-      guard let choice = choices.first(where: { $0.rawValue == word }) else { return false }
-      arguments[keyPath: path] = choice
-      return true
-    }
+      read: { .string($0[keyPath: path].rawValue) },
+      set: { arguments, value in
+        // YAML 1.1 and flags without quotes give `no` as a truth value.
+        let word = value.stringValue ?? (value == .bool(false) ? "no" : "")
+        guard let choice = choices.first(where: { $0.rawValue == word }) else { return false }
+        arguments[keyPath: path] = choice
+        return true
+      })
   }
 
   static func seed(
@@ -135,12 +135,12 @@ extension TrainingArguments {
   ) -> Setting {
     Setting(
       name: name, summary: summary, defaultText: defaultText, expected: "a whole number from 0",
-      read: { read($0).map { .integer(Int($0)) } ?? .null }
-    ) { arguments, value in
-      guard let seed = value.integerValue, seed >= 0 else { return value == .null && defaultText == nil }
-      set(&arguments, UInt64(seed))
-      return true
-    }
+      read: { read($0).map { .integer(Int($0)) } ?? .null },
+      set: { arguments, value in
+        guard let seed = value.integerValue, seed >= 0 else { return value == .null && defaultText == nil }
+        set(&arguments, UInt64(seed))
+        return true
+      })
   }
 }
 

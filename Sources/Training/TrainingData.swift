@@ -13,7 +13,7 @@ public struct TrainingData {
   /// Reads a file, or the files of a directory. Throws `.record` with file, line and reason, `.file`.
   public init(path: String, _ reader: RecordReader) throws(TrainingError) {
     let files = try TrainingFiles(path)
-    try files.forEach { content, place throws(TrainingError) in
+    try files.visit { content, place throws(TrainingError) in
       switch content {
       case .object(let json): try add(try reader.record(json, place), reader, place)
       case .text(let text): for part in try reader.parts(text, place) { try add(part, reader, place) }

@@ -52,7 +52,7 @@ struct TrainingFiles {
   }
 
   /// Calls `body` with each record and its place.
-  func forEach(_ body: (Content, Place) throws(TrainingError) -> Void) throws(TrainingError) {
+  func visit(_ body: (Content, Place) throws(TrainingError) -> Void) throws(TrainingError) {
     for path in paths {
       if path.hasSuffix(".jsonl") {
         try lines(path, body)
