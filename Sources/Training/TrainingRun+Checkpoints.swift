@@ -114,15 +114,18 @@ extension TrainingRun {
     for (index, entry, values) in loaded { parameters.part(of: states[index].all, entry).copy(values) }
   }
 
-  /// The parameters of a checkpoint's adapter.
+  /// The parameters of a checkpoint, and of nothing else in it; from its adapter where that is all there is.
   func loadParameters(_ path: String) throws(TrainingError) {
+    let own = FileSystem.join(path, TrainingCheckpoint.tensorsName)
+    let isWhole = FileSystem.kind(own) == .file
     let file: SafetensorsFile
     do throws(TensorFileError) {
-      file = try SafetensorsFile(path: FileSystem.join(path, "adapter_model.safetensors"))
+      file = try SafetensorsFile(path: isWhole ? own : FileSystem.join(path, "adapter_model.safetensors"))
     } catch { throw .file(error) }
     let parameters = trainer.model.parameters
     for entry in parameters.entries {
-      parameters.part(of: parameters.values, entry).copy(try floats(entry.name, entry.shape, file, path))
+      let name = isWhole ? "value.\(entry.name)" : entry.name
+      parameters.part(of: parameters.values, entry).copy(try floats(name, entry.shape, file, path))
     }
   }
 
