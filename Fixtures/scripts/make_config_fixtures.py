@@ -7,6 +7,7 @@ release wrote, and former/VERSION.resaved.json the same after PEFT 0.21.2 has lo
 one directory for each release: `pip download --no-deps peft==VERSION`, unpacked.
 """
 
+import json
 import os
 import pathlib
 import shutil
@@ -71,6 +72,20 @@ def former(version):
     return pathlib.Path(scratch)
 
 
+def loosely_written():
+    """Null for false, a version as a number, an empty pattern: what PEFT takes, and writes again as it was."""
+    former = json.loads((OUT / "former" / "0.15.0.json").read_text())
+    loose = ("use_rslora", "use_dora", "lora_bias", "fan_in_fan_out", "inference_mode", "ensure_weight_tying", "use_qalora",
+             "qalora_group_size")
+    former.update({**dict.fromkeys(loose), "peft_version": 0.15, "layers_pattern": ""})
+    with tempfile.TemporaryDirectory() as scratch:
+        path = pathlib.Path(scratch) / "adapter_config.json"
+        path.write_text(json.dumps(former, indent=2, sort_keys=True))
+        shutil.copy(path, OUT / "former" / "loose.json")
+        LoraConfig.from_pretrained(scratch).save_pretrained(scratch)
+        shutil.copy(path, OUT / "former" / "loose.resaved.json")
+
+
 def main():
     shutil.rmtree(OUT, ignore_errors=True)
     (OUT / "current").mkdir(parents=True)
@@ -84,6 +99,7 @@ def main():
         shutil.copy(written / "adapter_config.json", OUT / "former" / f"{version}.json")
         LoraConfig.from_pretrained(written).save_pretrained(written)
         shutil.copy(written / "adapter_config.json", OUT / "former" / f"{version}.resaved.json")
+    loosely_written()
 
 
 if __name__ == "__main__":

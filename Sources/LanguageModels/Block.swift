@@ -1,20 +1,33 @@
-internal import Numerics
+internal import TensorMath
 
 /// What a forward pass carries through the layers.
 final class Pass {
   /// Cosines and sines of the positions, where the model rotates.
   let angles: (cosines: [Float], sines: [Float])?
   let cache: KeyValueCache
+  /// Tokens that the pass began with; a layer may be given the last of them only.
+  private let tokens: Int
+  /// The first token that an aLoRA acts on; none where it is not below `tokens`.
+  private let adapterStart: Int
 
-  init(angles: (cosines: [Float], sines: [Float])?, cache: KeyValueCache) {
+  init(
+    angles: (cosines: [Float], sines: [Float])?, cache: KeyValueCache, tokens: Int, adapterStart: Int
+  ) {
     self.angles = angles
     self.cache = cache
+    self.tokens = tokens
+    self.adapterStart = adapterStart
   }
+
+  /// How many of the first of a layer's `rows` an aLoRA leaves alone.
+  func rowsBeforeAdapter(of rows: Int) -> Int { min(rows, max(0, adapterStart - (tokens - rows))) }
 }
 
 /// Keys and values of all layers. Belongs to one sequence.
 public final class KeyValueCache {
   var layers: [KeyValues]
+  /// True if an aLoRA was invoked in the sequence: it then acts on all that follows.
+  var isInvoked = false
 
   init(strides: [Int]) { layers = strides.map { KeyValues(stride: $0) } }
 
@@ -55,15 +68,15 @@ final class Attention: Module {
     var keys: Matrix<Float>
     var values: Matrix<Float>
     if layout.projections.count == 1 {
-      let all = part(layout.projections[0], as: LinearLayer.self)(x)
+      let all = part(layout.projections[0], as: LinearLayer.self)(x, pass)
       let width = layout.heads * layout.width
       queries = all.columns(0..<width)
       keys = all.columns(width..<2 * width)
       values = all.columns(2 * width..<3 * width)
     } else {
-      queries = part(layout.projections[0], as: LinearLayer.self)(x)
-      keys = part(layout.projections[1], as: LinearLayer.self)(x)
-      values = part(layout.projections[2], as: LinearLayer.self)(x)
+      queries = part(layout.projections[0], as: LinearLayer.self)(x, pass)
+      keys = part(layout.projections[1], as: LinearLayer.self)(x, pass)
+      values = part(layout.projections[2], as: LinearLayer.self)(x, pass)
     }
     if let norms = layout.headNorms {
       queries = part(norms.query, as: RMSNorm.self).normalised(queries, width: layout.width)
@@ -76,7 +89,7 @@ final class Attention: Module {
     pass.cache.layers[index].append(keys: keys.values, values: values.values)
     let seen = pass.cache.layers[index].attend(
       queries, width: layout.width, scale: layout.scale, window: layout.window)
-    var result = part(layout.output, as: LinearLayer.self)(seen)
+    var result = part(layout.output, as: LinearLayer.self)(seen, pass)
     for prompt in prompts { prompt.add(to: &result, queries: queries, self) }
     return result
   }
@@ -89,14 +102,14 @@ struct FeedForward {
   var down: String
   var function: String
 
-  func callAsFunction(_ x: Matrix<Float>, in module: Module) -> Matrix<Float> {
+  func callAsFunction(_ x: Matrix<Float>, in module: Module, _ pass: Pass) -> Matrix<Float> {
     let function: Activation = module.part(function)
     if let gate {
-      var inner = function(module.part(gate, as: LinearLayer.self)(x))
-      inner.multiply(by: module.part(up, as: LinearLayer.self)(x))
-      return module.part(down, as: LinearLayer.self)(inner)
+      var inner = function(module.part(gate, as: LinearLayer.self)(x, pass))
+      inner.multiply(by: module.part(up, as: LinearLayer.self)(x, pass))
+      return module.part(down, as: LinearLayer.self)(inner, pass)
     }
-    return module.part(down, as: LinearLayer.self)(function(module.part(up, as: LinearLayer.self)(x)))
+    return module.part(down, as: LinearLayer.self)(function(module.part(up, as: LinearLayer.self)(x, pass)), pass)
   }
 }
 
@@ -128,7 +141,7 @@ final class DecoderLayer: Module {
     var x = x
     x.add(attention(layout.normsAfter ? x : first(x), pass), scale: 1)
     if layout.normsAfter { x = first(x) }
-    x.add(layout.feedForward(layout.normsAfter ? x : second(x), in: inner), scale: 1)
+    x.add(layout.feedForward(layout.normsAfter ? x : second(x), in: inner, pass), scale: 1)
     return layout.normsAfter ? second(x) : x
   }
 }

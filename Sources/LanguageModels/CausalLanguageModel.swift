@@ -1,6 +1,6 @@
-public import Numerics
 public import PEFT
 internal import TensorFiles
+public import TensorMath
 
 /// A causal language model that runs on the CPU, its weights mapped in their stored dtype.
 ///
@@ -13,11 +13,12 @@ public final class CausalLanguageModel {
   /// Greatest number of positions.
   public let contextLength: Int
   let parts: Architecture.Parts
+  private let source: ParameterSource
 
   /// Loads a model from a directory with config.json and a checkpoint. Nothing is copied; pages are read as they are used.
   ///
-  /// Throws `.configMissing`, `.unknownModelType` with the known ones, `.configValue`, `.parameterMissing`, `.parameterShape`,
-  /// `.parameterType`, `.adapter`, `.file`.
+  /// Throws `.configMissing`, `.unknownModelType` with the known ones, `.notCausal`, `.configValue`, `.parameterMissing`,
+  /// `.parameterShape`, `.parameterType`, `.adapter`, `.file`.
   public init(directory: String) throws(ModelError) {
     let config = try ModelConfig(directory: directory)
     let base = try withAdapterErrors({ () throws(AdapterError) in
@@ -27,12 +28,14 @@ public final class CausalLanguageModel {
     guard let architecture = Architecture.named(type) else {
       throw .unknownModelType(path: config.path, found: type, known: Architecture.known)
     }
-    let source = try ParameterSource(base)
+    if let found = base.otherThanCausal { throw .notCausal(path: config.path, found) }
+    source = try ParameterSource(base)
     parts = try architecture.make(config, source)
     root = parts.root
     contextLength = parts.contextLength
     self.config = config
     self.base = base
+    try source.check()
     guard embedding.weight.stored.rows > 0 else {
       throw .configValue(path: config.path, key: "vocab_size", expected: "a whole number from 1", found: "0")
     }
@@ -71,7 +74,7 @@ public final class CausalLanguageModel {
 
   /// Logits of the next token after each of `tokens`, `[tokens, vocabulary]`, or after the last one only.
   ///
-  /// Throws `.tokenOutside`, `.contextTooLong`.
+  /// Throws `.tokenOutside`, `.contextTooLong`, and `.file` if a file of the checkpoint was cut since it was opened.
   public func logits(
     _ tokens: [Int], cache: KeyValueCache, lastOnly: Bool = false
   ) throws(ModelError) -> Matrix<Float> {
@@ -82,23 +85,33 @@ public final class CausalLanguageModel {
   public func logits(
     embedded: Matrix<Float>, cache: KeyValueCache, lastOnly: Bool = false
   ) throws(ModelError) -> Matrix<Float> {
+    try logits(embedded: embedded, cache: cache, lastOnly: lastOnly, adapterStart: .max)
+  }
+
+  /// - Parameter adapterStart: the first row of `embedded` that an aLoRA acts on.
+  func logits(
+    embedded: Matrix<Float>, cache: KeyValueCache, lastOnly: Bool, adapterStart: Int
+  ) throws(ModelError) -> Matrix<Float> {
     let positions = cache.count..<cache.count + embedded.rows
     guard positions.upperBound <= contextLength else {
       throw .contextTooLong(tokens: positions.upperBound, limit: contextLength)
     }
-    var x = embedded
-    if let path = parts.inputProjection { x = part(at: path, as: LinearLayer.self)(x) }
-    if let path = parts.positions { x.add(part(at: path, as: Embedding.self)(Array(positions)), scale: 1) }
     let angles = parts.rotary.map { part(at: $0, as: RotaryEmbedding.self).angles(positions) }
-    let pass = Pass(angles: angles, cache: cache)
+    let pass = Pass(angles: angles, cache: cache, tokens: embedded.rows, adapterStart: adapterStart)
+    var x = embedded
+    if let path = parts.inputProjection { x = part(at: path, as: LinearLayer.self)(x, pass) }
+    if let path = parts.positions { x.add(part(at: path, as: Embedding.self)(Array(positions)), scale: 1) }
     for child in part(at: parts.layers, as: Module.self).children {
       guard let layer = child.module as? DecoderLayer else { continue }
       x = layer(x, pass)
     }
     if lastOnly && x.rows > 1 { x = x.rows(x.rows - 1..<x.rows) }
     if let path = parts.finalNorm { x = part(at: path, as: Norm.self)(x) }
-    if let path = parts.outputProjection { x = part(at: path, as: LinearLayer.self)(x) }
-    return part(at: parts.head, as: LinearLayer.self)(x)
+    if let path = parts.outputProjection { x = part(at: path, as: LinearLayer.self)(x, pass) }
+    let logits = part(at: parts.head, as: LinearLayer.self)(x, pass)
+    // What was computed from a file that is no longer whole goes to no one.
+    try source.check()
+    return logits
   }
 
   /// Parameters of the tables of tokens and positions.

@@ -1,5 +1,5 @@
-package import Numerics
 internal import PEFT
+package import TensorMath
 
 /// A linear layer whose weight stays what it is: x ↦ x·Wᵀ + b.
 package struct FrozenLinear: Sendable {
@@ -39,7 +39,7 @@ package struct FrozenDecoderLayer: Sendable {
   package let gate: FrozenLinear?
   package let up: FrozenLinear
   package let down: FrozenLinear
-  package let function: ActivationFunction
+  package let function: ActivationKernel
   /// True if a norm follows each sum instead of preceding each part.
   package let normsAfter: Bool
 
@@ -127,7 +127,7 @@ extension Norm {
 
 extension Activation {
   /// The function, if training has its slope.
-  fileprivate var trainable: ActivationFunction? {
+  fileprivate var trainable: ActivationKernel? {
     switch typeName {
     case "SiLUActivation": .silu
     case "ReLU": .relu

@@ -1,5 +1,6 @@
 internal import Glibc
-public import Numerics
+internal import PEFT
+public import TensorMath
 
 /// A layer x ↦ x·Wᵀ + b, with an adapter or without.
 public class LinearLayer: Module {
@@ -15,8 +16,11 @@ public class LinearLayer: Module {
     super.init(typeName, details: details, parameters: parameters, children)
   }
 
-  /// x `[tokens, in]` to `[tokens, out]`.
+  /// x `[tokens, in]` to `[tokens, out]`, apart from any sequence: an aLoRA has no token to act from, and does not act.
   public func callAsFunction(_ x: Matrix<Float>) -> Matrix<Float> { preconditionFailure("a subclass computes") }
+
+  /// As `callAsFunction(_:)`, for the last tokens of a pass.
+  func callAsFunction(_ x: Matrix<Float>, _ pass: Pass) -> Matrix<Float> { self(x) }
 }
 
 /// A linear layer as the checkpoint holds it: torch's `Linear`, or transformers' `Conv1D` with W stored `[in, out]`.
@@ -170,30 +174,20 @@ public final class Activation: Module {
   /// Nil for SiLU, which has a kernel of its own.
   private let function: (@Sendable (Float) -> Float)?
 
-  private init(_ typeName: String, _ function: (@Sendable (Float) -> Float)?) {
-    self.function = function
-    super.init(typeName)
-  }
-
-  /// The function of a name in config.json. Throws `.configValue`. Source: transformers/activations.py `ACT2FN`.
-  static func named(_ key: String, _ config: ModelConfig, default fallback: String) throws(ModelError) -> Activation {
+  /// The function that a key of config.json names, or `fallback`; `meaning` turns a name into the one that is meant.
+  ///
+  /// Throws `.configValue` for a name that is not known, or whose function has learnt parameters.
+  init(
+    _ key: String, _ config: ModelConfig, default fallback: String, meaning: (String) -> String = { $0 }
+  ) throws(ModelError) {
     let name = try config.text(key, default: fallback)
-    switch name {
-    case "silu", "swish": return Activation("SiLUActivation", nil)
-    case "relu": return Activation("ReLU") { max($0, 0) }
-    case "gelu": return Activation("GELUActivation") { 0.5 * $0 * (1 + erff($0 * 0.70710678)) }
-    case "gelu_new": return Activation("NewGELUActivation", tanhGELU)
-    case "gelu_pytorch_tanh": return Activation("GELUTanh", tanhGELU)
-    case "tanh": return Activation("Tanh") { tanhf($0) }
-    default:
+    guard let found = ActivationFunction(meaning(name)), !found.isLearnt else {
       throw .configValue(
-        path: config.path, key: key, expected: "silu, relu, gelu, gelu_new, gelu_pytorch_tanh or tanh",
+        path: config.path, key: key, expected: "one of \(ActivationFunction.fixedNames.joined(separator: ", "))",
         found: "\"\(name)\"")
     }
-  }
-
-  private static let tanhGELU: @Sendable (Float) -> Float = { x in
-    0.5 * x * (1 + tanhf(0.7978845608 * (x + 0.044715 * x * x * x)))
+    function = ["silu", "swish"].contains(name) ? nil : found.single
+    super.init(found.typeName, details: found.details)
   }
 
   func callAsFunction(_ x: Matrix<Float>) -> Matrix<Float> {

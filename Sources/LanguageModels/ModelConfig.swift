@@ -8,9 +8,10 @@ public struct ModelConfig: Sendable {
 
   /// Reads config.json in a directory. Throws `.configMissing`, `.file`.
   public init(directory: String) throws(ModelError) {
-    path = FileSystem.join(directory, "config.json")
-    guard FileSystem.kind(path) == .file else { throw .configMissing(path: directory) }
-    let path = path
+    guard
+      let path = try asModelError({ () throws(TensorFileError) in try ModelFiles.path("config.json", in: directory) })
+    else { throw .configMissing(path: directory) }
+    self.path = path
     json = try asModelError { () throws(TensorFileError) in try JSONValue(contentsOf: path) }
   }
 

@@ -11,10 +11,14 @@ public enum ModelError: Error, Sendable, Equatable {
   case configMissing(path: String)
   /// A key of config.json, or of another JSON file, holds what it should not.
   case configValue(path: String, key: String, expected: String, found: String)
+  /// A model with another head than a language model's, or none.
+  case notCausal(path: String, BaseModel.OtherKind)
   /// No architecture of that `model_type`.
   case unknownModelType(path: String, found: String, known: [String])
   /// A parameter that the architecture has and the checkpoint has not.
   case parameterMissing(path: String, name: String)
+  /// A checkpoint whose parameters are quantized.
+  case quantized(path: String, method: String)
   /// A parameter of another shape than config.json says.
   case parameterShape(path: String, name: String, expected: [Int], found: [Int])
   /// A parameter that is not f32, f16, bf16 or f64.
@@ -27,6 +31,8 @@ public enum ModelError: Error, Sendable, Equatable {
   case tokenizerMissing(path: String)
   /// A part of tokenizer.json that is not known here.
   case tokenizerComponent(path: String, part: String, found: String)
+  /// A tokenizer file that makes more work of a text than a tokenizer does.
+  case tokenizerTooCostly(path: String)
   /// The tokenizer knows ids that the model has no embedding for.
   case tokenizerDoesNotFit(path: String, largestID: Int, vocabulary: Int)
   /// A chat template that is not one of those that are understood.
@@ -46,9 +52,15 @@ extension ModelError: CustomStringConvertible {
     case .configMissing(let path): "\(path): no config.json. Is this a model's directory?"
     case .configValue(let path, let key, let expected, let found):
       "\(path): \(key) is \(found); expected \(expected)."
+    case .notCausal(let path, .architecture(let name)):
+      "\(path): architectures names \(name), which is no causal language model: nothing can be generated with it."
+    case .notCausal(let path, .head(let tensor)):
+      "\(path): the checkpoint holds '\(tensor)' and no language head: it is no causal language model."
     case .unknownModelType(let path, let found, let known):
       "\(path): model_type '\(found)' is not one that can be run here: \(known.joined(separator: ", "))."
     case .parameterMissing(let path, let name): "\(path): the parameter '\(name)' is not in the checkpoint."
+    case .quantized(let path, let method):
+      "\(path): is quantized (\(method)), and only f32, f16, bf16 and f64 can be run. Use the 16-bit model that it was made from."
     case .parameterShape(let path, let name, let expected, let found):
       "\(path): '\(name)' is \(found); config.json implies \(expected)."
     case .parameterType(let path, let name, let found):
@@ -59,6 +71,8 @@ extension ModelError: CustomStringConvertible {
       "token \(id) lies outside the model's vocabulary of \(vocabulary). Does the tokenizer belong to the model?"
     case .tokenizerMissing(let path): "\(path): no tokenizer.json, and no vocab.json with merges.txt."
     case .tokenizerComponent(let path, let part, let found): "\(path): the \(part) '\(found)' is not known here."
+    case .tokenizerTooCostly(let path):
+      "\(path): the tokenizer's rules make more work of the text than any model's tokenizer does. The file is damaged or made to harm."
     case .tokenizerDoesNotFit(let path, let largestID, let vocabulary):
       "\(path): the tokenizer has the id \(largestID), and the model embeds \(vocabulary) tokens. It belongs to another model."
     case .templateNotUnderstood(let path, let reason): "\(path): the chat template is not understood: \(reason)"

@@ -1,3 +1,5 @@
+internal import TensorFiles
+
 /// A part of a model with named parts of its own, as torch's `nn.Module`.
 ///
 /// Names and order are transformers' own, so that PEFT's rules for targets see the same tree.
@@ -22,7 +24,7 @@ public class Module {
   }
 
   /// The part of that name, nil if there is none.
-  public func child(_ name: String) -> Module? { children.first { $0.name == name }?.module }
+  public func child(_ name: String) -> Module? { children.first { $0.name.isExactly(name) }?.module }
 
   /// The part of that name, which the architecture made. Traps if it is not there: a mistake in the architecture.
   func part<Part: Module>(_ name: String, as type: Part.Type = Part.self) -> Part {
@@ -44,7 +46,7 @@ public class Module {
   /// The module at a path such as `model.layers.0.self_attn`; the empty path is this one.
   public func module(at path: String) -> Module? {
     var module = self
-    for name in path.split(separator: ".") {
+    for name in path.parts() {
       guard let next = module.child(String(name)) else { return nil }
       module = next
     }

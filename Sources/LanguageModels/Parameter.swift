@@ -1,6 +1,6 @@
-internal import Numerics
 internal import PEFT
 internal import TensorFiles
+internal import TensorMath
 
 /// A parameter of a module: what the checkpoint holds, and what takes its place while an adapter is active.
 public final class Parameter {
@@ -48,8 +48,10 @@ final class ParameterSource {
     self.files = files
   }
 
-  /// True if the checkpoint holds a parameter of that name.
-  func holds(_ name: String) -> Bool { base.storedName(name) != nil }
+  /// Throws `.file` with `.shortRead` if a file was cut since it was mapped.
+  func check() throws(ModelError) {
+    for file in files { try asModelError { () throws(TensorFileError) in try file.check() } }
+  }
 
   func matrix(_ name: String, _ rows: Int, _ columns: Int) throws(ModelError) -> Parameter {
     Parameter(name: name, stored: try view(name, [rows, columns]), isVector: false)
@@ -59,17 +61,20 @@ final class ParameterSource {
     Parameter(name: name, stored: try view(name, [count]), isVector: true)
   }
 
+  /// The reason why parameters of a quantized checkpoint are not what the architecture has; nil if it is not quantized.
+  private var quantized: ModelError? { base.quantization.map { .quantized(path: base.path, method: $0) } }
+
   private func view(_ name: String, _ shape: [Int]) throws(ModelError) -> WeightMatrix {
-    guard let file = base.storedName(name), let location = base.checkpoint[file] else {
-      throw .parameterMissing(path: base.path, name: name)
+    guard let file = base.storedName(name) ?? base.tiedName(name), let location = base.checkpoint[file] else {
+      throw quantized ?? .parameterMissing(path: base.path, name: name)
     }
     let entry = location.entry
     guard entry.shape == shape else {
-      throw .parameterShape(path: base.path, name: name, expected: shape, found: entry.shape)
+      throw quantized ?? .parameterShape(path: base.path, name: name, expected: shape, found: entry.shape)
     }
     let (rows, columns) = (shape.count == 1 ? 1 : shape[0], shape.last ?? 0)
     guard let format = entry.dtype.format else {
-      throw .parameterType(path: base.path, name: name, found: entry.dtype.rawValue)
+      throw quantized ?? .parameterType(path: base.path, name: name, found: entry.dtype.rawValue)
     }
     let map = files[location.shard]
     guard entry.byteRange.upperBound <= map.byteCount else {

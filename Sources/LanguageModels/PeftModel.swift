@@ -1,7 +1,7 @@
 internal import Glibc
-public import Numerics
 public import PEFT
 internal import TensorFiles
+public import TensorMath
 
 /// A model with adapters beside it: loaded, mixed, switched, merged and taken off again.
 ///
@@ -16,10 +16,6 @@ public final class PeftModel {
   public private(set) var isMerged = false
   /// A directory of one's own that a fresh adapter was written to.
   private var scratch: String?
-  /// Where in the pass to come an aLoRA begins.
-  private var invocationStart = Int.max
-  /// True if it began in an earlier pass of the same sequence.
-  private var wasInvoked = false
 
   init(_ model: CausalLanguageModel) { self.model = model }
 
@@ -71,7 +67,7 @@ public final class PeftModel {
     loaded.append(fresh)
     for (path, factors) in fresh.factors {
       var factors = factors
-      if fresh.invocation != nil { factors.firstToken = { [unowned self] in invocationStart } }
+      factors.isInvoked = fresh.invocation != nil
       loraLayer(at: path)?.add(factors, named: name)
     }
     try setActive(previous.isEmpty ? [(name: name, weight: Float(1))] : previous)
@@ -142,7 +138,7 @@ public final class PeftModel {
     let tensors = try withAdapterErrors({ () throws(AdapterError) in
       try MergePlan(base: model.base.path, adapters: inputs).changedTensors()
     })
-    let values = try model.values(of: tensors)
+    let values = try model.values(of: consume tensors)
     isMerged = true
     setLayers([])
     install(values)
@@ -245,24 +241,24 @@ public final class PeftModel {
   /// Throws `.tokenOutside`, `.contextTooLong`.
   public func logits(_ tokens: [Int], cache: KeyValueCache, lastOnly: Bool = false) throws(ModelError) -> Matrix<Float>
   {
-    if let invocation = activeInvocation {
-      // In later passes an aLoRA that has begun acts on all tokens.
-      if cache.count == 0 { wasInvoked = false }
-      if let start = tokens.lastStart(of: invocation) {
-        invocationStart = start
-        wasInvoked = true
-      } else {
-        invocationStart = wasInvoked ? 0 : Int.max
-      }
-    }
-    guard cache.count == 0, case .tokens(let prompt)? = activePrompt else {
-      return try model.logits(tokens, cache: cache, lastOnly: lastOnly)
-    }
     let embedded = try model.embed(tokens)
+    guard cache.count == 0, case .tokens(let prompt)? = activePrompt else {
+      let start = activeInvocation.map { adapterStart($0, in: tokens, cache) } ?? Int.max
+      return try model.logits(embedded: embedded, cache: cache, lastOnly: lastOnly, adapterStart: start)
+    }
     let all = Matrix(
       rows: prompt.rows + embedded.rows, columns: embedded.columns, values: prompt.values + embedded.values)
     let logits = try model.logits(embedded: all, cache: cache, lastOnly: lastOnly)
     return lastOnly ? logits : logits.rows(prompt.rows..<logits.rows)
+  }
+
+  /// The first of the tokens that an aLoRA acts on; beyond them if it was not invoked yet.
+  private func adapterStart(_ invocation: [Int], in tokens: [Int], _ cache: KeyValueCache) -> Int {
+    if let start = tokens.lastStart(of: invocation) {
+      cache.isInvoked = true
+      return start
+    }
+    return cache.isInvoked ? 0 : Int.max
   }
 
   private var activeInvocation: [Int]? {
@@ -275,12 +271,12 @@ public final class PeftModel {
   private func apply() throws(ModelError) {
     let acting = isDisabled ? [] : active
     setLayers(acting)
-    var values: [String: WeightMatrix] = [:]
+    var values: [ExactName: WeightMatrix] = [:]
     let parameters = model.parametersByName
     let adapters = acting.compactMap { entry in
       loaded.first { $0.name == entry.name }.map { (adapter: $0, weight: entry.weight) }
     }
-    for name in Set(adapters.flatMap { $0.adapter.replaced.keys }) {
+    for name in Set<ExactName>(adapters.flatMap { $0.adapter.replaced.keys }) {
       let changes = adapters.compactMap { entry in
         entry.adapter.replaced[name].map { (value: $0, weight: entry.weight) }
       }
@@ -310,7 +306,7 @@ public final class PeftModel {
   }
 
   /// Lets values take the place of parameters; all others are the stored ones again. A tied head follows its embedding.
-  private func install(_ values: [String: WeightMatrix]) {
+  private func install(_ values: [ExactName: WeightMatrix]) {
     let parameters = model.parametersByName
     for (name, parameter) in parameters { parameter.replace(with: values[name]) }
     let (head, embedding) = ("\(model.parts.head).weight", "\(model.parts.embedding).weight")

@@ -1,6 +1,6 @@
 internal import Glibc
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 /// Rotations of queries and keys by their positions.
 ///

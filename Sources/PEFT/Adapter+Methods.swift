@@ -6,7 +6,7 @@ extension Adapter {
     /// The path in the model.
     let path: String
     /// Tensors by their roles, such as `ia3_l`.
-    let tensors: [String: TensorEntry]
+    let tensors: [ExactName: TensorEntry]
   }
 }
 
@@ -14,20 +14,28 @@ extension Adapter {
 struct MethodParts {
   var modules: [Adapter.MethodPart] = []
   /// Tensors of the whole adapter, by what follows `base_model.`, or by their whole names.
-  var shared: [String: TensorEntry] = [:]
+  var shared: [ExactName: TensorEntry] = [:]
   var replacements: [Adapter.Replacement] = []
-  var baseCopies: [String: TensorEntry] = [:]
+  var baseCopies: [ExactName: TensorEntry] = [:]
   var foreignPrefixes: Set<String> = []
 
   /// Throws `.tensorUnexpected` for a name that is neither the method's nor a saved module's, `.tensorRepeated`.
   init(_ file: SafetensorsFile, _ config: PeftConfig, _ method: AdapterMethod) throws(AdapterError) {
-    var byPath: [String: [String: TensorEntry]] = [:]
-    var names: [String: String] = [:]
+    var byPath: [ExactName: [ExactName: TensorEntry]] = [:]
+    var names: [ExactName: String] = [:]
     for entry in file.entries {
       let (name, foreign) = AdapterName.withoutForeignParts(entry.name)
       foreignPrefixes.formUnion(foreign)
       guard name.hasPrefix(Adapter.prefix) else {
         let rest = name.hasPrefix("base_model.") ? String(name.dropFirst("base_model.".count)) : name
+        // Prompts leave the model unwrapped, so a head beside them has no `model.` before it.
+        if case .none = method.merging, !method.prefixes.contains(where: { rest.hasPrefix($0) }) {
+          let plain = AdapterName.withoutWrappers(rest)
+          let module = plain.split(separator: ".").dropLast().joined(separator: ".")
+          guard config.savesModule(module) else { throw .tensorUnexpected(path: file.path, tensor: entry.name) }
+          replacements.append(Adapter.Replacement(name: plain, entry: entry, isSavedModule: true))
+          continue
+        }
         guard method.prefixes.contains(where: { rest.hasPrefix($0) }) else {
           throw .tensorUnexpected(path: file.path, tensor: entry.name)
         }
@@ -43,11 +51,13 @@ struct MethodParts {
         baseCopies[String(inner.dropLast(".base_layer.weight".count))] = entry
       } else {
         let plain = AdapterName.withoutWrappers(inner)
-        if inner.contains(".original_module.") || (inner != plain && file[Adapter.prefix + plain] != nil) { continue }
+        if inner.contains(".original_module.") || (!inner.isExactly(plain) && file[Adapter.prefix + plain] != nil) {
+          continue
+        }
         if let other = names.updateValue(entry.name, forKey: plain) {
           throw .tensorRepeated(path: file.path, tensor: entry.name, other: other)
         }
-        let module = plain.split(separator: ".").dropLast().joined(separator: ".")
+        let module = plain.parts().dropLast().joined(separator: ".")
         guard config.savesModule(module) || plain.hasSuffix(".bias") || plain.hasSuffix(".weight") else {
           throw .tensorUnexpected(path: file.path, tensor: entry.name)
         }
@@ -55,7 +65,7 @@ struct MethodParts {
           Adapter.Replacement(name: plain, entry: entry, isSavedModule: config.savesModule(module)))
       }
     }
-    modules = byPath.map { Adapter.MethodPart(path: $0.key, tensors: $0.value) }
+    modules = byPath.map { Adapter.MethodPart(path: $0.key.text, tensors: $0.value) }
     modules.sort { naturallyPrecedes($0.path, $1.path) }
     replacements.sort { naturallyPrecedes($0.name, $1.name) }
   }

@@ -8,7 +8,7 @@ public struct Adapter: Sendable {
   /// The LoRA of one module.
   public struct Module: Sendable, Hashable {
     /// The path in the model, without `base_model.model.`.
-    public let path: String
+    @ExactName public var path: String
     /// lora_A `[r, in]`; of a convolution `[r, in, kernel…]`; of an embedding `[r, vocabulary]`.
     public let a: TensorEntry
     /// lora_B `[out, r]`; of a convolution `[out, r, 1…]`; of an embedding `[dimension, r]`.
@@ -26,7 +26,7 @@ public struct Adapter: Sendable {
   /// Rows of an embedding that the adapter replaces.
   public struct TokenRows: Sendable, Hashable {
     /// The embedding's path in the model.
-    public let path: String
+    @ExactName public var path: String
     /// One row a token, in the order of `trainable_token_indices`.
     public let entry: TensorEntry
   }
@@ -34,7 +34,7 @@ public struct Adapter: Sendable {
   /// A tensor stored in full, which takes the place of the base's: from `modules_to_save`, or a bias.
   public struct Replacement: Sendable, Hashable {
     /// The name in the model, such as `score.weight`.
-    public let name: String
+    @ExactName public var name: String
     public let entry: TensorEntry
     /// True if `modules_to_save` names the module; such a tensor is written even where the base lacks it.
     public let isSavedModule: Bool
@@ -51,14 +51,14 @@ public struct Adapter: Sendable {
   public let replacements: [Replacement]
   public let tokenRows: [TokenRows]
   /// Copies of base weights that PEFT stores beside the LoRA or the trained rows of an embedding or head, by the module's path.
-  public let baseCopies: [String: TensorEntry]
+  public let baseCopies: [ExactName: TensorEntry]
   /// What wrappers of a model had put before the names of tensors, such as `_orig_mod.`; left out of all paths here.
   public let foreignPrefixes: [String]
 
   /// Modules of another method than LoRA, in the natural order of their paths.
   let methodParts: [MethodPart]
   /// Tensors of another method that belong to no module, by what follows `base_model.`.
-  let sharedTensors: [String: TensorEntry]
+  let sharedTensors: [ExactName: TensorEntry]
 
   /// Modules that the adapter changes, of whatever method.
   public var moduleCount: Int { modules.count + methodParts.count }
@@ -70,7 +70,7 @@ public struct Adapter: Sendable {
 
   /// Opens an adapter's directory.
   ///
-  /// Throws `.configMissing` and the other configuration cases, `.weightsMissing`, `.noTensors`, `.file`,
+  /// Throws `.configMissing` and the other configuration cases, `.foreignAdapter`, `.weightsMissing`, `.noTensors`, `.file`,
   /// `.unsupported` for a method or a variant of LoRA that is not merged, `.tensorUnexpected`, `.unpaired`,
   /// `.tensorRepeated`, `.adapterDType`.
   /// - Parameter ignoredConfigKeys: unknown keys of the configuration that are known to be harmless.
@@ -136,28 +136,11 @@ private struct AdapterParts {
   var modules: [Adapter.Module] = []
   var replacements: [Adapter.Replacement] = []
   var tokenRows: [Adapter.TokenRows] = []
-  var baseCopies: [String: TensorEntry] = [:]
+  var baseCopies: [ExactName: TensorEntry] = [:]
   var foreignPrefixes: Set<String> = []
 
-  /// What a LoRA module's tensor is, by the end of its name.
-  private enum Role: Hashable, CaseIterable {
-    case a, b, embeddingA, embeddingB, magnitude, bias, diagonal
-
-    var endings: [String] {
-      switch self {
-      case .a: [".lora_A.weight"]
-      case .b: [".lora_B.weight"]
-      case .embeddingA: [".lora_embedding_A"]
-      case .embeddingB: [".lora_embedding_B"]
-      case .magnitude: [".lora_magnitude_vector", ".lora_magnitude_vector.weight"]
-      case .bias: [".lora_B.bias"]
-      case .diagonal: [".lora_diag"]
-      }
-    }
-  }
-
-  private var roles: [String: [Role: TensorEntry]] = [:]
-  private var replacementNames: [String: String] = [:]
+  private var roles: [ExactName: [LoRARole: TensorEntry]] = [:]
+  private var replacementNames: [ExactName: String] = [:]
   private let file: SafetensorsFile
   private let config: PeftConfig
 
@@ -168,6 +151,9 @@ private struct AdapterParts {
       let (name, foreign) = AdapterName.withoutForeignParts(entry.name)
       foreignPrefixes.formUnion(foreign)
       guard name.hasPrefix(Adapter.prefix) else {
+        if let format = ForeignAdapter(tensors: file.entries.map(\.name)) {
+          throw .foreignAdapter(path: file.path, format: format)
+        }
         throw .tensorUnexpected(path: file.path, tensor: entry.name)
       }
       guard entry.dtype.isComputable else {
@@ -176,11 +162,11 @@ private struct AdapterParts {
       if LoRAVariants.isUnusedAtMerge(name, config) { continue }
       try sort(entry, String(name.dropFirst(Adapter.prefix.count)))
     }
-    for (path, tensors) in roles { modules.append(try module(path, tensors)) }
+    for (path, tensors) in roles { modules.append(try module(path.text, tensors)) }
     modules.sort { naturallyPrecedes($0.path, $1.path) }
     replacements.sort { naturallyPrecedes($0.name, $1.name) }
-    let withRows = Set(tokenRows.map(\.path))
-    for path in baseCopies.keys where roles[path] == nil && !withRows.contains(path) && !config.savesModule(path) {
+    let withRows = Set(exactly: tokenRows.map(\.path))
+    for path in baseCopies.keys where roles[path] == nil && !withRows.contains(path) && !config.savesModule(path.text) {
       throw .tensorUnexpected(path: file.path, tensor: "\(Adapter.prefix)\(path).base_layer.weight")
     }
   }
@@ -188,8 +174,7 @@ private struct AdapterParts {
   private mutating func sort(
     _ entry: TensorEntry, _ name: String
   ) throws(AdapterError) {
-    for role in Role.allCases {
-      guard let path = role.endings.lazy.compactMap({ Self.stem(name, $0) }).first else { continue }
+    if let (path, role) = LoRARole.split(name) {
       if let other = roles[path, default: [:]].updateValue(entry, forKey: role) {
         throw .tensorRepeated(path: file.path, tensor: entry.name, other: other.name)
       }
@@ -197,24 +182,26 @@ private struct AdapterParts {
     }
     if let path = Self.stem(name, ".token_adapter.trainable_tokens_delta") {
       tokenRows.append(Adapter.TokenRows(path: path, entry: entry))
-    } else if name.contains(".lora_") {
+    } else if name.contains(LoRARole.mark) {
       throw .tensorUnexpected(path: file.path, tensor: entry.name)
     } else if let path = Self.stem(name, ".token_adapter.base_layer.weight") ?? Self.stem(name, ".base_layer.weight") {
       baseCopies[path] = entry
     } else {
       let plain = AdapterName.withoutWrappers(name)
       // With bias "all", PEFT writes a saved module's bias a second time under its wrapper's name.
-      if name.contains(".original_module.") || (name != plain && file[Adapter.prefix + plain] != nil) { return }
+      if name.contains(".original_module.") || (!name.isExactly(plain) && file[Adapter.prefix + plain] != nil) {
+        return
+      }
       if let other = replacementNames.updateValue(entry.name, forKey: plain) {
         throw .tensorRepeated(path: file.path, tensor: entry.name, other: other)
       }
-      let module = plain.split(separator: ".").dropLast().joined(separator: ".")
+      let module = plain.parts().dropLast().joined(separator: ".")
       replacements.append(
         Adapter.Replacement(name: plain, entry: entry, isSavedModule: config.savesModule(module)))
     }
   }
 
-  private func module(_ path: String, _ tensors: [Role: TensorEntry]) throws(AdapterError) -> Adapter.Module {
+  private func module(_ path: String, _ tensors: [LoRARole: TensorEntry]) throws(AdapterError) -> Adapter.Module {
     let isEmbedding = tensors[.embeddingA] != nil || tensors[.embeddingB] != nil
     let (a, b) = isEmbedding ? (tensors[.embeddingA], tensors[.embeddingB]) : (tensors[.a], tensors[.b])
     guard let a else {

@@ -18,6 +18,8 @@ public enum AdapterError: Error, Sendable, Equatable {
   case configContradiction(path: String, reason: String)
   /// A key that this version does not know has a value that may change the numbers.
   case unknownConfigKey(path: String, key: String, value: String)
+  /// An adapter in another form than PEFT's.
+  case foreignAdapter(path: String, format: ForeignAdapter)
   /// A `peft_type` that PEFT does not have.
   case unknownPeftType(path: String, found: String)
 
@@ -49,6 +51,10 @@ public enum AdapterError: Error, Sendable, Equatable {
   case rankMismatch(path: String, module: String, expectedRank: Int, shapeA: [Int], shapeB: [Int])
   /// An adapter tensor of a dtype that cannot be computed with.
   case adapterDType(path: String, tensor: String, dtype: DType)
+  /// A tensor of a module holds infinities or NaNs.
+  case adapterNotFinite(path: String, tensor: String, module: String, count: Int, of: Int)
+  /// What a module's change is multiplied by is no finite number of the precision that it is computed in.
+  case factorNotFinite(path: String, module: String, factor: Double)
   /// A module of another method than LoRA lacks a tensor that the method needs.
   case tensorMissing(path: String, module: String, tensor: String)
   /// A tensor of a method has another shape than its module and configuration need.
@@ -57,6 +63,8 @@ public enum AdapterError: Error, Sendable, Equatable {
   case methodIndex(path: String, tensor: String, limit: Int)
   /// A method or variant that is not merged.
   case unsupported(path: String, what: String, reason: String)
+  /// A method or variant of which no fresh adapter is made.
+  case notMade(path: String, what: String, reason: String)
   /// Parameters that cannot be counted from what is given.
   case uncountable(path: String, what: String, reason: String)
   /// The file holds a module that the configuration does not target.
@@ -70,10 +78,14 @@ public enum AdapterError: Error, Sendable, Equatable {
   case ambiguous(base: String, module: String, candidates: [String])
   /// Two adapter modules that resolve to the same base tensor.
   case collision(base: String, tensor: String, modules: [String])
+  /// A tensor that two adapters change, at least one of them by more than a sum.
+  case conflict(base: String, tensor: String, adapters: [String])
   /// The base tensor does not have the shape that A and B need.
   case shapeMismatch(base: String, tensor: String, found: [Int], expected: [Int])
   /// The base tensor is quantized or otherwise not a float.
   case baseDType(base: String, tensor: String, dtype: DType)
+  /// The base is quantized, and has no weight in floating point that the adapter could change.
+  case quantizedBase(base: String, method: String, module: String)
   /// The configuration targets modules of the base that the adapter file does not hold.
   case missingFromAdapter(path: String, modules: [String])
   /// The target rule matches nothing in the base.
@@ -86,10 +98,28 @@ public enum AdapterError: Error, Sendable, Equatable {
   case replacementShape(base: String, tensor: String, found: [Int], replacement: [Int])
   /// A repository that is not in the cache, while nothing may be downloaded.
   case notInCache(name: String, revision: String, cache: String)
+  /// A repository of which the cache holds only a part, while nothing may be downloaded.
+  case incompleteInCache(name: String, directory: String, missing: [String])
+  /// The hub does not give a repository: it does not exist, or needs a token, or a licence to be accepted.
+  ///
+  /// - Parameter code: what the hub itself says it is, such as "GatedRepo"; may be empty.
+  case hubRefused(name: String, revision: String, page: String, status: Int, code: String, hasToken: Bool)
+  /// The hub asks to come back later than is waited for.
+  case hubBusy(name: String, reason: String, seconds: Int)
+  /// A download was ended from outside.
+  case downloadInterrupted(name: String)
   /// A repository could not be downloaded.
   case download(name: String, reason: String)
   /// The base says that this adapter has been merged into it already.
   case alreadyMerged(base: String, adapter: String, weight: Double)
+  /// The model's record of merges does not name this adapter with this weight; `merged` is what it names.
+  case notMerged(model: String, adapter: String, weight: Double, merged: [Provenance.Merged])
+  /// The adapter was merged with another configuration than it has now.
+  case configChanged(model: String, path: String)
+  /// A later merge set a tensor to something else than itself and a change.
+  case overwritten(model: String, adapter: String, tensor: String, by: String)
+  /// What was merged cannot be taken out of the result.
+  case irreversible(path: String, what: String, reason: String)
   /// A shard size that cannot hold even one tensor's header, or is not a size.
   case shardSize(found: String)
 }

@@ -1,84 +1,159 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
-/// Makes a fresh LoRA adapter for a base: A random, B zero, so that it changes nothing yet.
+/// Makes a fresh LoRA adapter for a base, as PEFT's `get_peft_model` does: it changes nothing yet.
 public struct AdapterInitializer: Sendable {
+  /// A module that gets an adapter.
+  public struct Target: Sendable {
+    public let path: String
+    public let rank: Int
+    /// What lora_A reads; a kernel's places count.
+    public var input: Int { isEmbedding ? module.shape[0] : isTransposed ? module.shape[0] : rest }
+    /// What lora_B gives.
+    public var output: Int { isEmbedding || isTransposed ? module.shape[1] : module.shape[0] }
+
+    let module: BaseModel.Module
+    /// The dtype that PEFT rounds drawn values to.
+    let dtype: DType
+
+    var isEmbedding: Bool { module.kind == .embedding }
+    var isTransposed: Bool { module.kind == .transposedLinear }
+    /// A kernel's extents; empty for other layers.
+    var kernel: [Int] { module.kind == .convolution ? Array(module.shape.dropFirst(2)) : [] }
+    private var rest: Int { module.shape.dropFirst().reduce(1, *) }
+  }
+
   /// The configuration as it will be written: targets expanded, base named, inference mode set.
   public let config: PeftConfig
-  /// The modules that get an adapter, and their ranks.
-  public let modules: [(path: String, input: Int, output: Int, rank: Int)]
+  /// The modules that get an adapter, in the order in which they are drawn.
+  public let modules: [Target]
+  /// True if that is the model's own order, so that the values are those that PEFT draws with the same seed.
+  public let isInModelOrder: Bool
   /// Names in the adapter and tensors of the base of modules that are stored in full.
   private let saved: [(name: String, location: Checkpoint.Location)]
-  private let targets: [BaseModel.Module]
   private let base: BaseModel
   private let seed: UInt64
 
   /// Matches the configuration's targets against the base.
   ///
   /// - Parameter configPath: names the configuration in errors.
-  /// - Parameter seed: the same seed, base and configuration give the same bytes.
-  /// Throws `.unsupported` for a variant or method that is not made, `.nothingTargeted`, `.targetNotLinear`, and what
+  /// - Parameter seed: the same seed, base and configuration give the same bytes: those that PEFT writes after
+  ///   `torch.manual_seed(seed)`, where `isInModelOrder`.
+  /// Throws `.notMade` for a variant or method that is not made, `.nothingTargeted`, `.targetNotLinear`, and what
   /// `LoRAScaling` throws.
   public init(
     base: BaseModel, config: PeftConfig, configPath: String, seed: UInt64
   ) throws(AdapterError) {
-    try LoRAVariants.refuse(config, path: configPath)
-    guard config.trainableTokenIndices.isEmptyOrFalse else {
-      throw .unsupported(
-        path: configPath, what: "trainable_token_indices", reason: "rows to start from are not written.")
-    }
-    guard !config.useDoRA || config.initLoRAWeights != .bool(false) else {
-      throw .unsupported(
-        path: configPath, what: "use_dora with init_lora_weights false",
-        reason: "magnitudes are those of the base weight, which needs lora_B to be zero.")
-    }
-    guard config.initLoRAWeights.boolValue != nil || config.initLoRAWeights == .null else {
-      throw .unsupported(
-        path: configPath, what: "init_lora_weights \(config.initLoRAWeights.compactText)",
-        reason: "only true and false are drawn here.")
-    }
+    try Self.refuse(config, base, path: configPath)
     var expanded = try base.expandingTargets(of: config)
-    let targets = try base.linearTargets(of: expanded)
     let scaling = try LoRAScaling(expanded, path: configPath)
-    var modules: [(String, Int, Int, Int)] = []
-    for target in targets {
-      let rank = try scaling.values(for: target.path).rank
-      modules.append((target.path, target.inFeatures, target.outFeatures, rank))
+    let targeted = try base.targets(of: expanded)
+    var byPath: [String: Target] = [:]
+    for module in targeted {
+      guard module.kind != .other else {
+        throw .targetNotLinear(base: base.path, module: module.path, shape: module.shape)
+      }
+      if config.loraBias, module.kind == .embedding {
+        throw .notMade(
+          path: configPath, what: "lora_bias on '\(module.path)'", reason: "an embedding has no such bias.")
+      }
+      let rank = try scaling.values(for: module.path).rank
+      let dtype = base.checkpoint[module.weightName]?.entry.dtype ?? .f32
+      byPath[module.path] = Target(path: module.path, rank: rank, module: module, dtype: dtype)
     }
+    let order = base.registrationOrder(targeted.map(\.path))
+    let modules = (order ?? targeted.map(\.path)).compactMap { byPath[$0] }
     var saved: [(name: String, location: Checkpoint.Location)] = []
     if !config.savedModuleNames.isEmpty {
       expanded.modulesToSave = config.savedModuleNames
       saved = try Self.savedTensors(base, config, configPath: configPath)
     }
-    saved += Self.baseCopies(base, expanded, targets)
+    saved += Self.baseCopies(base, expanded, targeted)
     if config.taskType == nil && config.autoMapping == .null { expanded.autoMapping = base.autoMapping }
     expanded.baseModelNameOrPath = config.baseModelNameOrPath ?? base.path
     expanded.inferenceMode = true
-    // PEFT corrects the flag to the last layer that it wraps.
-    expanded.fanInFanOut = targets.last?.kind == .transposedLinear
+    // PEFT corrects the flag to the last linear layer that it wraps.
+    if let last = modules.last(where: { $0.module.isLinear }) { expanded.fanInFanOut = last.isTransposed }
     expanded.peftVersion = config.peftVersion ?? PeftConfig.mirroredVersion
+    isInModelOrder = order != nil
+    self.modules = modules
     self.saved = saved
     self.config = expanded
-    self.modules = modules
-    self.targets = targets
     self.base = base
     self.seed = seed
   }
 
-  /// What PEFT stores of the base beside the LoRA: a targeted head's weight, and biases that are trained.
+  /// Throws `.notMade` for what is more than a LoRA's or DoRA's random start.
+  private static func refuse(_ config: PeftConfig, _ base: BaseModel, path: String) throws(AdapterError) {
+    func refuse(
+      _ present: Bool, _ what: String,
+      _ reason: String = "what its tensors start from is not drawn here; start it with PEFT."
+    ) throws(AdapterError) {
+      if present { throw .notMade(path: path, what: what, reason: reason) }
+    }
+    try refuse(config.peftType != .lora, "peft_type \(config.peftType.rawValue)")
+    try refuse(!(config.targetParameters ?? []).isEmpty, "target_parameters")
+    try refuse(!config.trainableTokenIndices.isEmptyOrFalse, "trainable_token_indices")
+    try refuse(!config.layerReplication.isEmptyOrFalse, "layer_replication")
+    try refuse(config.ensureWeightTying && base.isTied, "ensure_weight_tying on a tied model")
+    try refuse(config.useQALoRA, "use_qalora")
+    try refuse(config.arrowConfig != .null, "arrow_config", "it routes between adapters that are trained already.")
+    try refuse(config.kasaConfig != .null, "kasa_config")
+    try refuse(config.veloraConfig != .null, "velora_config")
+    try refuse(config.montecloraConfig != .null, "monteclora_config")
+    try refuse(!config.useBDLoRA.isEmptyOrFalse, "use_bdlora")
+    let start = initialisation(config)
+    try refuse(
+      start == nil, "init_lora_weights \(config.initLoRAWeights.compactText)",
+      "true, false and \"gaussian\" are drawn here; others start from the base's weights or from data.")
+    try refuse(
+      config.useDoRA && start == .random, "use_dora with init_lora_weights false",
+      "magnitudes are those of the base weight, which needs lora_B to be zero.")
+  }
+
+  /// How values are drawn.
+  enum Initialisation {
+    /// A kaiming-uniform, B zero.
+    case uniform
+    /// A normal, B zero.
+    case gaussian
+    /// Both as the layers are made.
+    case random
+  }
+
+  /// Nil for an initialisation that is not drawn here. Source: peft/tuners/lora/layer.py `reset_lora_parameters`.
+  static func initialisation(_ config: PeftConfig) -> Initialisation? {
+    switch config.initLoRAWeights {
+    case .bool(true): .uniform
+    case .bool(false), .null: .random
+    case .string(let name): name.lowercased() == "gaussian" ? .gaussian : nil
+    default: nil
+    }
+  }
+
+  /// Names that PEFT looks for among the targets to tell whether an embedding's base weight is saved too.
+  ///
+  /// Source: peft/utils/other.py `EMBEDDING_LAYER_NAMES`.
+  private static let embeddingNames = ["embed_tokens", "lm_head"]
+
+  /// What PEFT stores of the base beside the LoRA: the weights of targeted embeddings and heads, and biases that are trained.
   ///
   /// Source: peft/utils/save_and_load.py `get_peft_model_state_dict`.
   private static func baseCopies(
     _ base: BaseModel, _ config: PeftConfig, _ targets: [BaseModel.Module]
   ) -> [(name: String, location: Checkpoint.Location)] {
-    let targeted = Set(targets.map(\.path))
+    let targeted = Set(exactly: targets.map(\.path))
+    var namesEmbedding = targets.contains { embeddingNames.contains(lastPart($0.path)) }
+    // A name in a list counts only as it stands.
+    if case .names(let names)? = config.targetModules {
+      namesEmbedding = names.contains { embeddingNames.contains($0) }
+    }
+    let embeddings = [base.family?.embedding ?? "model.embed_tokens", base.family?.head ?? "lm_head"]
     var tensors: [(String, Checkpoint.Location)] = []
     for module in base.modules where !config.savesModule(module.path) {
       let isTarget = targeted.contains(module.path)
       let path = Adapter.prefix + module.path + (isTarget ? ".base_layer" : "")
-      if isTarget, module.path == "lm_head", config.targetModules?.namesHead == true,
-        let weight = base.checkpoint[module.weightName]
-      {
+      if isTarget, namesEmbedding, embeddings.contains(module.path), let weight = base.checkpoint[module.weightName] {
         tensors.append(("\(path).weight", weight))
       }
       guard !module.isTiedHead, config.bias == "all" || (config.bias == "lora_only" && isTarget) else { continue }
@@ -101,17 +176,16 @@ public struct AdapterInitializer: Sendable {
       }
     }
     guard !tensors.isEmpty else {
-      throw .unsupported(
+      throw .notMade(
         path: configPath, what: "modules_to_save \(config.savedModuleNames.joined(separator: ", "))",
         reason: "the base has no such module to start from. Save the base with its head first.")
     }
     return tensors
   }
 
-  /// Writes adapter_config.json, adapter_model.safetensors (f32) and README.md to `output`, whole or not at all.
+  /// Writes adapter_config.json, adapter_model.safetensors and README.md to `output`, whole or not at all.
   ///
-  /// A is kaiming-uniform with a = √5, drawn with torch's generator in the order of `modules`; B is zero, or with
-  /// `init_lora_weights` false also kaiming-uniform. Source: peft/tuners/lora/layer.py `reset_lora_parameters`.
+  /// Precision: values are drawn in f32, rounded to the base weight's dtype and stored in f32; in f64 on an f64 base.
   /// Throws `.file`.
   public func write(to output: String, replacing: Bool = false) throws(AdapterError) {
     try asAdapterError { () throws(TensorFileError) in
@@ -130,28 +204,19 @@ public struct AdapterInitializer: Sendable {
   }
 
   private func writeTensors(_ path: String) throws(TensorFileError) {
-    var values: [String: [Float]] = [:]
+    var values: [ExactName: [Float]] = [:]
     var items: [SafetensorsLayout.Item] = []
     var generator = TorchGenerator(seed: seed)
-    for module in modules {
-      let name = Adapter.prefix + module.path
-      let (a, b) = ("\(name).lora_A.weight", "\(name).lora_B.weight")
-      values[a] = generator.kaimingUniform(count: module.rank * module.input, fanIn: module.input)
-      if config.initLoRAWeights == .bool(false) {
-        values[b] = generator.kaimingUniform(count: module.output * module.rank, fanIn: module.rank)
-      }
-      items.append(SafetensorsLayout.Item(name: a, dtype: .f32, shape: [module.rank, module.input]))
-      items.append(SafetensorsLayout.Item(name: b, dtype: .f32, shape: [module.output, module.rank]))
-    }
-    for target in targets {
-      let name = Adapter.prefix + target.path
+    for target in modules {
+      var tensors = drawn(target, &generator)
       if config.useDoRA {
-        let magnitude = "\(name).lora_magnitude_vector"
-        values[magnitude] = try base.outputNorms(target)
-        items.append(SafetensorsLayout.Item(name: magnitude, dtype: .f32, shape: [target.outFeatures]))
+        let magnitude = try magnitude(target, base)
+        tensors.append(magnitude)
       }
-      if config.loraBias {
-        items.append(SafetensorsLayout.Item(name: "\(name).lora_B.bias", dtype: .f32, shape: [target.outFeatures]))
+      for tensor in tensors {
+        let name = "\(Adapter.prefix)\(target.path).\(tensor.role.ending)"
+        values[name] = tensor.values
+        items.append(SafetensorsLayout.Item(name: name, dtype: target.dtype == .f64 ? .f64 : .f32, shape: tensor.shape))
       }
     }
     for tensor in saved {
@@ -161,50 +226,18 @@ public struct AdapterInitializer: Sendable {
     let layout = try SafetensorsLayout(path: path, items: SafetensorsLayout.libraryOrder(items), alignment: .library)
     let file = try layout.create(at: path)
     for entry in layout.entries {
-      if let location = saved.first(where: { $0.name == entry.name })?.location {
+      if let location = saved.first(where: { $0.name.isExactly(entry.name) })?.location {
         let shard = base.checkpoint.shards[location.shard].file
         try file.copy(location.entry.byteRange, from: shard, to: entry.byteRange.lowerBound)
         continue
       }
-      let floats = values[entry.name] ?? [Float](repeating: 0, count: entry.elementCount)
-      try file.write(floats.span.bytes, at: entry.byteRange.lowerBound)
-    }
-  }
-}
-
-extension BaseModel {
-  /// The norm of each output feature's inputs in a linear module's weight: where DoRA's magnitudes start.
-  ///
-  /// Precision: f64 sums, rounded to f32. Source: peft/tuners/lora/dora.py `DoraLinearLayer.get_weight_norm`.
-  fileprivate func outputNorms(_ module: Module) throws(TensorFileError) -> [Float] {
-    guard let location = checkpoint[module.weightName], let format = location.entry.dtype.format else { return [] }
-    let file = checkpoint.shards[location.shard].file
-    let (rows, columns) = (module.shape[0], module.shape[1])
-    let isTransposed = module.kind == .transposedLinear
-    var squares = [Double](repeating: 0, count: isTransposed ? columns : 0)
-    let step = max(1, MergeWork.blockBytes / 4 / max(1, columns))
-    for first in stride(from: 0, to: rows, by: step) {
-      let count = min(step, rows - first)
-      let start = location.entry.byteRange.lowerBound + first * columns * format.byteCount
-      let values = Float.decoded(try file.bytes(start..<start + count * columns * format.byteCount), format)
-      if isTransposed {
-        addSquareSums(values.span, columns: columns, along: .columns, to: &squares)
+      let floats = values[entry.name] ?? []
+      if entry.dtype == .f64 {
+        let doubles = floats.map { Double($0) }
+        try file.write(doubles.span.bytes, at: entry.byteRange.lowerBound)
       } else {
-        var sums = [Double](repeating: 0, count: count)
-        addSquareSums(values.span, columns: columns, along: .rows, to: &sums)
-        squares += sums
+        try file.write(floats.span.bytes, at: entry.byteRange.lowerBound)
       }
-    }
-    return squares.map { Float($0.squareRoot()) }
-  }
-}
-
-extension ModuleRule {
-  /// PEFT's test for a targeted head: the name among the names, or inside the pattern.
-  fileprivate var namesHead: Bool {
-    switch self {
-    case .names(let names): names.contains("lm_head")
-    case .pattern(let pattern): pattern.contains("lm_head")
     }
   }
 }

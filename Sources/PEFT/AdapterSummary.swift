@@ -46,18 +46,22 @@ public struct AdapterSummary: Sendable {
     var tensors = LayerFolding<LoRAScaling.Values?>()
     var bytes: [ByteClass: Int] = [:]
     var bytesByDType: [DType: Int] = [:]
+    let pairs = AdapterName.loraModules(in: file)
     for entry in file.entries {
       bytes[Self.byteClass(entry.name, config), default: 0] += entry.byteRange.count
       bytesByDType[entry.dtype, default: 0] += entry.byteRange.count
-      let name = Self.withoutPrefix(entry.name)
-      let suffix = ".lora_A.weight"
-      if let scaling, name.hasSuffix(suffix) {
-        let path = String(name.dropLast(suffix.count))
-        let other = file[entry.name.dropLast(suffix.count) + ".lora_B.weight"]
+      let lora = AdapterName.lora(entry.name)
+      if let scaling, let (path, role) = lora, role.isFirstFactor {
+        let other = pairs[path]?[role.partner]
         modules.add(
-          path, shapes: [entry.shape] + (other.map { [$0.shape] } ?? []), entry.dtype, try scaling.values(for: path))
-      } else if scaling == nil || !name.hasSuffix(".lora_B.weight") {
-        tensors.add(name, shapes: [entry.shape], entry.dtype, nil)
+          path, shapes: [entry.shape] + (other.map { [$0.shape] } ?? []), entry.dtype,
+          try scaling.values(ofModule: path, rows: entry.shape.first ?? 0))
+      } else if scaling == nil
+        || lora.map({ !$0.role.isSecondFactor || pairs[$0.path]?[$0.role.partner] == nil }) ?? true
+      {
+        tensors.add(
+          AdapterName.inModel(entry.name) ?? AdapterName.withoutForeignParts(entry.name).name, shapes: [entry.shape],
+          entry.dtype, nil)
       }
     }
     self.directory = directory
@@ -71,15 +75,11 @@ public struct AdapterSummary: Sendable {
     self.bytesByDType = bytesByDType
   }
 
-  private static func withoutPrefix(_ name: String) -> String {
-    name.hasPrefix(Adapter.prefix) ? String(name.dropFirst(Adapter.prefix.count)) : name
-  }
-
   private static func byteClass(_ name: String, _ config: PeftConfig) -> ByteClass {
     if name.contains(".base_layer.weight") { return .baseCopies }
-    if name.contains(".lora_") || config.peftType != .lora { return .adapter }
-    let path = name.split(separator: ".").dropLast().joined(separator: ".")
-    let isSaved = (config.modulesToSave ?? []).contains { path.hasSuffix($0) }
+    if name.contains(LoRARole.mark) || config.peftType != .lora { return .adapter }
+    let path = name.parts().dropLast().joined(separator: ".")
+    let isSaved = (config.modulesToSave ?? []).contains { path.endsExactly($0) }
     if isSaved { return .savedModules }
     return name.hasSuffix(".weight") ? .baseCopies : .adapter
   }

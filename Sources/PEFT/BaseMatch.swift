@@ -14,8 +14,10 @@ public struct BaseMatch: Sendable {
   }
 
   public let rows: [Row]
-  /// Modules of the adapter, all of which are matched.
+  /// Modules of the adapter.
   public let moduleCount: Int
+  /// Modules of which a merge holds the change.
+  public let matchedCount: Int
   /// What is worth a word.
   public let notes: [String]
 
@@ -27,7 +29,7 @@ public struct BaseMatch: Sendable {
       let change: String
       switch output.source {
       case .copy: continue
-      case .merge, .change: change = plan.base.checkpoint[output.item.name] == nil ? "added" : "merged"
+      case .merge, .mergeRows, .change: change = plan.base.checkpoint[output.item.name] == nil ? "added" : "merged"
       case .changeBias, .addBias: change = "bias changed"
       case .replaceRows: change = "rows replaced"
       case .replace: change = plan.base.checkpoint[output.item.name] == nil ? "added" : "replaced"
@@ -38,6 +40,7 @@ public struct BaseMatch: Sendable {
       Row(name: $0.name, count: $0.count, shape: $0.shapes[0], dtype: $0.dtype.rawValue, change: $0.extra)
     }
     moduleCount = plan.moduleCount
+    matchedCount = plan.mergedCount
     notes = plan.notes
   }
 }

@@ -1,3 +1,5 @@
+internal import TensorFiles
+
 extension BaseModel {
   /// Names of modules in the order in which transformers registers them within their parents. Some methods draw random
   /// numbers, or share vectors, in this order. A name after a dot counts within that parent only.
@@ -66,6 +68,7 @@ extension BaseModel {
       vit embeddings patch_embeddings projection layers attention q_proj k_proj v_proj o_proj mlp fc1 fc2 classifier
       """
     ),
+    ("resnet", "resnet embedder encoder stages layers shortcut layer convolution classifier"),
     ("phi", "model embed_tokens layers self_attn q_proj k_proj v_proj dense mlp fc1 fc2 lm_head score"),
     ("gptj", "transformer wte h attn k_proj v_proj q_proj out_proj mlp fc_in fc_out lm_head score"),
     ("gpt_neo", "transformer wte wpe h attn attention k_proj v_proj q_proj out_proj mlp c_fc c_proj lm_head score"),
@@ -76,24 +79,48 @@ extension BaseModel {
     ),
   ]
 
-  /// The paths in the model's own order; nil if the order of one of their parts is not known.
+  /// The paths in the model's own order; nil if it is not known how two of them stand to each other.
+  ///
+  /// Layers that are numbered stand in the order of their numbers in any model. Names side by side need the table.
   func registrationOrder(_ paths: [String]) -> [String]? {
-    guard let modelType,
-      let names = Self.orders.first(where: { $0.types.split(separator: " ").contains(Substring(modelType)) })?.names
-    else { return nil }
-    let ranks = Dictionary(
-      names.split(separator: " ").enumerated().map { ($1, $0) }, uniquingKeysWith: { first, _ in first })
-    var keyed: [(key: [Int], path: String)] = []
-    for path in paths {
-      var key: [Int] = []
-      var parent: Substring = ""
-      for part in path.split(separator: ".") {
-        guard let rank = Int(part) ?? ranks["\(parent).\(part)"] ?? ranks[part] else { return nil }
-        key.append(rank)
-        parent = part
-      }
-      keyed.append((key, path))
+    let names = modelType.flatMap { type in
+      Self.orders.first { $0.types.split(separator: " ").contains(Substring(type)) }?.names
     }
-    return keyed.sorted { $0.key.lexicographicallyPrecedes($1.key) }.map(\.path)
+    let ranks = Dictionary(
+      (names ?? "").split(separator: " ").enumerated().map { ($1, $0) }, uniquingKeysWith: { first, _ in first })
+    let split = paths.map { path in (parts: path.parts(), path: path) }
+    return Self.ordered(split, level: 0, ranks)
+  }
+
+  /// Orders paths that agree in their parts before `level`.
+  private static func ordered(
+    _ paths: [(parts: [Substring], path: String)], level: Int, _ ranks: [Substring: Int]
+  ) -> [String]? {
+    if paths.count < 2 { return paths.map(\.path) }
+    guard level < 64 else { return nil }
+    var (paths, level) = (paths, level)
+    // What all have in common orders nothing.
+    while let part = paths[0].parts.dropFirst(level).first,
+      paths.allSatisfy({ $0.parts.count > level && $0.parts[level] == part })
+    {
+      level += 1
+    }
+    // A module stands before those inside it.
+    var result = paths.filter { $0.parts.count == level }.map(\.path)
+    paths.removeAll { $0.parts.count == level }
+    let parent = paths.first.flatMap { level > 0 ? $0.parts[level - 1] : nil } ?? ""
+    let groups = Dictionary(grouping: paths) { $0.parts[level] }
+    var keyed: [(rank: Int, name: Substring)] = []
+    let areNumbers = groups.keys.allSatisfy { Int($0) != nil }
+    for name in groups.keys {
+      let rank = areNumbers ? Int(name) : ranks["\(parent).\(name)"] ?? ranks[name]
+      guard let rank = rank ?? (groups.count == 1 ? 0 : nil) else { return nil }
+      keyed.append((rank, name))
+    }
+    for (_, name) in keyed.sorted(by: { $0.rank < $1.rank }) {
+      guard let part = ordered(groups[name] ?? [], level: level + 1, ranks) else { return nil }
+      result += part
+    }
+    return result
   }
 }

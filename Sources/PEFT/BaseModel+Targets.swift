@@ -10,7 +10,7 @@ extension BaseModel {
     let matcher = try TargetMatcher(config)
     var targeted: [Module] = []
     for module in modules where try matcher.verdict(module.path) == .targeted { targeted.append(module) }
-    let weighted = Set(modules.map(\.path))
+    let weighted = Set(exactly: modules.map(\.path))
     for container in containers where !weighted.contains(container) {
       if try matcher.verdict(container) == .targeted {
         throw .targetNotLinear(base: path, module: container, shape: [])
@@ -56,12 +56,12 @@ extension BaseModel {
   }
 
   private func allLinear(taskType: String?) -> [String] {
-    var excluded: Set<String> = []
+    var excluded: Set<ExactName> = []
     if let head = family?.head, modules.contains(where: { $0.path == head }), taskType != "SEQ_CLS" {
-      excluded = [head]
+      excluded = [ExactName(head)]
     } else if taskType == "SEQ_CLS" {
       if let name = ["score", "classifier"].first(where: { name in modules.contains { $0.path == name } }) {
-        excluded = [name]
+        excluded = [ExactName(name)]
       }
       if let head = family?.head { excluded.insert(head) }
     }
@@ -70,18 +70,18 @@ extension BaseModel {
 
   private func shortened(_ names: [String]) -> [String] {
     func suffixes(_ name: String) -> [String] {
-      let parts = name.split(separator: ".", omittingEmptySubsequences: false)
+      let parts = name.parts(keepingEmpty: true)
       return (0..<parts.count).reversed().map { parts[$0...].joined(separator: ".") }
     }
-    let targets = Set(names)
+    let targets = Set(exactly: names)
     let others = (containers + modules.map(\.path)).filter { name in !suffixes(name).contains(where: targets.contains) }
-    let taken = Set(others.flatMap(suffixes))
+    let taken = Set(exactly: others.flatMap(suffixes))
     var kept: [String] = []
-    let ordered = targets.map { (name: $0, suffixes: suffixes($0)) }
-      .sorted { $0.suffixes.lexicographicallyPrecedes($1.suffixes) }
+    let ordered = targets.map { (name: $0.text, suffixes: suffixes($0.text)) }
+      .sorted { $0.suffixes.lexicographicallyPrecedes($1.suffixes) { $0.utf8.lexicographicallyPrecedes($1.utf8) } }
     for (name, candidates) in ordered {
-      for suffix in candidates where !kept.contains(suffix) && !taken.contains(suffix) {
-        if !kept.contains(where: { name.hasSuffix(".\($0)") }) {
+      for suffix in candidates where !kept.containsExactly(suffix) && !taken.contains(suffix) {
+        if !kept.contains(where: { name.endsExactly(".\($0)") }) {
           kept.append(suffix)
           break
         }
@@ -102,19 +102,19 @@ extension BaseModel {
 
   /// Paths of modules that hold other modules.
   private var containers: [String] {
-    var found: Set<String> = []
+    var found: Set<ExactName> = []
     for module in modules {
       var path = module.path
-      while let dot = path.lastIndex(of: ".") {
+      while let dot = path.utf8.lastIndex(of: UInt8(ascii: ".")) {
         path = String(path[..<dot])
         if !found.insert(path).inserted { break }
       }
     }
-    return found.sorted()
+    return found.sorted().map(\.text)
   }
 
   private func nothingTargeted(_ rule: ModuleRule?) -> AdapterError {
-    let candidates = Set(modules.filter(\.isLinear).map { lastPart($0.path) }).sorted()
+    let candidates = Set(exactly: modules.filter(\.isLinear).map { lastPart($0.path) }).sorted().map(\.text)
     var wanted: [String] = []
     switch rule {
     case .names(let names)?: wanted = names.map(lastPart)
@@ -134,7 +134,7 @@ extension BaseModel {
 
 /// The part of a path after its last dot.
 func lastPart(_ path: String) -> String {
-  path.split(separator: ".").last.map(String.init) ?? path
+  path.parts().last.map(String.init) ?? path
 }
 
 /// Up to three names that differ least from `name`, by edit distance, if they differ by less than half.

@@ -20,14 +20,16 @@ public struct BaseModel: Sendable {
     }
 
     /// The path in the model, such as `model.layers.0.self_attn.q_proj`.
-    public let path: String
+    @ExactName public var path: String
     public let kind: Kind
     /// The weight's name in the checkpoint; the input embedding's for a tied head that has none.
-    public let weightName: String
+    @ExactName public var weightName: String
     /// The weight's shape as stored.
     public let shape: [Int]
     /// True for a tied head that the checkpoint does not hold.
     public let isTiedHead: Bool
+    /// What the base says of `[out, in]` or `[in, out]`. The kind is `linear` where it does not say.
+    let orientation: Orientations.Finding
 
     /// Features that the layer takes: the weight's `in`.
     public var inFeatures: Int { kind == .transposedLinear ? shape[0] : shape.count > 1 ? shape[1] : shape.first ?? 1 }
@@ -48,7 +50,9 @@ public struct BaseModel: Sendable {
   public let modules: [Module]
   let family: ModelFamily?
   /// The file's names of tensors by the model's.
-  let fileNames: [String: String]
+  let fileNames: [ExactName: String]
+  /// True if head and input embedding share their weight. See `areTied`.
+  public let isTied: Bool
 
   /// Opens a directory, an index or a single safetensors file.
   ///
@@ -57,17 +61,22 @@ public struct BaseModel: Sendable {
   public init(path: String, taskType: String? = nil) throws(AdapterError) {
     let checkpoint = try asAdapterError { () throws(TensorFileError) in try Checkpoint(path: path) }
     let isFile = FileSystem.kind(path) == .file
-    let configPath = FileSystem.join(checkpoint.directory, "config.json")
-    var config: JSONValue?
-    if FileSystem.exists(configPath) {
-      config = try asAdapterError { () throws(TensorFileError) in try JSONValue(contentsOf: configPath) }
+    let config = try asAdapterError { () throws(TensorFileError) -> JSONValue? in
+      if let path = try ModelFiles.path("config.json", in: checkpoint.directory) {
+        return try JSONValue(contentsOf: path)
+      }
+      let path = FileSystem.join(checkpoint.directory, "config.json")
+      // Something has the name and cannot be read: not the same as a base without a configuration.
+      return FileSystem.exists(path) ? try JSONValue(contentsOf: path) : nil
     }
-    self.init(
+    try self.init(
       path: path, directory: isFile && checkpoint.index == nil ? nil : checkpoint.directory, checkpoint: checkpoint,
       config: config, taskType: taskType)
   }
 
-  init(path: String, directory: String?, checkpoint: Checkpoint, config: JSONValue?, taskType: String?) {
+  init(
+    path: String, directory: String?, checkpoint: Checkpoint, config: JSONValue?, taskType: String?
+  ) throws(AdapterError) {
     self.path = path
     self.directory = directory
     self.checkpoint = checkpoint
@@ -76,9 +85,15 @@ public struct BaseModel: Sendable {
     self.family = family
     let stems = checkpoint.names.map { family?.renaming.modelName($0) ?? $0 }
     let names = ModelNames(family: family, hasHead: Self.hasHead(taskType: taskType, config: config), stems: stems)
-    fileNames = Dictionary(
+    let fileNames = Dictionary(
       checkpoint.names.map { (names.modelName($0), $0) }, uniquingKeysWith: { first, second in min(first, second) })
-    modules = Self.modules(checkpoint, names: fileNames, config: config, family: family, taskType: taskType)
+    self.fileNames = fileNames
+    let isTied = try asAdapterError { () throws(TensorFileError) in
+      try Self.areTied(checkpoint, names: fileNames, config: config, family: family)
+    }
+    self.isTied = isTied
+    modules = Self.modules(
+      checkpoint, names: fileNames, config: config, family: family, taskType: taskType, isTied: isTied)
   }
 
   /// The checkpoint's name of a tensor that the model with its head calls `name`; nil if the checkpoint does not hold it.
@@ -87,14 +102,8 @@ public struct BaseModel: Sendable {
   /// `model_type` of config.json.
   public var modelType: String? { config?["model_type"]?.stringValue }
 
-  /// True if head and input embedding share their weight.
-  public var isTied: Bool { Self.isTied(config, family) }
-
-  private static func isTied(_ config: JSONValue?, _ family: ModelFamily?) -> Bool {
-    if let type = config?["model_type"]?.stringValue, ["t5", "mt5", "umt5"].contains(type) { return true }
-    let nested = config?["text_config"]?["tie_word_embeddings"]?.boolValue
-    return config?["tie_word_embeddings"]?.boolValue ?? nested ?? family?.tiedByDefault ?? false
-  }
+  /// True if config.json asks for one weight of head and input embedding, whatever the checkpoint holds: what PEFT goes by.
+  var asksForTie: Bool { Self.asksForTie(config, family) }
 
   /// Whether the model that adapters are trained on has a head: the task decides, then the class in config.json.
   static func hasHead(taskType: String?, config: JSONValue?) -> Bool {
@@ -115,31 +124,38 @@ public struct BaseModel: Sendable {
   }
 
   private static func modules(
-    _ checkpoint: Checkpoint, names: [String: String], config: JSONValue?, family: ModelFamily?, taskType: String?
+    _ checkpoint: Checkpoint, names: [ExactName: String], config: JSONValue?, family: ModelFamily?, taskType: String?,
+    isTied: Bool
   ) -> [Module] {
     let suffix = ".weight"
+    let orientations =
+      family == nil ? Orientations(names.compactMapValues { checkpoint[$0]?.entry.shape }) : nil
     var modules: [Module] = []
-    for (name, fileName) in names where name.hasSuffix(suffix) {
+    for (name, fileName) in names where name.text.hasSuffix(suffix) {
       guard let entry = checkpoint[fileName]?.entry else { continue }
-      let path = String(name.dropLast(suffix.count))
+      let path = String(name.text.dropLast(suffix.count))
+      var kind = kind(path, shape: entry.shape, family: family)
+      let orientation = kind == .linear ? orientations?.finding(path, shape: entry.shape) : nil
+      if orientation == .transposed { kind = .transposedLinear }
       modules.append(
         Module(
-          path: path, kind: kind(path, shape: entry.shape, family: family), weightName: entry.name,
-          shape: entry.shape, isTiedHead: false))
+          path: path, kind: kind, weightName: entry.name, shape: entry.shape, isTiedHead: false,
+          orientation: orientation ?? (kind == .transposedLinear ? .transposed : .linear)))
     }
-    if let head = family?.head, let embedding = family?.embedding, isTied(config, family),
+    if let head = family?.head, let embedding = family?.embedding, isTied,
       hasLanguageHead(taskType: taskType, config: config), !modules.contains(where: { $0.path == head }),
       let source = modules.first(where: { $0.path == embedding })
     {
       modules.append(
         Module(
-          path: head, kind: .linear, weightName: source.weightName, shape: source.shape, isTiedHead: true))
+          path: head, kind: .linear, weightName: source.weightName, shape: source.shape, isTiedHead: true,
+          orientation: .linear))
     }
     return modules.sorted { naturallyPrecedes($0.path, $1.path) }
   }
 
   private static func kind(_ path: String, shape: [Int], family: ModelFamily?) -> Module.Kind {
-    let last = path.split(separator: ".").last.map(String.init) ?? path
+    let last = path.parts().last.map(String.init) ?? path
     switch shape.count {
     case 0, 1: return .other
     case 2:
@@ -177,16 +193,19 @@ struct ModelNames {
     if added.isEmpty { return fileName }
     if let head = family?.head, fileName.hasPrefix("\(head).") { return fileName }
     // Heads stand beside the base model, not in it.
-    let first = fileName.split(separator: ".").first.map(String.init) ?? fileName
-    return ["lm_head", "score", "classifier", "qa_outputs", "cls"].contains(first) ? fileName : added + fileName
+    let first = fileName.parts().first.map(String.init) ?? fileName
+    return Self.heads.contains(first) ? fileName : added + fileName
   }
+
+  /// What heads are called.
+  static let heads: Set<String> = ["lm_head", "score", "classifier", "qa_outputs", "cls"]
 }
 
 /// Order of paths in which numbers count as numbers: layer 2 comes before layer 10.
 func naturallyPrecedes(_ left: String, _ right: String) -> Bool {
-  let a = left.split(separator: ".", omittingEmptySubsequences: false)
-  let b = right.split(separator: ".", omittingEmptySubsequences: false)
-  for (x, y) in zip(a, b) where x != y {
+  let a = left.parts(keepingEmpty: true)
+  let b = right.parts(keepingEmpty: true)
+  for (x, y) in zip(a, b) where !x.isExactly(y) {
     if let m = Int(x), let n = Int(y) { return m < n }
     return x.utf8.lexicographicallyPrecedes(y.utf8)
   }

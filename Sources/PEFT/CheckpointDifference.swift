@@ -1,5 +1,5 @@
-internal import Numerics
 public import TensorFiles
+internal import TensorMath
 
 /// How one tensor differs between two checkpoints.
 public struct TensorDifference: Sendable {
@@ -38,7 +38,7 @@ public struct CheckpointDifference: Sendable {
   /// Reads both. Throws `.file`.
   public init(_ first: Checkpoint, _ second: Checkpoint) throws(AdapterError) {
     var tensors: [TensorDifference] = []
-    for name in Set(first.names).union(second.names).sorted(by: naturallyPrecedes) {
+    for name in Set(exactly: first.names).union(Set(exactly: second.names)).map(\.text).sorted(by: naturallyPrecedes) {
       let finding: TensorDifference.Finding
       switch (first[name], second[name]) {
       case (let old?, let new?):

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 /// The merge of a weight-decomposed adapter (DoRA): W' = (m / ‖V‖) · V with V = W + ΔW.
 ///

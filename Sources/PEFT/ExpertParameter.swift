@@ -43,7 +43,7 @@ struct ExpertParameter {
       }
       return
     }
-    let container = path.split(separator: ".").dropLast().joined(separator: ".")
+    let container = path.parts().dropLast().joined(separator: ".")
     for names in Self.separateNames[lastPart(path)] ?? [] {
       var matrices: [Matrix] = []
       var expert = 0
@@ -83,14 +83,13 @@ struct ExpertParameter {
   ///
   /// The widths decide. Where a matrix is square, the layout does that PEFT had: until 0.19.0 always "in" first, in 0.19.0
   /// so but for types that transformers holds transposed, since 0.19.1 for these types only.
-  func isSwapped(_ a: [Int], _ b: [Int], modelType: String?, version: String?) -> Bool? {
+  func isSwapped(_ a: [Int], _ b: [Int], modelType: String?, config: PeftConfig) -> Bool? {
     let fits = a[1] == columns && b[0] == rows
     let fitsSwapped = a[1] == rows && b[0] == columns
     if fits != fitsSwapped { return fitsSwapped }
     guard fits else { return nil }
     let isTransposed = modelType == "gpt_oss"
-    let numbers = (version ?? "0").split { !$0.isNumber }.prefix(3).map { Int($0) ?? 0 }
-    return numbers.lexicographicallyPrecedes([0, 19]) || (numbers == [0, 19, 0] ? !isTransposed : isTransposed)
+    return config.precedes(0, 19) || (config.precedes(0, 19, 1) ? !isTransposed : isTransposed)
   }
 
   /// The LoRA of one expert's matrix.
@@ -119,10 +118,10 @@ extension PeftConfig {
   func targetedParameters(in module: String) -> [String] {
     var found: [String] = []
     for target in targetParameters ?? [] {
-      let parts = target.split(separator: ".").map(String.init)
-      guard let name = parts.last, !found.contains(name) else { continue }
+      let parts = target.parts().map(String.init)
+      guard let name = parts.last, !found.containsExactly(name) else { continue }
       let container = parts.dropLast().joined(separator: ".")
-      if container.isEmpty || module == container || module.hasSuffix(".\(container)") { found.append(name) }
+      if container.isEmpty || module.isExactly(container) || module.endsExactly(".\(container)") { found.append(name) }
     }
     return found
   }

@@ -1,10 +1,14 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
-/// What one task keeps from piece to piece: a block of bytes, and tensors of which every piece reads a part.
+/// What one task keeps from piece to piece: a block of bytes, tensors of which every piece reads a part, and what it saw.
 struct MergeScratch {
   var block: [UInt8] = []
   var factors = FactorCache()
+  let finiteCheck: FiniteCheck
+
+  /// - Parameter allowsNonFinite: to go on where a result is an infinity or a NaN.
+  init(allowsNonFinite: Bool) { finiteCheck = FiniteCheck(isLenient: allowsNonFinite) }
 }
 
 /// The tensors read last, decoded: the factors of an expert are spread over a tensor that all experts share.

@@ -23,7 +23,7 @@ struct LayerFolding<Extra: Hashable> {
   private var order: [Key] = []
 
   mutating func add(_ path: String, shapes: [[Int]], _ dtype: DType, _ extra: Extra) {
-    let parts = path.split(separator: ".", omittingEmptySubsequences: false)
+    let parts = path.parts(keepingEmpty: true)
     let index = parts.firstIndex { Int($0) != nil }
     let before = index.map { parts[..<$0].joined(separator: ".") } ?? path
     let after = index.map { parts[($0 + 1)...].joined(separator: ".") } ?? ""

@@ -21,30 +21,46 @@ extension BaseModel {
           path: configPath, key: "layer_replication", expected: "ranges of the base's \(stack.count) layers",
           found: range.compactText)
       }
+      // No layer is without a tensor, so the product bounds the tensors that the copies take.
+      guard (order.count + ends[1] - ends[0]) * checkpoint.tensorCount <= Self.copyLimit else {
+        throw .configValue(
+          path: configPath, key: "layer_replication", expected: "fewer layers, of fewer tensors",
+          found: range.compactText)
+      }
       order += ends[0]..<ends[1]
     }
-    guard !order.isEmpty, order.count <= 100_000 else {
+    guard !order.isEmpty else {
       throw .configValue(
         path: configPath, key: "layer_replication", expected: "a list of ranges", found: setting.compactText)
     }
+    let places = Dictionary(grouping: order.indices) { order[$0] }
     let prefix = "\(stack.prefix)."
     let replicated = checkpoint.renamed { name in
       guard name.hasPrefix(prefix) else { return [name] }
       let rest = name.dropFirst(prefix.count)
-      guard let dot = rest.firstIndex(of: "."), let layer = Int(rest[..<dot]) else { return [name] }
-      return order.indices.filter { order[$0] == layer }.map { "\(prefix)\($0)\(rest[dot...])" }
+      guard let dot = rest.firstIndex(of: "."), let layer = Self.layerNumber(rest[..<dot]) else { return [name] }
+      return (places[layer] ?? []).map { "\(prefix)\($0)\(rest[dot...])" }
     }
-    return BaseModel(
+    return try BaseModel(
       path: path, directory: directory, checkpoint: replicated, config: config.map { Self.config($0, order) },
       taskType: taskType)
   }
 
+  /// Copies of layers times tensors of the base that are planned for.
+  private static let copyLimit = 1 << 24
+
+  /// The number that a part of a name spells as torch does, without sign and leading zeros; nil for one that no model reaches.
+  private static func layerNumber(_ part: Substring) -> Int? {
+    guard let number = Int(part), (0..<1 << 20).contains(number), part.isExactly(String(number)) else { return nil }
+    return number
+  }
+
   private func layerStack(_ configPath: String) throws(AdapterError) -> (prefix: String, count: Int) {
-    var counts: [String: Int] = [:]
+    var counts: [ExactName: Int] = [:]
     for name in checkpoint.names {
-      let parts = name.split(separator: ".")
-      guard let index = parts.indices.dropLast().first(where: { Int(parts[$0 + 1]) != nil }),
-        ["layers", "layer", "h"].contains(parts[index]), let layer = Int(parts[index + 1])
+      let parts = name.parts()
+      guard let index = parts.indices.dropLast().first(where: { Self.layerNumber(parts[$0 + 1]) != nil }),
+        ["layers", "layer", "h"].contains(parts[index]), let layer = Self.layerNumber(parts[index + 1])
       else { continue }
       let prefix = parts[...index].joined(separator: ".")
       counts[prefix] = max(counts[prefix] ?? 0, layer + 1)
@@ -54,7 +70,7 @@ extension BaseModel {
         path: configPath, what: "layer_replication",
         reason: "the base has \(counts.count) stacks of layers; expected one.")
     }
-    return (stack.key, stack.value)
+    return (stack.key.text, stack.value)
   }
 
   private static func config(_ config: JSONValue, _ order: [Int]) -> JSONValue {

@@ -1,5 +1,5 @@
-package import Numerics
 internal import TensorFiles
+package import TensorMath
 
 /// The precision that factors are held in: f64 for f64 weights, f32 for all others.
 protocol FactorElement: MatrixScalar {}

@@ -9,6 +9,8 @@ struct LoRAUpdate: Sendable {
     /// `[rank, columns]`: A, or Bᵀ where W is stored `[in, out]`.
     let right: FactorView
     let scale: Double
+    /// Whose the product is.
+    var owner = ModuleOwner()
     /// One factor a rank, between left and right: KaSA's singular values.
     var diagonal: FactorView?
   }
@@ -116,11 +118,26 @@ enum BaseRemoval: Sendable {
   }
 }
 
-/// The bias of lora_B: b' = b + scale · bias.
-struct LoRABias: Sendable {
+/// A tensor that is added to a bias: b' = b + scale · entry. lora_B's bias, and BEFT's.
+struct AddedBias: Sendable {
   let file: File
   let entry: TensorEntry
   let scale: Double
+}
+
+extension LoRAUpdate {
+  /// True if the update of some rows can be made of the factors' rows.
+  var canBeSplit: Bool { isPlain && terms.allSatisfy { $0.left.blockCount == 1 } }
+
+  /// The update of one row, for a W whose row stands at `place` of another tensor. Only where `canBeSplit`.
+  func row(_ row: Int, at place: Int) -> LoRAUpdate {
+    var single = LoRAUpdate(
+      terms: terms.map { term in
+        Term(left: term.left.rows(row..<row + 1), right: term.right, scale: term.scale, diagonal: term.diagonal)
+      }, rows: 1, columns: columns, isTransposed: isTransposed)
+    single.firstRow = place
+    return single
+  }
 }
 
 /// Rows of an embedding that take the place of the base's.
@@ -129,4 +146,10 @@ struct TokenReplacement: Sendable {
   /// One row for each index.
   let entry: TensorEntry
   let indices: [Int]
+
+  /// The replaced rows in order, and where each stands in `entry`. The last of equal indices counts, as in an assignment.
+  var places: [(row: Int, place: Int)] {
+    Dictionary(indices.enumerated().map { ($1, $0) }, uniquingKeysWith: { $1 })
+      .sorted { $0.key < $1.key }.map { (row: $0.key, place: $0.value) }
+  }
 }

@@ -8,6 +8,8 @@ public struct MergeOptions: Sendable {
   public var allowUntargeted = false
   /// Merge an adapter that the base says it holds already.
   public var allowRepeated = false
+  /// Merge adapters with infinities or NaNs, and go on where a sum is greater than the weight's dtype holds.
+  public var allowNonFinite = false
   /// Greatest bytes of tensor data in a shard; nil keeps the base's shards.
   public var maxShardBytes: Int?
   /// Replace an output that exists.

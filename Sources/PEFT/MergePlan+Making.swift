@@ -6,7 +6,7 @@ extension MergePlan {
     public let directory: String
     public let weight: Double
 
-    /// - Parameter weight: any finite number; 1 is the adapter as trained, -1 takes it away.
+    /// - Parameter weight: any finite number; 1 is the adapter as trained.
     public init(_ directory: String, weight: Double = 1) {
       self.directory = directory
       self.weight = weight
@@ -20,34 +20,94 @@ extension MergePlan {
 
   /// Resolves every adapter tensor against the base and lays the output out. Reads headers only; writes nothing.
   ///
-  /// With several adapters each weight becomes W + Σ weight·ΔW, rounded once. A tensor that is replaced in full may belong
-  /// to one adapter only, and DoRA is merged alone and with weight 1. Traps if there is no adapter.
-  /// Throws: what `Adapter.init` and `BaseModel.init` throw; `.unmatched`, `.ambiguous`, `.collision`, `.shapeMismatch`,
-  /// `.rankMismatch`, `.baseDType`, `.missingFromAdapter`, `.moduleNotTargeted`, `.replacementShape`, `.shardSize`.
+  /// With several adapters each weight becomes W + Σ weight·ΔW, rounded once, whatever methods the ΔW are of. A tensor that
+  /// is replaced in full may belong to one adapter only, and DoRA is merged alone and with weight 1. Traps if there is no
+  /// adapter.
+  /// Throws: what `Adapter.init` and `BaseModel.init` throw; `.unmatched`, `.ambiguous`, `.collision`, `.conflict`,
+  /// `.shapeMismatch`, `.rankMismatch`, `.baseDType`, `.quantizedBase`, `.missingFromAdapter`, `.moduleNotTargeted`, `.replacementShape`, `.shardSize`,
+  /// `.adapterNotFinite`, `.factorNotFinite`.
   public init(
     base basePath: String, adapters inputs: [Input], options: MergeOptions = MergeOptions()
+  ) throws(AdapterError) {
+    try self.init(basePath, inputs, options, unmerges: false)
+  }
+
+  /// A plan that takes adapters out of a model that they were merged into: W - weight·ΔW, rounded once.
+  ///
+  /// The weights are those of the merge. The record in the model's metadata decides: what it does not name, or names with
+  /// another weight, is not taken out; `restoration` says what is known of the result. The adapters' own copies of base
+  /// weights are not used, and layers are not stacked again.
+  /// Throws as the merge, and `.notMerged`, `.configChanged`, `.overwritten`, `.irreversible`.
+  public init(
+    unmerging path: String, adapters inputs: [Input], options: MergeOptions = MergeOptions()
+  ) throws(AdapterError) {
+    try self.init(path, inputs, options, unmerges: true)
+  }
+
+  private init(
+    _ basePath: String, _ inputs: [Input], _ options: MergeOptions, unmerges: Bool
   ) throws(AdapterError) {
     precondition(!inputs.isEmpty, "a merge needs an adapter")
     var adapters: [Adapter] = []
     for input in inputs {
       adapters.append(try Adapter(directory: input.directory, ignoredConfigKeys: options.ignoredConfigKeys))
     }
+    var weights = inputs.map(\.weight)
     let original = try BaseModel(path: basePath, taskType: adapters[0].config.taskType)
-    let base = try Self.base(original, for: adapters)
-    var maker = MergePlanMaker(base: base, adapters: adapters, weights: inputs.map(\.weight), options: options)
+    let unmerging = unmerges ? try Unmerging(adapters, weights: weights, from: original) : nil
+    if let unmerging { (adapters, weights) = (unmerging.adapters, unmerging.weights) }
+    let base = unmerges ? original : try Self.base(original, for: adapters)
+    var maker = MergePlanMaker(base: base, adapters: adapters, weights: weights, options: options, unmerges: unmerges)
     try maker.match()
-    let provenance = try Self.provenance(original, adapters, inputs.map(\.weight), options)
+    try unmerging?.checkNothingIsLost(maker.changedNames, in: original)
+    if !options.allowNonFinite {
+      for adapter in adapters { try adapter.checkFinite() }
+    }
+    let editedConfig = maker.editedConfig(original: original.config)
+    let record = Change(
+      overwritten: unmerges ? [] : try maker.overwrittenNames().sorted().map(\.text),
+      configKeys: unmerges ? [] : Self.changedKeys(original.config, editedConfig))
+    let provenance = try Self.provenance(original, adapters, weights, options, record)
     let shards = try maker.shards(provenance: provenance)
     let sideFiles = try asAdapterError { () throws(TensorFileError) in
-      try SideFiles(base: base.directory, adapters: adapters.map(\.directory))
+      try SideFiles(base: base.directory, adapters: unmerges ? [] : adapters.map(\.directory))
     }
     self.init(
-      base: base, adapters: adapters, weights: inputs.map(\.weight), options: options, shards: shards,
-      editedConfig: maker.editedConfig(original: original.config), sideFiles: sideFiles,
-      mergedCount: adapters.reduce(0) { $0 + $1.moduleCount } + maker.ruleCount,
+      base: base, adapters: adapters, weights: weights, options: options, shards: shards, editedConfig: editedConfig,
+      sideFiles: sideFiles, restoration: unmerging?.restoration(unused: maker.unusedCopies),
+      moduleCount: adapters.reduce(0) { $0 + $1.moduleCount } + maker.ruleCount,
+      mergedCount: Self.owners(shards).union(maker.mergedModules).count,
       replacedCount: maker.replacements.keys.filter { base.checkpoint[$0] != nil }.count + maker.biases.count
         + maker.tokens.count + maker.biasChanges.count,
-      addedCount: maker.added.count, notes: maker.notes)
+      addedCount: maker.added.count,
+      notes: maker.notes + sideFiles.notes
+        + (unmerging?.notes(unused: maker.unusedCopies) ?? []))
+  }
+
+  /// What a pass does beside adding, for the record.
+  private struct Change {
+    let overwritten: [String]
+    let configKeys: [String]
+  }
+
+  private static func changedKeys(_ old: JSONValue?, _ new: JSONValue?) -> [String] {
+    guard let old, let new else { return [] }
+    return Set((new.members ?? []).map(\.key)).filter { new[$0] != old[$0] }.sorted()
+  }
+
+  /// The adapters' modules whose change some output holds.
+  private static func owners(_ shards: [Shard]) -> Set<ModuleOwner> {
+    var owners: Set<ModuleOwner> = []
+    for output in shards.flatMap(\.outputs) {
+      switch output.source {
+      case .mergeRows(_, _, let update, _): owners.formUnion(update.terms.map(\.owner))
+      case .merge(_, _, let updates): owners.formUnion(updates.flatMap { $0.terms.map(\.owner) })
+      case .change(_, _, let change): owners.formUnion(change.owners)
+      case .changeBias(_, _, let change): owners.insert(change.owner)
+      case .copy, .addBias, .replaceRows, .replace: continue
+      }
+    }
+    return owners
   }
 
   /// The base with its layers stacked as the adapters have them.
@@ -65,13 +125,14 @@ extension MergePlan {
 
   /// The base's own record with this merge added. Throws `.alreadyMerged`.
   private static func provenance(
-    _ base: BaseModel, _ adapters: [Adapter], _ weights: [Double], _ options: MergeOptions
+    _ base: BaseModel, _ adapters: [Adapter], _ weights: [Double], _ options: MergeOptions, _ change: Change
   ) throws(AdapterError) -> Provenance {
     let earlier = Provenance(of: base.checkpoint)
     let fingerprint = try base.fingerprint()
     var steps = earlier.steps
+    let pass = (steps.last?.pass ?? 0) + 1
     for (adapter, weight) in zip(adapters, weights) {
-      let digest = try asAdapterError { () throws(TensorFileError) in try SHA256.digest(of: adapter.file.file) }
+      let digest = try adapter.digest()
       let held = earlier.weight(of: digest)
       if !options.allowRepeated, held > 0, weight > 0 {
         throw .alreadyMerged(base: base.path, adapter: adapter.directory, weight: held)
@@ -79,7 +140,8 @@ extension MergePlan {
       steps.append(
         Provenance.Step(
           adapter: digest, name: FileSystem.lastComponent(adapter.directory), weight: weight, base: fingerprint,
-          version: Provenance.version))
+          version: Provenance.version, pass: pass, config: try adapter.configDigest(), overwritten: change.overwritten,
+          configKeys: change.configKeys))
     }
     return Provenance(steps: steps)
   }

@@ -81,9 +81,9 @@ extension MergePlan {
     self.init(
       base: base, adapters: [], weights: [], options: options,
       shards: try Self.resharded(shards, limit: options.maxShardBytes), editedConfig: nil, sideFiles: sideFiles,
-      mergedCount: 0, replacedCount: 0, addedCount: 0,
+      moduleCount: 0, mergedCount: 0, replacedCount: 0, addedCount: 0,
       notes: base.checkpoint.aliases.sorted { $0.key < $1.key }.map {
         "'\($0.key)' is '\($0.value)' under a second name"
-      })
+      } + sideFiles.notes)
   }
 }

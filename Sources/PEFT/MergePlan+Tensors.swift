@@ -20,12 +20,22 @@ extension MergePlan {
   /// The tensors that a merge changes or adds, computed in memory. Memory: as large as they are.
   ///
   /// - Parameter skipping: names whose tensors are not wanted.
+  /// - Parameter widening: true for f32 in place of f16 and bf16: the values before a merge rounds them.
   /// Throws `.file`.
-  package func changedTensors(skipping: Set<String> = []) throws(AdapterError) -> [ChangedTensor] {
-    var scratch = MergeScratch()
+  package func changedTensors(
+    skipping: Set<ExactName> = [], widening: Bool = false
+  ) throws(AdapterError) -> [ChangedTensor] {
+    var scratch = MergeScratch(allowsNonFinite: options.allowNonFinite)
     var tensors: [ChangedTensor] = []
     for output in shards.flatMap(\.outputs) where !skipping.contains(output.item.name) {
-      if case .copy = output.source, base.checkpoint[output.item.name] != nil { continue }
+      var output = output
+      if case .copy = output.source {
+        if base.checkpoint[output.item.name] != nil { continue }
+      } else if widening, output.item.dtype == .f16 || output.item.dtype == .bf16 {
+        output = Output(
+          item: SafetensorsLayout.Item(name: output.item.name, dtype: .f32, shape: output.item.shape),
+          source: output.source)
+      }
       let sink = MemorySink(byteCount: output.item.byteCount)
       try asAdapterError { () throws(TensorFileError) in
         let layout = try SafetensorsLayout(path: "", items: [output.item])

@@ -12,12 +12,14 @@ public struct MergePlan: Sendable {
     /// W + s·B·A, where W is a tensor of the base, or the adapter's own copy of it. Each update has rows of its own;
     /// rows of none are copied.
     case merge(SafetensorsFile, TensorEntry, [LoRAUpdate])
+    /// As `merge`, some rows of W replaced first: a LoRA on a head that is tied to an embedding with trained rows.
+    case mergeRows(SafetensorsFile, TensorEntry, LoRAUpdate, TokenReplacement)
     /// A weight of the base, changed by the rules of other methods than LoRA.
     case change(SafetensorsFile, TensorEntry, WeightChange)
     /// A bias of the base, changed by such a rule.
     case changeBias(SafetensorsFile, TensorEntry, BiasChange)
-    /// A bias of the base, with lora_B's bias added.
-    case addBias(SafetensorsFile, TensorEntry, LoRABias)
+    /// A bias of the base, with others added.
+    case addBias(SafetensorsFile, TensorEntry, [AddedBias])
     /// An embedding of the base, or the adapter's own copy of it, some rows replaced.
     case replaceRows(SafetensorsFile, TensorEntry, TokenReplacement)
     /// A tensor of the adapter, rounded to the output's dtype.
@@ -48,14 +50,15 @@ public struct MergePlan: Sendable {
   let editedConfig: JSONValue?
   /// Files that are copied beside the tensors.
   let sideFiles: SideFiles
+  /// What is known of the result of taking adapters out; nil for a merge.
+  public var restoration: Restoration?
 
   /// The first adapter; the only one of most merges.
   public var adapter: Adapter { adapters[0] }
 
   /// Modules in all adapters: those that their files name, or that shared tensors act on.
-  public var moduleCount: Int { mergedCount }
-
-  /// Modules that are merged; all of the adapters'.
+  public let moduleCount: Int
+  /// Modules of which the output holds the change.
   public let mergedCount: Int
   /// Tensors of the base that the adapter replaces or changes beside the merged weights: saved modules, biases, rows.
   public let replacedCount: Int
@@ -77,7 +80,7 @@ public struct MergePlan: Sendable {
     shards.reduce(0) { total, shard in
       shard.outputs.reduce(total) { sum, output in
         switch output.source {
-        case .merge, .change: sum + output.item.byteCount
+        case .merge, .mergeRows, .change: sum + output.item.byteCount
         default: sum
         }
       }
@@ -96,6 +99,9 @@ public struct MergePlan: Sendable {
     var largest = 0
     for case .merge(_, let entry, let updates) in shards.flatMap({ $0.outputs.map(\.source) }) {
       for update in updates { largest = max(largest, MergeWork.workingBytes(entry, update)) }
+    }
+    for case .mergeRows(_, let entry, let update, _) in shards.flatMap({ $0.outputs.map(\.source) }) {
+      largest = max(largest, MergeWork.workingBytes(entry, update))
     }
     for case .change(_, let entry, let change) in shards.flatMap({ $0.outputs.map(\.source) }) {
       largest = max(largest, MergeWork.workingBytes(entry, change))

@@ -17,7 +17,7 @@ extension MergePlanMaker {
         parameters.append(found)
       }
     }
-    let wrappers = adapter.modules.filter { Self.unwrapped($0.path).path == container }.count
+    let wrappers = adapter.modules.filter { Self.unwrapped($0.path).path.isExactly(container) }.count
     guard !parameters.isEmpty else { return false }
     guard parameters.count == wrappers, depth < wrappers else {
       throw .configContradiction(
@@ -40,7 +40,7 @@ extension MergePlanMaker {
         path: adapter.file.path, module: module.path, expectedRank: rows, shapeA: a, shapeB: b)
     }
     guard
-      let swapped = parameter.isSwapped(a, b, modelType: base.modelType, version: adapter.config.peftVersion)
+      let swapped = parameter.isSwapped(a, b, modelType: base.modelType, config: adapter.config)
     else {
       throw .shapeMismatch(
         base: base.path, tensor: parameter.matrices.first?.tensor.name ?? parameter.path,
@@ -62,7 +62,7 @@ extension MergePlanMaker {
   mutating func addExpertOfFusedTensor(
     _ module: Adapter.Module, _ resolver: NameResolver, _ scaling: LoRAScaling
   ) throws(AdapterError) -> Bool {
-    let parts = module.path.split(separator: ".").map(String.init)
+    let parts = module.path.parts().map(String.init)
     guard parts.count > 2, let name = parts.last, let expert = Int(parts[parts.count - 2]) else { return false }
     let container = parts.dropLast(2).joined(separator: ".")
     let half = ["w1": 0, "gate_proj": 0, "w3": 1, "up_proj": 1][name]

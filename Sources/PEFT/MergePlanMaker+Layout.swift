@@ -14,18 +14,11 @@ extension MergePlanMaker {
     var shape = entry.shape
     if let rows = grownRows[entry.name] { shape[0] = rows }
     let item = SafetensorsLayout.Item(name: entry.name, dtype: entry.dtype, shape: shape)
-    if let update = updates[entry.name] {
-      return MergePlan.Output(item: item, source: mergeSource(entry.name, file, entry, update))
-    }
-    if let change = changes[entry.name] { return MergePlan.Output(item: item, source: .change(file, entry, change)) }
+    if let source = changedSource(entry.name, file, entry) { return MergePlan.Output(item: item, source: source) }
     if let change = biasChanges[entry.name] {
       return MergePlan.Output(item: item, source: .changeBias(file, entry, change))
     }
     if let bias = biases[entry.name] { return MergePlan.Output(item: item, source: .addBias(file, entry, bias)) }
-    if let rows = tokens[entry.name] {
-      let (file, entry) = baseCopies[entry.name] ?? (file, entry)
-      return MergePlan.Output(item: item, source: .replaceRows(file, entry, rows))
-    }
     if let replacement = replacements[entry.name] {
       guard entry.dtype.isComputable else {
         return MergePlan.Output(item: item, source: .copy(replacement.file, replacement.replacement.entry))
@@ -35,11 +28,15 @@ extension MergePlanMaker {
     return MergePlan.Output(item: item, source: .copy(file, entry))
   }
 
-  private func mergeSource(
-    _ name: String, _ file: SafetensorsFile, _ entry: TensorEntry, _ update: [LoRAUpdate]
-  ) -> MergePlan.Source {
-    if let copy = baseCopies[name] { return .merge(copy.file, copy.entry, update) }
-    return .merge(file, entry, update)
+  /// How a weight of the base, or the adapter's own copy of it, is changed; nil if it is not.
+  private func changedSource(_ name: String, _ file: SafetensorsFile, _ entry: TensorEntry) -> MergePlan.Source? {
+    let (file, entry) = baseCopies[name] ?? (file, entry)
+    if let update = updates[name] {
+      if let rows = tokens[name] { return .mergeRows(file, entry, update[0], rows) }
+      return .merge(file, entry, update)
+    }
+    if let change = changes[name] { return .change(file, entry, change) }
+    return tokens[name].map { .replaceRows(file, entry, $0) }
   }
 
   private func addition(_ name: String) -> MergePlan.Output? {
@@ -53,21 +50,12 @@ extension MergePlanMaker {
     guard let entry = storedWeight(name) ?? keptHead.flatMap({ base.checkpoint[$0]?.entry }),
       let location = base.checkpoint[entry.name]
     else { return nil }
-    if let change = changes[name] {
-      return MergePlan.Output(
-        item: SafetensorsLayout.Item(name: name, dtype: entry.dtype, shape: entry.shape),
-        source: .change(base.checkpoint.shards[location.shard], entry, change))
-    }
-    guard let update = updates[name] else {
-      return MergePlan.Output(
-        item: SafetensorsLayout.Item(name: name, dtype: entry.dtype, shape: entry.shape),
-        source: .copy(base.checkpoint.shards[location.shard], entry))
-    }
     var shape = entry.shape
     if let rows = grownRows[name] { shape[0] = rows }
+    let shard = base.checkpoint.shards[location.shard]
     return MergePlan.Output(
       item: SafetensorsLayout.Item(name: name, dtype: entry.dtype, shape: shape),
-      source: mergeSource(name, base.checkpoint.shards[location.shard], entry, update))
+      source: changedSource(name, shard, entry) ?? .copy(shard, entry))
   }
 
   /// The dtype of most of the base's bytes: PEFT creates a module that the checkpoint lacks in the model's dtype.

@@ -8,13 +8,16 @@ extension MergePlanMaker {
     let entry = try weight(name, of: module)
     guard entry.dtype.isComputable else { throw .baseDType(base: base.path, tensor: name, dtype: entry.dtype) }
     let shape = try weightShape(entry, of: module)
-    let values = try scaling.values(for: scalingPath(of: module), leastExtent: shape.min() ?? 0)
+    // No initialisation decomposes an embedding.
+    let values = try scaling.values(
+      for: scalingPath(of: module), leastExtent: module.isEmbedding ? .max : shape.min() ?? 0)
     let (factorA, factorB) = try factors(module, weightShape: shape, rank: values.rank)
     let (input, output) = (factorA.columns, factorB.rows)
     let isTransposed: Bool
     if shape.count > 2 {
       guard shape == [output] + module.a.shape.dropFirst() else {
-        throw convolutionMismatch(entry, module.a.shape, module.b.shape)
+        throw .shapeMismatch(
+          base: base.path, tensor: entry.name, found: entry.shape, expected: [output] + module.a.shape.dropFirst())
       }
       isTransposed = false
     } else if module.isEmbedding {
@@ -29,7 +32,7 @@ extension MergePlanMaker {
       }
       isTransposed = false
     } else {
-      isTransposed = try orientation(entry, shape, known: kinds[name], input: input, output: output)
+      isTransposed = try self.isTransposed(entry, shape, of: module, input: input, output: output)
     }
     if let magnitude = module.magnitude, magnitude.elementCount != output {
       throw .shapeMismatch(
@@ -41,13 +44,23 @@ extension MergePlanMaker {
         reason: "use_dora is \(adapter.config.useDoRA), but module '\(module.path)' has "
           + (module.magnitude == nil ? "no lora_magnitude_vector." : "a lora_magnitude_vector."))
     }
-    guard module.magnitude == nil || adapterWeight == 1 else {
+    if module.magnitude != nil || module.diagonal != nil, isAttention(module, weight: name) {
       throw .unsupported(
-        path: adapter.file.path, what: "DoRA with weight \(adapterWeight)",
-        reason: "its magnitudes fit the whole change only.")
+        path: adapter.file.path,
+        what: "\(module.magnitude == nil ? "KaSA" : "DoRA") on the attention '\(module.path)'",
+        reason: "PEFT has neither for torch's MultiheadAttention, so nothing says what it would compute.")
     }
-    if let copy = adapter.baseCopies[module.path], copy.shape == shape, baseCopies[name] == nil {
-      baseCopies[name] = (adapter.file, copy)
+    if module.magnitude != nil {
+      try requireWhole(
+        "DoRA on '\(module.path)'", because: "its magnitudes fit the whole change only.",
+        lost: "its magnitudes have taken the place of the weight's own, which the model no longer holds.")
+    }
+    if let copy = adapter.baseCopies[module.path] {
+      if unmerges {
+        if !unusedCopies.contains(name) { unusedCopies.append(name) }
+      } else if copy.shape == shape, baseCopies[name] == nil {
+        baseCopies[name] = (adapter.file, copy)
+      }
     }
     let file = adapter.file.file
     var term = LoRAUpdate.Term(
@@ -63,6 +76,20 @@ extension MergePlanMaker {
       removal: try removal(module, values, shape: shape, isTransposed: isTransposed))
   }
 
+  /// True for torch's MultiheadAttention, or its output projection.
+  private func isAttention(_ module: Adapter.Module, weight name: String) -> Bool {
+    name.hasSuffix("in_proj_weight") || adapter.config.attention(ofOutput: module.path) != nil
+  }
+
+  /// True for a LoRA on an attention's output projection that the LoRA on the attention brings along already.
+  func isHiddenByAttention(_ module: Adapter.Module) -> Bool {
+    guard module.path.hasSuffix(".out_proj"), adapter.config.attention(ofOutput: module.path) == nil else {
+      return false
+    }
+    let inner = module.path.dropLast(".out_proj".count) + ".base_layer.out_proj"
+    return adapter.modules.contains { $0.path == inner } && adapter.config.attention(ofOutput: String(inner)) != nil
+  }
+
   /// What rank and alpha patterns are matched with: the module's path, or that of its targeted parameter.
   private func scalingPath(of module: Adapter.Module) -> String {
     adapter.config.targetedParameters(in: module.path).contains("weight") ? "\(module.path).weight" : module.path
@@ -70,7 +97,7 @@ extension MergePlanMaker {
 
   /// The shape of W as the adapter has it: an embedding or a head may have other rows than the base's.
   private func weightShape(_ entry: TensorEntry, of module: Adapter.Module) throws(AdapterError) -> [Int] {
-    guard let copy = adapter.baseCopies[module.path], copy.shape != entry.shape else { return entry.shape }
+    guard !unmerges, let copy = adapter.baseCopies[module.path], copy.shape != entry.shape else { return entry.shape }
     guard copy.shape.count == 2, entry.shape.count == 2, copy.shape[1] == entry.shape[1] else {
       throw .replacementShape(base: base.path, tensor: entry.name, found: entry.shape, replacement: copy.shape)
     }
@@ -82,6 +109,11 @@ extension MergePlanMaker {
     _ module: Adapter.Module, weightShape shape: [Int], rank: Int
   ) throws(AdapterError) -> (a: FactorView, b: FactorView) {
     let (a, b) = (module.a.shape, module.b.shape)
+    if shape.count > 2, a.count == shape.count, shape[1] > 0, a[1] > shape[1], a[1].isMultiple(of: shape[1]) {
+      throw .unsupported(
+        path: adapter.file.path, what: "LoRA on '\(module.path)'",
+        reason: "it is a convolution with groups, which PEFT cannot merge either.")
+    }
     let mismatch = AdapterError.rankMismatch(
       path: adapter.file.path, module: module.path, expectedRank: rank, shapeA: a, shapeB: b)
     guard a.count == (shape.count > 2 ? shape.count : 2), b.count == a.count, a[0] == rank,
@@ -121,9 +153,19 @@ extension MergePlanMaker {
     _ module: Adapter.Module, _ values: LoRAScaling.Values, shape: [Int], isTransposed: Bool
   ) throws(AdapterError) -> BaseRemoval? {
     let name = adapter.config.initLoRAWeights.stringValue?.lowercased()
+    let title = name == "pissa" ? "PiSSA" : name == "olora" ? "OLoRA" : "KaSA"
+    if unmerges, name == "pissa" || name == "olora" || adapter.config.kasaConfig != .null {
+      throw .irreversible(
+        path: adapter.file.path, what: "\(title) on '\(module.path)'",
+        reason:
+          "what its initialisation took out of the weight is computed from the base, which the model no longer holds.")
+    }
     let removal: BaseRemoval
     if adapter.config.kasaConfig != .null {
       removal = .minor(rank: values.rank)
+    } else if module.isEmbedding {
+      // PEFT leaves an embedding as it is, whatever the initialisation.
+      return nil
     } else if name != nil, adapter.baseCopies[module.path] != nil {
       // The copy of the base weight that PEFT stored is what was left of it.
       return nil
@@ -151,25 +193,20 @@ extension MergePlanMaker {
     guard let reason else { return removal }
     throw .unsupported(
       path: adapter.file.path,
-      what: "\(name == "pissa" ? "PiSSA" : name == "olora" ? "OLoRA" : "KaSA") on '\(module.path)'",
+      what: "\(title) on '\(module.path)'",
       reason: reason)
-  }
-
-  private func convolutionMismatch(_ entry: TensorEntry, _ a: [Int], _ b: [Int]) -> AdapterError {
-    if entry.shape.count == a.count, entry.shape[1] < a[1], a[1] % max(1, entry.shape[1]) == 0 {
-      return .unsupported(
-        path: adapter.file.path, what: "LoRA on the grouped convolution '\(entry.name)'",
-        reason: "PEFT itself refuses to merge it.")
-    }
-    return .shapeMismatch(base: base.path, tensor: entry.name, found: entry.shape, expected: [b[0]] + a.dropFirst())
   }
 
   /// Resolves the bias that lora_B's bias is added to.
   mutating func addBias(
     _ bias: TensorEntry, of module: Adapter.Module, weight name: String, _ scaling: LoRAScaling
   ) throws(AdapterError) {
-    let target = name.hasSuffix("in_proj_weight") ? name.dropLast(6) + "bias" : name.dropLast("weight".count) + "bias"
-    guard let entry = base.checkpoint[String(target)]?.entry else {
+    guard !name.hasSuffix("in_proj_weight") else {
+      notes.append("'\(module.path)': PEFT does not use the bias of an attention's lora_B, which is left out here too")
+      return
+    }
+    let target = String(name.dropLast("weight".count) + "bias")
+    guard let entry = base.checkpoint[target]?.entry else {
       throw .unsupported(
         path: adapter.file.path, what: "the bias of lora_B of '\(module.path)'",
         reason: "the base layer has no bias to add it to; PEFT refuses too.")
@@ -178,71 +215,11 @@ extension MergePlanMaker {
     guard entry.shape == bias.shape, entry.shape == [module.b.shape[0]] else {
       throw .shapeMismatch(base: base.path, tensor: entry.name, found: entry.shape, expected: bias.shape)
     }
-    try own(entry.name, module.path)
-    biases[entry.name] = LoRABias(
-      file: adapter.file.file, entry: bias, scale: try scaling.values(for: module.path).scale * adapterWeight)
-  }
-
-  /// Finds the rows of an embedding that a tensor replaces.
-  func tokenReplacement(
-    _ rows: Adapter.TokenRows, weight name: String
-  ) throws(AdapterError) -> TokenReplacement {
-    let setting = adapter.config.trainableTokenIndices
-    let listed =
-      setting.elements
-      ?? setting.members?.first { rows.path == $0.key || rows.path.hasSuffix(".\($0.key)") }?.value.elements
-    return try tokenReplacement(rows, weight: name, listed: listed ?? [], key: "trainable_token_indices")
-  }
-
-  /// The rows with the indices that a key of the configuration lists.
-  func tokenReplacement(
-    _ rows: Adapter.TokenRows, weight name: String, listed: [JSONValue], key: String
-  ) throws(AdapterError) -> TokenReplacement {
-    guard let entry = base.checkpoint[name]?.entry, entry.dtype.isComputable, entry.shape.count == 2 else {
-      throw .unmatched(base: base.path, modules: [rows.path], matched: 0, total: 1, nearest: [])
-    }
-    guard adapterWeight == 1 else {
-      throw .unsupported(
-        path: adapter.file.path, what: "trainable tokens with weight \(adapterWeight)",
-        reason: "rows that are stored in full replace the base's and have no weight.")
-    }
-    let indices = listed.compactMap(\.integerValue)
-    guard rows.entry.shape == [indices.count, entry.shape[1]], indices.count == listed.count else {
-      throw .shapeMismatch(
-        base: adapter.file.path, tensor: rows.entry.name, found: rows.entry.shape,
-        expected: [listed.count, entry.shape[1]])
-    }
-    guard rows.entry.dtype.isComputable else {
-      throw .adapterDType(path: adapter.file.path, tensor: rows.entry.name, dtype: rows.entry.dtype)
-    }
-    let rowCount = grownRows[name] ?? entry.shape[0]
-    for index in indices where index < 0 || index >= rowCount {
-      throw .configValue(
-        path: adapter.configPath, key: key, expected: "rows from 0 to \(rowCount - 1) of '\(name)'",
-        found: "\(index)")
-    }
-    return TokenReplacement(file: adapter.file.file, entry: rows.entry, indices: indices)
-  }
-
-  /// Whether W is stored `[in, out]`. The shape decides; where it is square, the model type, and where that is unknown
-  /// the configuration's fan_in_fan_out.
-  private func orientation(
-    _ entry: TensorEntry, _ shape: [Int], known: BaseModel.Module.Kind?, input: Int, output: Int
-  ) throws(AdapterError) -> Bool {
-    if input != output {
-      if shape == [output, input] { return false }
-      if shape == [input, output], known == .transposedLinear || base.family == nil { return true }
-    } else if shape == [output, input] {
-      return base.family == nil ? adapter.config.fanInFanOut : known == .transposedLinear
-    }
-    if known == .embedding && shape == [input, output] {
-      throw .unsupported(
-        path: adapter.file.path, what: "a linear LoRA on the embedding '\(entry.name)'",
-        reason: "an embedding takes lora_embedding_A and lora_embedding_B.")
-    }
-    throw .shapeMismatch(
-      base: base.path, tensor: entry.name, found: entry.shape,
-      expected: known == .transposedLinear ? [input, output] : [output, input])
+    // The attention's merge leaves the bias to the projection's own, which adds it once.
+    let path = adapter.config.attention(ofOutput: module.path) ?? module.path
+    let scale = try scaling.values(for: path).scale
+    try add(
+      AddedBias(file: adapter.file.file, entry: bias, scale: scale * adapterWeight), to: entry.name, of: module.path)
   }
 
   /// W of a module in the base.

@@ -25,8 +25,8 @@ extension MergePlanMaker {
   }
 
   /// Lets rows be replaced in the adapter's own copy of an embedding, which may have more rows than the base's.
-  mutating func takeBaseCopy(of rows: Adapter.TokenRows, weight name: String) throws(AdapterError) {
-    guard let copy = adapter.baseCopies[rows.path], let entry = base.checkpoint[name]?.entry else { return }
+  mutating func takeBaseCopy(of path: String, weight name: String) throws(AdapterError) {
+    guard !unmerges, let copy = adapter.baseCopies[path], let entry = storedWeight(name) else { return }
     guard copy.shape.count == 2, entry.shape.count == 2, copy.shape[1] == entry.shape[1],
       copy.shape[0] >= entry.shape[0]
     else {
@@ -36,29 +36,17 @@ extension MergePlanMaker {
     if copy.shape[0] > entry.shape[0] { grownRows[name] = copy.shape[0] }
   }
 
-  /// True if another embedding has the same trained rows, byte for byte.
-  func areStoredElsewhere(_ rows: Adapter.TokenRows) throws(AdapterError) -> Bool {
-    let file = adapter.file.file
-    for other in adapter.tokenRows where other.path != rows.path {
-      let isSame = try asAdapterError { () throws(TensorFileError) in
-        try file.holdsSameBytes(rows.entry.byteRange, other.entry.byteRange)
-      }
-      if isSame { return true }
-    }
-    return false
-  }
-
   /// True for the parameters of an input embedding or of a language head.
   private func isVocabularySized(_ fileName: String, _ modelName: String) -> Bool {
-    let path = modelName.split(separator: ".").dropLast().joined(separator: ".")
-    return kinds[fileName] == .embedding || path == base.family?.embedding || path == base.family?.head
+    let path = modelName.parts().dropLast().joined(separator: ".")
+    return baseModules[fileName]?.kind == .embedding || path == base.family?.embedding || path == base.family?.head
       || path == "lm_head"
   }
 
   /// Checks that embedding and head have grown together, and says so.
   mutating func checkGrowth(_ resolver: NameResolver) throws(AdapterError) {
     for (name, updates) in updates {
-      guard let entry = storedWeight(name), let rows = updates.map({ $0.firstRow + $0.rows }).max(),
+      guard let entry = storedWeight(name.text), let rows = updates.map({ $0.firstRow + $0.rows }).max(),
         baseCopies[name] != nil, rows > entry.shape[0]
       else { continue }
       grownRows[name] = rows
@@ -69,7 +57,7 @@ extension MergePlanMaker {
         path: adapters[0].file.path, what: "a vocabulary of \(grown) rows",
         reason: "'\(shrunk)' has more rows than the adapter has for it.")
     }
-    for name in base.checkpoint.names.sorted() where grownRows[name] == nil && name.hasSuffix("bias") {
+    for name in base.checkpoint.names where grownRows[name] == nil && name.hasSuffix("bias") {
       guard let shape = base.checkpoint[name]?.entry.shape, let rows = shape.last, rows > 1,
         grownRows.keys.contains(where: { base.checkpoint[$0]?.entry.shape.first == rows })
       else { continue }

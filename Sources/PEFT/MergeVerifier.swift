@@ -1,6 +1,5 @@
-internal import Glibc
-internal import Numerics
 public import TensorFiles
+internal import TensorMath
 
 /// Recomputes a merge and compares it with a model that claims to be its result, in bounded memory. Writes nothing.
 public struct MergeVerifier: Sendable {
@@ -10,9 +9,10 @@ public struct MergeVerifier: Sendable {
     public enum Verdict: Sendable, Equatable {
       /// The same bytes.
       case identical
-      /// Merged values within what another order of sums explains: a neighbour for the half formats, 1e-6 of the largest
-      /// magnitude for f32 and f64.
+      /// Merged values within what the verifier's rounding explains.
       case withinRounding
+      /// Merged values that are infinite or not a number, in a plan that does not allow them.
+      case notFinite
       /// Merged values further apart, or a copied tensor with other bytes.
       case different
       /// Only in the plan.
@@ -29,18 +29,31 @@ public struct MergeVerifier: Sendable {
     public let isMerged: Bool
     /// Largest difference of two values.
     public let largestDifference: Double
+    /// Largest difference in units in the last place, of the larger of the two values.
+    public let largestUnits: Double
 
     /// True if the tensor is what the merge makes it.
     public var agrees: Bool { verdict == .identical || verdict == .withinRounding }
   }
 
+  /// How far merged values may be from what they should be.
+  public enum Rounding: Sendable, Equatable {
+    /// What another order of sums explains: a neighbour for the half formats, 1e-6 of the tensor's largest magnitude for
+    /// f32 and f64.
+    case strict
+    /// What PEFT's own way of merging explains beside: see `ElementBound`.
+    case peft
+  }
+
   public let plan: MergePlan
   public let model: Checkpoint
+  public let rounding: Rounding
   public let workers: Int
 
-  public init(_ plan: MergePlan, model: Checkpoint, workers: Int = 2) {
+  public init(_ plan: MergePlan, model: Checkpoint, rounding: Rounding = .strict, workers: Int = 2) {
     self.plan = plan
     self.model = model
+    self.rounding = rounding
     self.workers = max(1, workers)
   }
 
@@ -58,8 +71,8 @@ public struct MergeVerifier: Sendable {
 
   private func compare() async throws -> [Finding] {
     var findings: [Finding] = []
-    var jobs: [WorkQueue<Comparison>.Job] = []
-    var known: Set<String> = []
+    var jobs: [WorkQueue<MergeComparison>.Job] = []
+    var known: Set<ExactName> = []
     for shard in plan.shards {
       var kept: [MergePlan.Output] = []
       for output in shard.outputs {
@@ -77,8 +90,12 @@ public struct MergeVerifier: Sendable {
       guard !kept.isEmpty else { continue }
       let reduced = MergePlan.Shard(name: shard.name, outputs: kept, metadata: shard.metadata)
       let layout = try SafetensorsLayout(path: shard.name, items: kept.map(\.item))
-      let places = kept.map { nameInModel($0.item.name).flatMap { model[$0] } }
-      let comparison = Comparison(entries: layout.entries, places: places, model: model)
+      let parts = zip(kept, layout.entries).map { output, entry in
+        MergeComparison.Part(
+          entry: entry, place: nameInModel(output.item.name).flatMap { model[$0] },
+          bound: ElementBound(output, rounding), base: output.base, isMerged: isMerged(output))
+      }
+      let comparison = MergeComparison(parts: parts, model: model)
       jobs.append(WorkQueue.Job(target: comparison, pieces: MergeWork.pieces(reduced, layout: layout)))
     }
     let tallies = try await tally(WorkQueue(jobs))
@@ -86,18 +103,20 @@ public struct MergeVerifier: Sendable {
       if let tally = tallies[output.item.name] { findings.append(finding(output, tally)) }
     }
     findings += model.names.filter { !known.contains($0) }.map {
-      Finding(name: $0, verdict: .unexpected, isMerged: false, largestDifference: .infinity)
+      Finding(
+        name: $0, verdict: .unexpected, isMerged: false, largestDifference: .infinity, largestUnits: .infinity)
     }
     return findings.sorted { naturallyPrecedes($0.name, $1.name) }
   }
 
-  private func tally(_ queue: WorkQueue<Comparison>) async throws -> [String: Tally] {
+  /// What was seen, by the names of the plan's tensors.
+  private func tally(_ queue: WorkQueue<MergeComparison>) async throws -> [ExactName: MergeTally] {
     ComputeBackend.useOneThreadInsideBLAS()
-    return try await withThrowingTaskGroup(of: [String: Tally].self) { group in
+    return try await withThrowingTaskGroup(of: [ExactName: MergeTally].self) { group in
       for _ in 0..<workers {
         group.addTask {
-          var scratch = MergeScratch()
-          var tallies: [String: Tally] = [:]
+          var scratch = MergeScratch(allowsNonFinite: true)
+          var tallies: [ExactName: MergeTally] = [:]
           while let job = queue.nextJob() {
             let sink = ComparingSink(job.target)
             while let piece = job.takePiece() {
@@ -109,13 +128,14 @@ public struct MergeVerifier: Sendable {
           return tallies
         }
       }
-      var all: [String: Tally] = [:]
+      var all: [ExactName: MergeTally] = [:]
       for try await part in group { all.merge(part) { $0.joined(with: $1) } }
       return all
     }
   }
 
-  private func nameInModel(_ name: String) -> String? {
+  /// The model's name of a tensor of the plan, with or without the model type's prefix; nil if it has none such.
+  func nameInModel(_ name: String) -> String? {
     if model[name] != nil { return name }
     guard let prefix = plan.base.family?.prefix else { return nil }
     let added = "\(prefix).\(name)"
@@ -125,16 +145,24 @@ public struct MergeVerifier: Sendable {
   }
 
   private func finding(_ output: MergePlan.Output, _ verdict: Finding.Verdict) -> Finding {
-    Finding(name: output.item.name, verdict: verdict, isMerged: isMerged(output), largestDifference: .infinity)
+    Finding(
+      name: output.item.name, verdict: verdict, isMerged: isMerged(output), largestDifference: .infinity,
+      largestUnits: .infinity)
   }
 
-  private func finding(_ output: MergePlan.Output, _ tally: Tally) -> Finding {
+  private func finding(_ output: MergePlan.Output, _ tally: MergeTally) -> Finding {
     let isMerged = isMerged(output)
     let verdict: Finding.Verdict =
-      tally.isIdentical
-      ? .identical : isMerged && tally.isWithinRounding(output.item.dtype) ? .withinRounding : .different
+      if isMerged, !tally.isFinite, !plan.options.allowNonFinite {
+        .notFinite
+      } else if tally.isIdentical {
+        .identical
+      } else {
+        isMerged && tally.isWithin(ElementBound(output, rounding)) ? .withinRounding : .different
+      }
     return Finding(
-      name: output.item.name, verdict: verdict, isMerged: isMerged, largestDifference: tally.largestDifference)
+      name: output.item.name, verdict: verdict, isMerged: isMerged, largestDifference: tally.largestDifference,
+      largestUnits: tally.largestUnits)
   }
 
   private func isMerged(_ output: MergePlan.Output) -> Bool {
@@ -142,121 +170,14 @@ public struct MergeVerifier: Sendable {
   }
 }
 
-/// Where the tensors of a laid-out file lie in the model.
-private struct Comparison: Sendable {
-  let entries: [TensorEntry]
-  let places: [Checkpoint.Location?]
-  let model: Checkpoint
-}
-
-/// What has been seen of one tensor.
-private struct Tally: Sendable {
-  var isIdentical = true
-  var largestDifference = 0.0
-  var largestMagnitude = 0.0
-  /// Largest difference in units of the half format's spacing at the larger value.
-  var largestUnits = 0.0
-
-  func joined(with other: Tally) -> Tally {
-    Tally(
-      isIdentical: isIdentical && other.isIdentical,
-      largestDifference: max(largestDifference, other.largestDifference),
-      largestMagnitude: max(largestMagnitude, other.largestMagnitude),
-      largestUnits: max(largestUnits, other.largestUnits))
-  }
-
-  func isWithinRounding(_ dtype: DType) -> Bool {
-    switch dtype {
-    case .bf16, .f16: largestUnits <= 1
-    default: largestDifference <= 1e-6 * largestMagnitude
+extension MergePlan.Output {
+  /// The weight that a change is made to; nil where a tensor is copied or replaced.
+  fileprivate var base: (file: File, entry: TensorEntry)? {
+    switch source {
+    case .merge(let file, let entry, _), .change(let file, let entry, _), .changeBias(let file, let entry, _),
+      .addBias(let file, let entry, _), .mergeRows(let file, let entry, _, _):
+      (file.file, entry)
+    case .copy, .replaceRows, .replace: nil
     }
-  }
-
-  mutating func add(_ x: Double, _ y: Double, _ dtype: DType) {
-    if x == y || (x.isNaN && y.isNaN) { return }
-    let difference = abs(x - y)
-    largestDifference = difference.isNaN ? .infinity : max(largestDifference, difference)
-    guard dtype == .bf16 || dtype == .f16 else { return }
-    let (fraction, least) = dtype == .bf16 ? (7, -126) : (10, -14)
-    let size = max(abs(x), abs(y))
-    let exponent = size == 0 || !size.isFinite ? least : max(Int(size.exponent), least)
-    let unit = Double(sign: .plus, exponent: exponent - fraction, significand: 1)
-    largestUnits = difference.isNaN ? .infinity : max(largestUnits, difference / unit)
-  }
-}
-
-/// Takes what a merge would write and compares it with the model. One task's own; not Sendable.
-private final class ComparingSink: TensorSink {
-  private let comparison: Comparison
-  var tallies: [String: Tally] = [:]
-  /// What the model holds; kept, since a fresh buffer for every step costs as much as the comparison.
-  private var found: [UInt8] = []
-  private var source: [UInt8] = []
-
-  init(_ comparison: Comparison) { self.comparison = comparison }
-
-  func copy(_ range: Range<Int>, from file: File, to byteOffset: Int) throws(TensorFileError) {
-    let step = 1 << 18
-    var bytes: [UInt8] = []
-    swap(&bytes, &source)
-    defer { swap(&bytes, &source) }
-    for start in stride(from: 0, to: range.count, by: step) {
-      let end = min(start + step, range.count)
-      try file.read(range.lowerBound + start..<range.lowerBound + end, into: &bytes)
-      try write(bytes.span.bytes, at: byteOffset + start)
-    }
-  }
-
-  /// The bytes may cover several tensors: neighbours are copied together.
-  func write(_ source: RawSpan, at byteOffset: Int) throws(TensorFileError) {
-    let entries = comparison.entries
-    var index = entries.partitioningIndex { $0.byteRange.upperBound > byteOffset }
-    var position = byteOffset
-    let end = byteOffset + source.byteCount
-    while position < end && index < entries.count {
-      let entry = entries[index]
-      let upper = min(end, entry.byteRange.upperBound)
-      if let place = comparison.places[index], upper > position {
-        let start = place.entry.byteRange.lowerBound + position - entry.byteRange.lowerBound
-        try comparison.model.shards[place.shard].file.read(start..<start + upper - position, into: &found)
-        compare(source.extracting(position - byteOffset..<upper - byteOffset), entry)
-      }
-      position = max(position, upper)
-      index += 1
-    }
-  }
-
-  /// Compares with as many bytes of `found`.
-  private func compare(_ expected: RawSpan, _ entry: TensorEntry) {
-    var tally = tallies[entry.name] ?? Tally()
-    let count = expected.byteCount
-    let isSame = expected.withUnsafeBytes { a in
-      found.withUnsafeBytes { b in a.baseAddress.map { memcmp($0, b.baseAddress!, count) == 0 } ?? true }
-    }
-    if !isSame {
-      tally.isIdentical = false
-      if let format = entry.dtype.format {
-        let expected = expected.withUnsafeBytes { Array($0) }
-        for (x, y) in zip(Double.decoded(expected, format), Double.decoded(found, format)) {
-          tally.add(x, y, entry.dtype)
-          tally.largestMagnitude = max(tally.largestMagnitude, abs(x))
-        }
-      } else {
-        tally.largestDifference = .infinity
-      }
-    }
-    tallies[entry.name] = tally
-  }
-}
-
-extension Array {
-  /// The first index whose element satisfies a predicate that is false before it and true from it on.
-  fileprivate func partitioningIndex(_ predicate: (Element) -> Bool) -> Int {
-    var (low, high) = (0, count)
-    while low < high {
-      let middle = (low + high) / 2
-      if predicate(self[middle]) { high = middle } else { low = middle + 1 }
-    }
-    return low
   }
 }

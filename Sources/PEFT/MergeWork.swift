@@ -1,5 +1,5 @@
-package import Numerics
 package import TensorFiles
+package import TensorMath
 
 extension DType {
   /// The kernels' format of a computable dtype; nil for the others.
@@ -31,9 +31,9 @@ enum MergeWork: Sendable {
   /// Stored rows of a weight, changed by rules. `target` is where the first of the rows goes.
   case change(source: File, entry: TensorEntry, change: WeightChange, rows: Range<Int>, target: Int, dtype: DType)
   /// A whole bias, changed by a rule.
-  case changeBias(source: File, entry: TensorEntry, change: BiasChange, target: Int)
-  /// A whole bias, lora_B's bias added.
-  case addBias(source: File, entry: TensorEntry, bias: LoRABias, target: Int)
+  case changeBias(source: File, entry: TensorEntry, change: BiasChange, target: Int, dtype: DType)
+  /// A whole bias, others added.
+  case addBias(source: File, entry: TensorEntry, biases: [AddedBias], target: Int, dtype: DType)
   /// Elements of an adapter tensor, rounded to `dtype`.
   case convert(source: File, entry: TensorEntry, elements: Range<Int>, target: Int, dtype: DType)
 
@@ -48,8 +48,8 @@ enum MergeWork: Sendable {
     case .copy(_, let range, _): range.count
     case .merge(_, _, let update, let rows, _, let dtype): rows.count * update.columns * dtype.bitCount / 8
     case .change(_, _, let change, let rows, _, let dtype): rows.count * change.storedColumns * dtype.bitCount / 8
-    case .changeBias(_, let entry, _, _): entry.byteRange.count
-    case .addBias(_, let entry, _, _): entry.byteRange.count
+    case .changeBias(_, let entry, _, _, let dtype), .addBias(_, let entry, _, _, let dtype):
+      entry.elementCount * dtype.bitCount / 8
     case .convert(_, _, let elements, _, let dtype): elements.count * dtype.bitCount / 8
     }
   }
@@ -71,6 +71,10 @@ enum MergeWork: Sendable {
     }
     for (output, placed) in zip(shard.outputs, layout.entries) {
       let target = placed.byteRange.lowerBound
+      // What is made from a tensor of another name, as a tied head is, goes by its own.
+      func named(_ entry: TensorEntry) -> TensorEntry {
+        TensorEntry(name: output.item.name, dtype: entry.dtype, shape: entry.shape, byteRange: entry.byteRange)
+      }
       switch output.source {
       case .copy(let file, let entry):
         if let run = pending, run.source === file.file, run.range.upperBound == entry.byteRange.lowerBound {
@@ -81,7 +85,11 @@ enum MergeWork: Sendable {
         }
       case .merge(let file, let entry, let updates):
         flush()
-        pieces += mergePieces(file.file, entry, updates, target: target, dtype: output.item.dtype)
+        pieces += mergePieces(file.file, named(entry), updates, target: target, dtype: output.item.dtype)
+      case .mergeRows(let file, let entry, let update, let rows):
+        flush()
+        pieces += mergePieces(
+          file.file, named(entry), update, replacing: rows, target: target, dtype: output.item.dtype)
       case .change(let file, let entry, let change):
         flush()
         let rowBytes = change.storedColumns * output.item.dtype.bitCount / 8
@@ -90,15 +98,17 @@ enum MergeWork: Sendable {
           ? max(1, change.storedRows) : rowsPerStep(bytes: pieceBytes, rowBytes: rowBytes)
         pieces += stride(from: 0, to: change.storedRows, by: step).map { first in
           .change(
-            source: file.file, entry: entry, change: change, rows: first..<min(first + step, change.storedRows),
+            source: file.file, entry: named(entry), change: change, rows: first..<min(first + step, change.storedRows),
             target: target + first * rowBytes, dtype: output.item.dtype)
         }
       case .changeBias(let file, let entry, let change):
         flush()
-        pieces.append(.changeBias(source: file.file, entry: entry, change: change, target: target))
-      case .addBias(let file, let entry, let bias):
+        pieces.append(
+          .changeBias(source: file.file, entry: entry, change: change, target: target, dtype: output.item.dtype))
+      case .addBias(let file, let entry, let biases):
         flush()
-        pieces.append(.addBias(source: file.file, entry: entry, bias: bias, target: target))
+        pieces.append(
+          .addBias(source: file.file, entry: entry, biases: biases, target: target, dtype: output.item.dtype))
       case .replaceRows(let file, let entry, let rows):
         flush()
         pieces += rowPieces(file.file, entry, rows, target: target, dtype: output.item.dtype)
@@ -120,7 +130,7 @@ enum MergeWork: Sendable {
     for update in updates.sorted(by: { $0.firstRow < $1.firstRow }) {
       let rowBytes = update.columns * dtype.bitCount / 8
       let start = update.firstRow * rowBytes
-      pieces += copyPieces(file, entry, nextByte..<start, target: target)
+      pieces += takenPieces(file, entry, nextByte..<start, target: target, dtype: dtype)
       let step = update.needsWholeWeight ? max(1, update.rows) : rowsPerStep(bytes: pieceBytes, rowBytes: rowBytes)
       pieces += stride(from: 0, to: update.rows, by: step).map { first in
         .merge(
@@ -129,14 +139,21 @@ enum MergeWork: Sendable {
       }
       nextByte = start + update.rows * rowBytes
     }
-    return pieces + copyPieces(file, entry, nextByte..<entry.elementCount * dtype.bitCount / 8, target: target)
+    let end = entry.elementCount * dtype.bitCount / 8
+    return pieces + takenPieces(file, entry, nextByte..<end, target: target, dtype: dtype)
   }
 
-  /// Bytes of a tensor, counted from its first, that stay as they are.
-  private static func copyPieces(
-    _ file: File, _ entry: TensorEntry, _ bytes: Range<Int>, target: Int
+  /// Bytes of the output, counted from the tensor's first, whose values stay as they are.
+  private static func takenPieces(
+    _ file: File, _ entry: TensorEntry, _ bytes: Range<Int>, target: Int, dtype: DType
   ) -> [MergeWork] {
-    stride(from: bytes.lowerBound, to: bytes.upperBound, by: pieceBytes).map { start in
+    guard entry.dtype == dtype else {
+      let width = dtype.bitCount / 8
+      return convertPieces(
+        file, entry, bytes.lowerBound / width..<bytes.upperBound / width, target: target + bytes.lowerBound,
+        dtype: dtype)
+    }
+    return stride(from: bytes.lowerBound, to: bytes.upperBound, by: pieceBytes).map { start in
       let end = min(start + pieceBytes, bytes.upperBound)
       let first = entry.byteRange.lowerBound
       return .copy(source: file, range: first + start..<first + end, target: target + start)
@@ -173,9 +190,7 @@ enum MergeWork: Sendable {
       pieces.append(
         .copy(source: file, range: start..<start + (row - next) * rowBytes, target: target + next * rowBytes))
     }
-    // The last of equal indices counts, as in an assignment.
-    let order = Dictionary(rows.indices.enumerated().map { ($1, $0) }, uniquingKeysWith: { $1 })
-    for (row, position) in order.sorted(by: { $0.key < $1.key }) {
+    for (row, position) in rows.places {
       copy(upTo: row)
       pieces.append(
         .convert(
@@ -222,8 +237,33 @@ enum MergeWork: Sendable {
 
   // MARK: Doing
 
-  /// Does the piece, writing into `file`. Throws `.system`, `.shortRead`, and what the sink throws.
+  /// Does the piece, writing into `file`.
+  ///
+  /// Throws `.system`, `.shortRead`, what the sink throws, and `.resultNotFinite` unless the scratch's check is lenient.
   func perform(into file: some TensorSink, scratch: inout MergeScratch) throws(TensorFileError) {
+    let (source, entry, target, dtype, firstElement): (File, TensorEntry, Int, DType, Int)
+    switch self {
+    case .copy(let source, let range, let target): return try file.copy(range, from: source, to: target)
+    case .merge(let file, let stored, let update, let rows, let place, let result):
+      (source, entry, target, dtype) = (file, stored, place, result)
+      firstElement = (update.firstRow + rows.lowerBound) * update.columns
+    case .change(let file, let stored, let change, let rows, let place, let result):
+      (source, entry, target, dtype) = (file, stored, place, result)
+      firstElement = rows.lowerBound * change.storedColumns
+    case .changeBias(let file, let stored, _, let place, let result),
+      .addBias(let file, let stored, _, let place, let result):
+      (source, entry, target, dtype, firstElement) = (file, stored, place, result, 0)
+    case .convert(let file, let stored, let elements, let place, let result):
+      (source, entry, target, dtype, firstElement) = (file, stored, place, result, elements.lowerBound)
+    }
+    guard let format = dtype.format else { return }
+    let checked = FiniteSink(
+      base: file, check: scratch.finiteCheck, source: source, entry: entry, format: format, dtype: dtype,
+      target: target, firstElement: firstElement)
+    try compute(into: checked, scratch: &scratch)
+  }
+
+  private func compute(into file: some TensorSink, scratch: inout MergeScratch) throws(TensorFileError) {
     switch self {
     case .copy(let source, let range, let target):
       try file.copy(range, from: source, to: target)
@@ -272,16 +312,19 @@ enum MergeWork: Sendable {
       } else {
         try Self.change(Float.self, source, entry, stored, change, rows, into: file, target, format)
       }
-    case .changeBias(let source, let entry, let change, let target):
-      guard let format = entry.dtype.format else { return }
-      let values = try change.changed(Double.decoded(try source.bytes(entry.byteRange), format))
+    case .changeBias(let source, let entry, let change, let target, let dtype):
+      guard let stored = entry.dtype.format, let format = dtype.format else { return }
+      let values = try change.changed(Double.decoded(try source.bytes(entry.byteRange), stored))
       let bytes = format == .f64 ? values.withUnsafeBytes { Array($0) } : Self.encoded(values.map { Float($0) }, format)
       try file.write(bytes.span.bytes, at: target)
-    case .addBias(let source, let entry, let bias, let target):
-      guard let format = entry.dtype.format, let added = bias.entry.dtype.format else { return }
-      let base = Double.decoded(try source.bytes(entry.byteRange), format)
-      let change = Double.decoded(try bias.file.bytes(bias.entry.byteRange), added)
-      let sums = zip(base, change).map { $0 + bias.scale * $1 }
+    case .addBias(let source, let entry, let biases, let target, let dtype):
+      guard let stored = entry.dtype.format, let format = dtype.format else { return }
+      var sums = Double.decoded(try source.bytes(entry.byteRange), stored)
+      for bias in biases {
+        guard let added = bias.entry.dtype.format else { continue }
+        let change = Double.decoded(try bias.file.bytes(bias.entry.byteRange), added)
+        for (index, value) in zip(sums.indices, change) { sums[index] += bias.scale * value }
+      }
       let bytes = format == .f64 ? sums.withUnsafeBytes { Array($0) } : Self.encoded(sums.map { Float($0) }, format)
       try file.write(bytes.span.bytes, at: target)
     case .convert(let source, let entry, let elements, let target, let dtype):

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 /// Carries a plan out.
 public struct Merger: Sendable {
@@ -9,6 +9,12 @@ public struct Merger: Sendable {
     public let writtenBytes: Int
     /// Bytes of tensor data in all.
     public let totalBytes: Int
+  }
+
+  /// What came of a merge.
+  public struct Outcome: Sendable {
+    /// Tensors of the result that hold infinities or NaNs, in the natural order of names; none unless the plan allows them.
+    public let nonFiniteTensors: [String]
   }
 
   public let plan: MergePlan
@@ -25,20 +31,22 @@ public struct Merger: Sendable {
   ///
   /// Precision: see `LowRankUpdate`; the same bits whatever the number of workers.
   /// - Parameter progress: called from any task, after each piece of up to 16 MiB.
-  /// Throws `.file` with `.outputExists`, `.outputOverlapsInput`, `.noSpace`, `.system`, `.shortRead`; on a throw nothing is
-  /// left behind. `CancellationError` when the task is cancelled.
+  /// Throws `.file` with `.outputExists`, `.outputOverlapsInput`, `.noSpace`, `.system`, `.shortRead`, `.resultNotFinite`; on a
+  /// throw nothing is left behind. `CancellationError` when the task is cancelled.
+  @discardableResult
   public func run(
     to output: String, progress: (@Sendable (Progress) -> Void)? = nil
-  ) async throws {
+  ) async throws -> Outcome {
     try check(output: output)
     do {
       let directory = try OutputDirectory(
         target: output, replacing: plan.options.replaceOutput, inputs: inputs)
       do {
-        try await writeShards(directory, progress)
+        let nonFinite = try await writeShards(directory, progress)
         try writeIndex(directory)
         try writeSideFiles(directory)
         try directory.commit(durable: plan.options.durable)
+        return Outcome(nonFiniteTensors: nonFinite.sorted(by: naturallyPrecedes))
       } catch {
         directory.discard()
         throw error
@@ -71,9 +79,10 @@ public struct Merger: Sendable {
 
   // MARK: Tensors
 
+  /// Returns the names of tensors that are not finite.
   private func writeShards(
     _ directory: OutputDirectory, _ progress: (@Sendable (Progress) -> Void)?
-  ) async throws {
+  ) async throws -> Set<String> {
     var jobs: [WorkQueue<File>.Job] = []
     for shard in plan.shards {
       let path = directory.path(shard.name)
@@ -83,10 +92,11 @@ public struct Merger: Sendable {
     let queue = WorkQueue(jobs)
     let total = plan.dataBytes
     ComputeBackend.useOneThreadInsideBLAS()
-    try await withThrowingTaskGroup(of: Void.self) { group in
+    let isLenient = plan.options.allowNonFinite
+    return try await withThrowingTaskGroup(of: Set<String>.self) { group in
       for _ in 0..<workers {
         group.addTask {
-          var scratch = MergeScratch()
+          var scratch = MergeScratch(allowsNonFinite: isLenient)
           while let job = queue.nextJob() {
             while let piece = job.takePiece() {
               try Task.checkCancellation()
@@ -94,9 +104,10 @@ public struct Merger: Sendable {
               progress?(Progress(writtenBytes: queue.add(piece.byteCount), totalBytes: total))
             }
           }
+          return scratch.finiteCheck.names
         }
       }
-      try await group.waitForAll()
+      return try await group.reduce(into: []) { $0.formUnion($1) }
     }
   }
 
@@ -104,7 +115,7 @@ public struct Merger: Sendable {
 
   private func writeIndex(_ directory: OutputDirectory) throws(TensorFileError) {
     guard plan.shards.count > 1 || plan.shards[0].name != Checkpoint.singleName else { return }
-    var shardOfTensor: [String: String] = [:]
+    var shardOfTensor: [ExactName: String] = [:]
     for shard in plan.shards {
       for output in shard.outputs { shardOfTensor[output.item.name] = shard.name }
     }

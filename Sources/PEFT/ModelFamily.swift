@@ -113,10 +113,12 @@ struct ModelFamily: Sendable {
     ("clip siglip", vision(nil)),
     (
       """
-      llava llava_next llava_next_video llava_onevision vipllava aria aya_vision got_ocr2 internvl mistral3
+      llava llava_next llava_next_video llava_onevision vipllava aria
       """, visionLanguage(.languageModelInside)
     ),
-    ("gemma3 paligemma", visionLanguage(tied: true, .languageModelInside)),
+    (
+      "gemma3 paligemma aya_vision got_ocr2 internvl mistral3", visionLanguage(tied: true, .languageModelInside)
+    ),
     ("mllama", visionLanguage(.languageModelInside)),
     ("qwen2_vl qwen2_5_vl", visionLanguage(.languageModelOutside)),
     ("qwen3_vl qwen3_vl_moe", visionLanguage(.none)),

@@ -11,7 +11,7 @@ struct NameResolver {
 
   init(_ base: BaseModel) {
     self.base = base
-    names = base.checkpoint.names.sorted()
+    names = base.checkpoint.names
   }
 
   /// The name in the checkpoint of a tensor named as in the model, such as `model.layers.0.mlp.up_proj.weight`.
@@ -30,7 +30,7 @@ struct NameResolver {
       if let fileName = base.fileNames[candidate] { return fileName }
     }
     if let found = try only(endingWith: name, for: name) { return found }
-    var parts = name.split(separator: ".")
+    var parts = name.parts()
     while let first = parts.first, ModelFamily.wrapperNames.contains(String(first)), parts.count > 3 {
       parts.removeFirst()
       let rest = parts.joined(separator: ".")
@@ -53,10 +53,10 @@ struct NameResolver {
   }
 
   private func only(endingWith suffix: String, for name: String) throws(AdapterError) -> String? {
-    let found = names.filter { $0.hasSuffix(".\(suffix)") }
+    let found = names.filter { $0.endsExactly(".\(suffix)") }
     if found.count <= 1 { return found.first }
     let wrapped = found.filter { candidate in
-      candidate.dropLast(suffix.count).split(separator: ".")
+      candidate.dropLast(suffix.count).parts()
         .allSatisfy { ModelFamily.wrapperNames.contains(String($0)) }
     }
     guard wrapped.count == 1 else { throw .ambiguous(base: base.path, module: name, candidates: found) }
@@ -66,9 +66,9 @@ struct NameResolver {
   /// Names in the checkpoint that look most like `name`, for an error.
   func nearest(_ name: String) -> [String] {
     let last = lastPart(name.hasSuffix(".weight") ? String(name.dropLast(7)) : name)
-    let sameLast = names.filter { $0.hasSuffix(".\(last).weight") || $0 == "\(last).weight" }
+    let sameLast = names.filter { $0.endsExactly(".\(last).weight") || $0.isExactly("\(last).weight") }
     if !sameLast.isEmpty { return Array(sameLast.prefix(2)) }
-    let stems = Set(names.filter { $0.hasSuffix(".weight") }.map { lastPart(String($0.dropLast(7))) })
-    return nearestNames(to: last, in: stems.sorted())
+    let stems = Set(exactly: names.filter { $0.hasSuffix(".weight") }.map { lastPart(String($0.dropLast(7))) })
+    return nearestNames(to: last, in: stems.sorted().map(\.text))
   }
 }

@@ -48,23 +48,19 @@ public func fixed(_ value: Double, _ decimals: Int) -> String {
 }
 
 extension BaseModel {
-  /// What PEFT counts after it has put an adapter of this configuration on this base.
+  /// What PEFT counts after it has put an adapter of this configuration on this base, in the class that the adapter was trained on.
   ///
-  /// LoRA is counted by its configuration and what that targets here; other methods, and LoRA's variants whose targets do not tell, by the
-  /// tensors that are stored.
+  /// What the adapter stores is counted from its weights. Without them only plain LoRA is counted, by what its configuration
+  /// targets here.
   /// - Parameter weights: the adapter's file, if there is one.
   /// Source: peft/peft_model.py `PeftModel.get_nb_trainable_parameters`.
-  /// Throws what `targets(of:)` and `LoRAScaling` throw, `.uncountable` where the file is needed and not given, `.configValue`.
+  /// Throws `.uncountable` where files do not tell the number, `.moduleNotTargeted`, `.configValue`, `.file`, and what
+  /// `TargetMatcher` and `LoRAScaling` throw.
   public func parameterCount(
     of config: PeftConfig, configPath: String, weights: SafetensorsFile?
   ) throws(AdapterError) -> ParameterCount {
-    let counter = ParameterCounter(base: self, config: config, configPath: configPath, file: weights)
-    guard let method = AdapterMethod.named(config.peftType) else { return try counter.lora() }
-    guard weights != nil else {
-      throw .uncountable(
-        path: configPath, what: "peft_type \(config.peftType.rawValue)",
-        reason: "it is counted by its stored weights; give the adapter's directory.")
-    }
-    return try counter.stored(method)
+    let counter = try ParameterCounter(base: self, config: config, configPath: configPath, file: weights)
+    guard let weights else { return try counter.byConfiguration() }
+    return try counter.byWeights(weights)
   }
 }

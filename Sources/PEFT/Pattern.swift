@@ -9,11 +9,11 @@ final class Pattern {
   private let match: OpaquePointer
   private let context: OpaquePointer
 
-  /// Backtracking steps before a match is given up.
-  static let stepLimit: UInt32 = 1_000_000
+  private let budget: PatternBudget
 
+  /// - Parameter budget: what all patterns of a configuration spend from.
   /// Throws `.patternInvalid`, `.patternUnsupported`.
-  init(_ source: String) throws(AdapterError) {
+  init(_ source: String, _ budget: PatternBudget = PatternBudget()) throws(AdapterError) {
     let translated = Array(try PythonPattern(source).translated.utf8)
     var errorCode: Int32 = 0
     var errorOffset = 0
@@ -28,9 +28,9 @@ final class Pattern {
     }
     guard let match = pcre2_match_data_create_from_pattern_8(code, nil), let context = pcre2_match_context_create_8(nil)
     else { preconditionFailure("out of memory") }
-    pcre2_set_match_limit_8(context, Self.stepLimit)
     pcre2_set_heap_limit_8(context, 20_000)
     self.source = source
+    self.budget = budget
     self.code = code
     self.match = match
     self.context = context
@@ -66,9 +66,34 @@ final class Pattern {
 
   private func run(_ subject: String, options: UInt32) throws(AdapterError) -> Int32? {
     let bytes = Array(subject.utf8)
-    let result = pcre2_match_8(code, bytes, bytes.count, 0, options, match, context)
-    if result >= 0 { return result }
-    if result == PCRE2_ERROR_NOMATCH { return nil }
+    // How many steps a match took is not told: those that it may take are doubled until they are enough.
+    var limit = PatternBudget.leastSteps
+    while budget.spend(limit) {
+      pcre2_set_match_limit_8(context, UInt32(limit))
+      let result = pcre2_match_8(code, bytes, bytes.count, 0, options, match, context)
+      if result >= 0 { return result }
+      if result == PCRE2_ERROR_NOMATCH { return nil }
+      guard result == PCRE2_ERROR_MATCHLIMIT, limit < PatternBudget.mostSteps else { break }
+      limit = min(2 * limit, PatternBudget.mostSteps)
+    }
     throw .patternRunaway(pattern: source, subject: subject)
+  }
+}
+
+/// Backtracking steps that the patterns of a configuration may take together, so that many slow ones end as one does.
+///
+/// Not Sendable: belongs to those who share it.
+final class PatternBudget {
+  /// Steps that one match may take.
+  static let mostSteps = 1_000_000
+  /// What any match may take. It is charged a quarter: names of modules take few steps.
+  static let leastSteps = 256
+
+  private var left = 100_000_000
+
+  /// False if so many steps are no longer there.
+  func spend(_ steps: Int) -> Bool {
+    left -= steps == Self.leastSteps ? steps / 4 : steps
+    return left >= 0
   }
 }

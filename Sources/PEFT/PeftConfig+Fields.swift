@@ -89,13 +89,26 @@ extension PeftConfig {
     "target_modules",
   ]
 
-  /// Keys of earlier releases, with the value that changes nothing.
-  /// `merge_weights` and `enable_lora` stood in files of PEFT 0.1 and 0.2; `runtime_config` is never meant to be saved,
-  /// and PEFT drops it on load whatever it holds.
-  static let harmlessFormerKeys: [String: [JSONValue]] = [
-    "merge_weights": [.bool(false), .bool(true)],
+  /// Keys that may be null where PEFT wants a flag or a number: it only asks whether they are true.
+  static let nullableKeys: Set<String> = [
+    "ensure_weight_tying", "fan_in_fan_out", "inference_mode", "lora_bias", "qalora_group_size", "use_dora",
+    "use_qalora",
+    "use_rslora",
+  ]
+
+  /// Keys of earlier releases that change nothing with these values. `enable_lora` stood in files of PEFT 0.1 and 0.2;
+  /// `runtime_config` is never meant to be saved, and PEFT drops it on load whatever it holds.
+  static let harmlessFormerValues: [String: [JSONValue]] = [
     "enable_lora": [.null],
     "runtime_config": [.object([JSONValue.Member("ephemeral_gpu_offload", .bool(false))])],
+  ]
+
+  /// Keys of others that change no number whatever they hold: `merge_weights` of PEFT 0.1 and 0.2, which merged at the
+  /// start of evaluation; unsloth's marks; ms-swift's dtype and learning rates of training; what transformers writes into
+  /// every configuration.
+  static let harmlessKeys: Set<String> = [
+    "_from_model_config", "library_name", "lora_dtype", "lorap_emb_lr", "lorap_lr_ratio", "merge_weights", "swift_type",
+    "torch_dtype", "transformers_version", "unsloth_fixed", "unsloth_version",
   ]
 
   /// The keys of each nested configuration with their defaults. PEFT fills them in and drops what is not among them.

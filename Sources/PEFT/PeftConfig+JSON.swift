@@ -6,9 +6,10 @@ extension PeftConfig {
   /// Absent keys take their defaults, as in files of earlier releases. Keys that are not PEFT 0.21.2's are kept in
   /// `unknownKeys`; `checkUnknownKeys` judges them.
   /// - Parameter path: names the file in errors.
-  /// Throws `.configNotObject`, `.configValue`, `.unknownPeftType`, `.configContradiction`.
+  /// Throws `.configNotObject`, `.foreignAdapter`, `.configValue`, `.unknownPeftType`, `.configContradiction`.
   public init(json: JSONValue, path: String) throws(AdapterError) {
     guard let members = json.members else { throw .configNotObject(path: path) }
+    if let format = ForeignAdapter(config: json) { throw .foreignAdapter(path: path, format: format) }
     guard let name = json["peft_type"]?.stringValue else {
       throw .configValue(
         path: path, key: "peft_type", expected: "the name of a method, such as \"LORA\"",
@@ -17,7 +18,7 @@ extension PeftConfig {
     guard PeftType.known.contains(PeftType(rawValue: name)) else { throw .unknownPeftType(path: path, found: name) }
     self.init()
     let method = AdapterMethod.named(PeftType(rawValue: name))
-    let methodKeys = Set((method?.defaultSettings ?? []).map(\.key))
+    let methodKeys = Set(exactly: (method?.defaultSettings ?? []).map(\.key))
     if let method { settings = .object(method.defaultSettings.filter { !Self.sharedKeys.contains($0.key) }) }
     for member in members {
       let field = Self.fields.first { $0.key == member.key }
@@ -29,12 +30,24 @@ extension PeftConfig {
         unknownKeys.append(member)
         continue
       }
-      guard field.write(&self, member.value) else {
+      let value = Self.usual(member)
+      if value != member.value { asWritten[member.key] = member.value }
+      guard field.write(&self, value) else {
         throw .configValue(
           path: path, key: member.key, expected: field.expectation, found: member.value.compactText)
       }
     }
     try check(path: path)
+  }
+
+  /// A value as PEFT's own files have it: a default for null where PEFT only asks whether a value is true, and a version
+  /// as text.
+  private static func usual(_ member: JSONValue.Member) -> JSONValue {
+    if member.value == .null, nullableKeys.contains(member.key) {
+      return fields.first { $0.key == member.key }?.read(PeftConfig()) ?? .null
+    }
+    let isVersion = member.key == "peft_version" && PythonNumber(json: member.value) != nil
+    return isVersion ? .string(member.value.compactText) : member.value
   }
 
   /// What PEFT refuses when it constructs a configuration. Source: `LoraConfig.__post_init__`.
@@ -46,13 +59,13 @@ extension PeftConfig {
     }
     guard peftType == .lora else { return }
     if case .pattern? = targetModules {
-      if layersToTransform != nil || layersPattern != nil {
+      if layersToTransform != nil || (layersPattern != nil && layersPattern != .one("")) {
         throw .configContradiction(
           path: path,
           reason: "layers_to_transform and layers_pattern need target_modules to be a list; it is a string.")
       }
     }
-    if let layersPattern, !layersPattern.values.isEmpty, layersToTransform == nil {
+    if let layersPattern, layersPattern != .one(""), !layersPattern.values.isEmpty, layersToTransform == nil {
       throw .configContradiction(path: path, reason: "layers_pattern needs layers_to_transform, which is not set.")
     }
     if useDoRA && !megatronConfig.isEmptyOrFalse {
@@ -73,17 +86,18 @@ extension PeftConfig {
     }
   }
 
-  /// Refuses unknown keys that may change the numbers: those whose value is neither null, false, empty nor known to be
-  /// harmless, and that are not in `ignored`.
+  /// Refuses unknown keys that may change the numbers: those that are not known to be harmless, whose value is neither
+  /// null, false nor empty, and that are not in `ignored`.
   ///
   /// Throws `.unknownConfigKey`.
   public func checkUnknownKeys(path: String, ignored: Set<String> = []) throws(AdapterError) {
-    for member in unknownKeys where !ignored.contains(member.key) {
+    for member in unknownKeys where !ignored.containsExactly(member.key) {
       switch member.value {
       case .null, .bool(false), .string(""), .array([]), .object([]): continue
       default: break
       }
-      if Self.harmlessFormerKeys[member.key]?.contains(member.value) == true { continue }
+      if Self.harmlessKeys.contains(member.key) { continue }
+      if Self.harmlessFormerValues[member.key]?.contains(member.value) == true { continue }
       throw .unknownConfigKey(path: path, key: member.key, value: member.value.compactText)
     }
   }
@@ -93,7 +107,8 @@ extension PeftConfig {
   public var json: JSONValue {
     var members = unknownKeys.filter { $0.key != "runtime_config" }
     let method = AdapterMethod.named(peftType)
-    let methodKeys = Set((method?.defaultSettings ?? []).map(\.key)).intersection(Self.sharedKeys)
+    let methodKeys = Set(exactly: (method?.defaultSettings ?? []).map(\.key)).intersection(
+      Set(exactly: Self.sharedKeys))
     members += settings.members ?? []
     for field in Self.fields
     where method == nil || Self.commonKeys.contains(field.key) || methodKeys.contains(field.key) {
@@ -115,6 +130,9 @@ extension PeftConfig {
       case ("peft_version", .null): value = .string(Self.mirroredVersion)
       default: break
       }
+      if let original = asWritten[field.key], value == Self.usual(JSONValue.Member(field.key, original)) {
+        value = original
+      }
       members.append(JSONValue.Member(field.key, value))
     }
     return .object(members)
@@ -131,12 +149,13 @@ extension PeftConfig {
   /// Throws `.configMissing`, `.file`, and what `init(json:path:)` throws.
   public static func load(directory: String) throws(AdapterError) -> PeftConfig {
     for name in [fileName, "config.json"] {
-      let path = FileSystem.join(directory, name)
-      guard FileSystem.kind(path) == .file else { continue }
+      guard let path = try asAdapterError({ () throws(TensorFileError) in try ModelFiles.path(name, in: directory) })
+      else { continue }
       let json = try asAdapterError { () throws(TensorFileError) in try JSONValue(contentsOf: path) }
       if name != fileName && json["peft_type"] == nil { continue }
       return try PeftConfig(json: json, path: path)
     }
+    if let format = ForeignAdapter(path: directory) { throw .foreignAdapter(path: directory, format: format) }
     throw .configMissing(directory: directory)
   }
 

@@ -98,10 +98,19 @@ public struct PeftConfig: Sendable, Equatable {
   /// Keys that are not PEFT 0.21.2's, in the order of the file.
   public var unknownKeys: [JSONValue.Member] = []
 
+  /// Values that are read as others, by their keys: they are written as they were. See `usual`.
+  var asWritten: [String: JSONValue] = [:]
+
   public init() {}
 
   /// The release of PEFT that is mirrored.
   public static let mirroredVersion = "0.21.2"
+
+  /// True if a release of PEFT before that one saved the file. Those before 0.18 wrote no version.
+  func precedes(_ release: Int...) -> Bool {
+    let numbers = (peftVersion ?? "0").split { !$0.isNumber }.prefix(3).map { Int($0) ?? 0 }
+    return numbers.lexicographicallyPrecedes(release)
+  }
 
   /// The values that `task_type` may have. Source: peft/utils/peft_types.py `TaskType`.
   public static let taskTypes = [
@@ -113,13 +122,14 @@ public struct PeftConfig: Sendable, Equatable {
   /// Source: peft/peft_model.py `PeftModelForSequenceClassification`, `PeftModelForTokenClassification`,
   /// `PeftModelForQuestionAnswering`.
   public var savedModuleNames: [String] {
+    if let method = AdapterMethod.named(peftType), !method.savesModules { return [] }
     let heads =
       switch taskType {
       case "SEQ_CLS", "TOKEN_CLS": ["classifier", "score"]
       case "QUESTION_ANS": ["qa_outputs"]
       default: [String]()
       }
-    return (modulesToSave ?? []) + heads.filter { !(modulesToSave ?? []).contains($0) }
+    return (modulesToSave ?? []) + heads.filter { !(modulesToSave ?? []).containsExactly($0) }
   }
 
   /// True if `modules_to_save` picks a module or one that it lies in. PEFT compares the ends of names, without a dot.
@@ -130,8 +140,8 @@ public struct PeftConfig: Sendable, Equatable {
     guard !names.isEmpty else { return false }
     var path = Substring(path)
     while true {
-      if names.contains(where: { path.hasSuffix($0) }) { return true }
-      guard let dot = path.lastIndex(of: ".") else { return false }
+      if names.contains(where: { path.endsExactly($0) }) { return true }
+      guard let dot = path.utf8.lastIndex(of: UInt8(ascii: ".")) else { return false }
       path = path[..<dot]
     }
   }

@@ -1,4 +1,4 @@
-internal import Numerics
+internal import TensorMath
 
 /// The product that is added to a weight to take a component out of it: -component = left · right.
 ///

@@ -23,13 +23,13 @@ public struct StoredAdapter: Sendable {
   /// Source: peft/peft_model.py `PeftModel.save_pretrained`.
   /// Throws `.tensorRepeated` if two names become one, `.file`.
   public func save(to output: String, replacing: Bool = false) throws(AdapterError) {
-    var sources: [String: TensorEntry] = [:]
+    var sources: [ExactName: TensorEntry] = [:]
     for entry in weights.entries {
       if let other = sources.updateValue(entry, forKey: savedName(entry.name)) {
         throw .tensorRepeated(path: weights.path, tensor: entry.name, other: other.name)
       }
     }
-    let items = sources.map { SafetensorsLayout.Item(name: $0.key, dtype: $0.value.dtype, shape: $0.value.shape) }
+    let items = sources.map { SafetensorsLayout.Item(name: $0.key.text, dtype: $0.value.dtype, shape: $0.value.shape) }
     let config = savedConfig
     try asAdapterError { () throws(TensorFileError) in
       let target = try OutputDirectory(target: output, replacing: replacing, inputs: [directory])
@@ -43,8 +43,7 @@ public struct StoredAdapter: Sendable {
           try file.copy(source.byteRange, from: weights.file, to: placed.byteRange.lowerBound)
         }
         try File.create(target.path(PeftConfig.fileName)).write(config.fileText)
-        let card = FileSystem.join(directory, ModelCard.fileName)
-        if FileSystem.kind(card) == .file {
+        if let card = try ModelFiles.path(ModelCard.fileName, in: directory) {
           try FileSystem.copy(card, to: target.path(ModelCard.fileName))
         } else {
           try File.create(target.path(ModelCard.fileName)).write(ModelCard(config: config, isFresh: false).text)

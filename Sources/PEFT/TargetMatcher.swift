@@ -1,11 +1,13 @@
+internal import TensorFiles
+
 /// PEFT's rules for which modules carry an adapter.
 ///
 /// A module is named by its path in the model, such as `model.layers.0.self_attn.q_proj`.
 /// Source: peft/tuners/tuners_utils.py `check_target_module_exists`.
 public struct TargetMatcher {
   private let config: PeftConfig
-  private let targetNames: Set<Substring>
-  private let excludedNames: Set<Substring>
+  private let targetNames: Set<ExactName>
+  private let excludedNames: Set<ExactName>
   private let target: Pattern?
   private let exclusion: Pattern?
   private let saved: [Pattern]
@@ -16,25 +18,26 @@ public struct TargetMatcher {
   /// Throws `.patternInvalid`, `.patternUnsupported`.
   public init(_ config: PeftConfig) throws(AdapterError) {
     self.config = config
+    let budget = PatternBudget()
     targetNames = Self.names(config.targetModules)
     excludedNames = Self.names(config.excludeModules)
     target =
       if case .pattern(let pattern)? = config.targetModules, !(config.targetModules?.isAllLinear ?? false) {
-        try Pattern(pattern)
+        try Pattern(pattern, budget)
       } else { nil }
-    exclusion = if case .pattern(let pattern)? = config.excludeModules { try Pattern(pattern) } else { nil }
+    exclusion = if case .pattern(let pattern)? = config.excludeModules { try Pattern(pattern, budget) } else { nil }
     var saved: [Pattern] = []
-    for name in config.savedModuleNames { saved.append(try Pattern("(^|.*\\.)\(name)($|\\..*)")) }
+    for name in config.savedModuleNames { saved.append(try Pattern("(^|.*\\.)\(name)($|\\..*)", budget)) }
     self.saved = saved
     let layers = (config.layersPattern?.values ?? []).filter { !$0.isEmpty }
     var layerIndex: [Pattern] = []
-    for layer in layers { layerIndex.append(try Pattern("(?:^|.*?\\.)\(layer)\\.(?P<idx>\\d+)\\.")) }
-    if layers.isEmpty { layerIndex = [try Pattern(".*?\\.[^.]*\\.(?P<idx>\\d+)\\.")] }
+    for layer in layers { layerIndex.append(try Pattern("(?:^|.*?\\.)\(layer)\\.(?P<idx>\\d+)\\.", budget)) }
+    if layers.isEmpty { layerIndex = [try Pattern(".*?\\.[^.]*\\.(?P<idx>\\d+)\\.", budget)] }
     self.layerIndex = layerIndex
   }
 
-  private static func names(_ rule: ModuleRule?) -> Set<Substring> {
-    if case .names(let names)? = rule { Set(names.map { Substring($0) }) } else { [] }
+  private static func names(_ rule: ModuleRule?) -> Set<ExactName> {
+    if case .names(let names)? = rule { Set(exactly: names) } else { [] }
   }
 
   /// What PEFT does with a module.
@@ -53,18 +56,18 @@ public struct TargetMatcher {
     }
     for pattern in saved where try pattern.matchesStart(module) { return .excluded }
     if let target { return try target.matchesWhole(module) ? .targeted : .unmatched }
-    if targetNames.contains(Substring(module)) { return .targeted }
+    if targetNames.contains(module) { return .targeted }
     guard Self.matches(targetNames, module) else { return .unmatched }
     return try isInChosenLayer(module) ? .targeted : .unmatched
   }
 
   /// True if a name equals the path or ends it after a dot.
-  static func matches(_ names: Set<Substring>, _ module: String) -> Bool {
+  static func matches(_ names: Set<ExactName>, _ module: String) -> Bool {
     guard !names.isEmpty else { return false }
     var rest = Substring(module)
-    while !names.contains(rest) {
-      guard let dot = rest.firstIndex(of: ".") else { return false }
-      rest = rest[rest.index(after: dot)...]
+    while !names.contains(String(rest)) {
+      guard let dot = rest.utf8.firstIndex(of: UInt8(ascii: ".")) else { return false }
+      rest = rest[rest.utf8.index(after: dot)...]
     }
     return true
   }

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 /// What is wrong with an adapter, a base or an index: all that can be found, not only the first.
 public struct Validation: Sendable {
@@ -36,7 +36,9 @@ public struct Validation: Sendable {
     }
     let isAdapter =
       kind == .directory
-      && [PeftConfig.fileName, Adapter.weightsName].contains { FileSystem.kind(FileSystem.join(path, $0)) == .file }
+      && [PeftConfig.fileName, Adapter.weightsName, Adapter.torchName].contains {
+        FileSystem.kind(FileSystem.join(path, $0)) == .file
+      }
     subject = isAdapter ? .adapter : .checkpoint
     if isAdapter {
       checkAdapter(readsValues)
@@ -55,20 +57,17 @@ public struct Validation: Sendable {
 
   /// Looks at all values of a file's tensors. Returns what was seen by name.
   /// - Parameter allowsEmpty: for methods that may prune a module to nothing.
-  mutating func scan(_ file: SafetensorsFile, allowsEmpty: Bool = false) -> [String: ValueScan] {
-    var seen: [String: ValueScan] = [:]
+  mutating func scan(_ file: SafetensorsFile, allowsEmpty: Bool = false) -> [ExactName: ValueScan] {
+    var seen: [ExactName: ValueScan] = [:]
     for entry in file.entries {
       tensorCount += 1
       if entry.elementCount == 0 && !allowsEmpty {
         note("empty-tensor", entry.name, "shape \(entry.shape) holds nothing; common after saving under ZeRO-3")
       }
-      guard let format = entry.dtype.format else { continue }
-      var scan = ValueScan()
+      guard entry.dtype.isComputable else { continue }
+      let scan: ValueScan
       do throws(TensorFileError) {
-        for start in stride(from: entry.byteRange.lowerBound, to: entry.byteRange.upperBound, by: 1 << 20) {
-          let bytes = try file.file.bytes(start..<min(start + 1 << 20, entry.byteRange.upperBound))
-          scan.add(bytes.span.bytes, format)
-        }
+        scan = try ValueScan(file.file, entry)
       } catch {
         note("unreadable", entry.name, error.description)
         continue
@@ -90,138 +89,6 @@ public struct Validation: Sendable {
   }
 }
 
-// MARK: - Adapters
-
-extension Validation {
-  private mutating func checkAdapter(_ readsValues: Bool) {
-    var config: PeftConfig?
-    do throws(AdapterError) {
-      let found = try PeftConfig.load(directory: path)
-      config = found
-      try found.checkUnknownKeys(path: FileSystem.join(path, PeftConfig.fileName))
-    } catch {
-      note("configuration", error)
-    }
-    let file: SafetensorsFile
-    do throws(AdapterError) {
-      file = try Adapter.openWeights(path)
-    } catch {
-      if case .noTensors = error { note("no-tensors", error) } else { note("weights", error) }
-      return
-    }
-    if !file.metadata.contains(where: { $0.key == "format" }) {
-      note(
-        "metadata", FileSystem.lastComponent(file.path), "no 'format' in the metadata; transformers refuses such a file"
-      )
-    }
-    var seen: [String: ValueScan] = [:]
-    let prunes = ["ADALORA", "OSF"].contains(config?.peftType.rawValue)
-    if readsValues { seen = scan(file, allowsEmpty: prunes) } else { count(file) }
-    checkNames(file)
-    guard let config else { return }
-    if let method = AdapterMethod.named(config.peftType) {
-      do throws(AdapterError) {
-        _ = try MethodParts(file, config, method)
-      } catch {
-        note("tensor", error)
-      }
-    } else {
-      checkLoRA(file, config, seen)
-    }
-  }
-
-  private mutating func checkNames(_ file: SafetensorsFile) {
-    var foreign: [String: Int] = [:]
-    for entry in file.entries {
-      for part in AdapterName.withoutForeignParts(entry.name).foreign { foreign[part, default: 0] += 1 }
-    }
-    for (part, count) in foreign.sorted(by: { $0.key < $1.key }) {
-      note(
-        "foreign-name", part,
-        "\(count) tensor names have '\(part)' in them, which a wrapper left there; PEFT ignores such tensors. merge leaves it out"
-      )
-    }
-  }
-
-  private mutating func checkLoRA(_ file: SafetensorsFile, _ config: PeftConfig, _ seen: [String: ValueScan]) {
-    var modules: [String: [String: TensorEntry]] = [:]
-    for entry in file.entries {
-      let name = AdapterName.withoutForeignParts(entry.name).name
-      guard name.hasPrefix(Adapter.prefix) else {
-        note("tensor", entry.name, "the name does not begin with 'base_model.model.'; PEFT ignores it")
-        continue
-      }
-      if !entry.dtype.isComputable {
-        note("dtype", entry.name, "\(entry.dtype.rawValue) is no floating-point type; expected F32, F16, BF16 or F64")
-      }
-      guard let range = name.firstRange(of: ".lora_") else { continue }
-      let path = String(name[name.index(name.startIndex, offsetBy: Adapter.prefix.count)..<range.lowerBound])
-      modules[path, default: [:]][String(name[name.index(after: range.lowerBound)...])] = entry
-    }
-    if modules.isEmpty && (config.modulesToSave ?? []).isEmpty {
-      note("no-lora", path, "the file holds no lora_A and lora_B")
-    }
-    let scaling = try? LoRAScaling(config, path: path)
-    for (module, tensors) in modules.sorted(by: { naturallyPrecedes($0.key, $1.key) }) {
-      let a = tensors["lora_A.weight"] ?? tensors["lora_embedding_A"]
-      let b = tensors["lora_B.weight"] ?? tensors["lora_embedding_B"]
-      guard let a, let b else {
-        note(
-          "unpaired", module,
-          "only \(tensors.keys.sorted().joined(separator: ", ")) is there; lora_A and lora_B are needed")
-        continue
-      }
-      if let scan = seen[b.name], scan.isZero, b.elementCount > 0 {
-        note("zero-B", module, "lora_B is all zero: the adapter changes nothing here")
-      }
-      checkRank(module, a, b, config, scaling)
-    }
-    checkTargets(modules.keys.sorted(by: naturallyPrecedes), config)
-  }
-
-  private mutating func checkRank(
-    _ module: String, _ a: TensorEntry, _ b: TensorEntry, _ config: PeftConfig, _ scaling: LoRAScaling?
-  ) {
-    guard a.shape.count >= 2, b.shape.count == a.shape.count else {
-      note("shape", module, "lora_A is \(a.shape), lora_B \(b.shape)")
-      return
-    }
-    let blocks = config.useBDLoRA["nblocks"]?.integerValue ?? 1
-    guard a.shape[0] == b.shape[1] || (blocks > 1 && a.shape[0] == b.shape[1] * blocks) else {
-      note("shape", module, "lora_A \(a.shape) and lora_B \(b.shape) have no common rank")
-      return
-    }
-    var paths = config.targetedParameters(in: MergePlanMaker.unwrapped(module).path).map {
-      "\(MergePlanMaker.unwrapped(module).path).\($0)"
-    }
-    let isParameter = !paths.isEmpty
-    if !isParameter { paths = [module] }
-    let ranks = paths.compactMap {
-      try? scaling?.values(for: $0, leastExtent: min(a.shape[1], b.shape[0])).rank
-    }
-    // A parameter of experts has one rank an expert.
-    guard !ranks.isEmpty, !ranks.contains(where: { isParameter ? a.shape[0] % $0 == 0 : a.shape[0] == $0 }) else {
-      return
-    }
-    note("rank", module, "the configuration says \(ranks[0]), the tensors have \(a.shape[0])")
-  }
-
-  private mutating func checkTargets(_ modules: [String], _ config: PeftConfig) {
-    guard let rule = config.targetModules, !rule.isAllLinear, let matcher = try? TargetMatcher(config) else { return }
-    for module in modules {
-      let outer = module.firstRange(of: ".base_layer").map { String(module[..<$0.lowerBound]) } ?? module
-      guard config.targetedParameters(in: outer).isEmpty, !config.ensureWeightTying else { continue }
-      if let verdict = try? matcher.verdict(outer), verdict != .targeted {
-        note("not-targeted", module, "target_modules (\(rule.description)) does not name it; PEFT ignores its tensors")
-      }
-    }
-    guard case .names(let names) = rule else { return }
-    for name in names where !modules.contains(where: { TargetMatcher.matches([Substring(name)], $0) }) {
-      note("missing-target", name, "target_modules names it, but the file holds no such module")
-    }
-  }
-}
-
 // MARK: - Checkpoints
 
 extension Validation {
@@ -234,6 +101,7 @@ extension Validation {
       let names = try asAdapterError { () throws(TensorFileError) in try FileSystem.names(in: path) }
       files = names.filter { $0.hasSuffix(".safetensors") }
       index = names.first { $0.hasSuffix(".safetensors.index.json") }
+      if files.isEmpty, index == nil { files = names.filter { $0 == Checkpoint.torchName } }
       checkConfig(directory)
     } else if path.hasSuffix(".index.json") {
       index = FileSystem.lastComponent(path)
@@ -245,7 +113,27 @@ extension Validation {
       return
     }
     if files.isEmpty { note("no-checkpoint", path, "no safetensors file and no index") }
-    for name in files { _ = open(FileSystem.join(directory, name), readsValues) }
+    for name in files {
+      guard let count = Checkpoint.shardCount(inName: name) else { continue }
+      let names = try asAdapterError { () throws(TensorFileError) in try FileSystem.names(in: directory) }
+      guard !names.contains(where: { $0.hasSuffix(".index.json") }) else { continue }
+      note("missing-index", name, "one shard of \(count), and no index says what the others hold")
+    }
+    for name in files {
+      let path = FileSystem.join(directory, name)
+      if name.hasSuffix(".bin") { openTorch(path, readsValues) } else { _ = open(path, readsValues) }
+    }
+  }
+
+  /// Opens and scans a file of torch.
+  private mutating func openTorch(_ path: String, _ readsValues: Bool) {
+    do throws(TensorFileError) {
+      for file in try SafetensorsFile.openAny(path: path).files {
+        if readsValues { _ = scan(file) } else { count(file) }
+      }
+    } catch {
+      note("damaged", FileSystem.lastComponent(path), error.description)
+    }
   }
 
   /// Opens and scans one file; nil, with a finding, if it is damaged.
@@ -272,7 +160,7 @@ extension Validation {
       note("index", FileSystem.lastComponent(path), error.description)
       return
     }
-    var held: [String: String] = [:]
+    var held: [ExactName: String] = [:]
     var bytes = 0
     for (shard, tensors) in index.tensorsByShard {
       let shardPath = FileSystem.join(directory, shard)
@@ -290,14 +178,14 @@ extension Validation {
           note("duplicate-tensor", entry.name, "both '\(other)' and '\(shard)' hold it")
         } else if index.shardOfTensor[entry.name] == nil {
           note("unlisted-tensor", entry.name, "'\(shard)' holds it, but the index does not list it")
-        } else if index.shardOfTensor[entry.name] != shard {
+        } else if index.shardOfTensor[entry.name]?.isExactly(shard) == false {
           note(
             "misplaced-tensor", entry.name,
             "'\(shard)' holds it; the index lists it in '\(index.shardOfTensor[entry.name] ?? "")'")
         }
       }
     }
-    let listed = Set(index.tensorsByShard.map(\.shard))
+    let listed = Set(exactly: index.tensorsByShard.map(\.shard))
     for name in files where !listed.contains(name) {
       note("orphan-file", name, "the index does not name it; some loaders would take it for the whole model")
     }
@@ -309,12 +197,11 @@ extension Validation {
   }
 
   private mutating func checkConfig(_ directory: String) {
-    let path = FileSystem.join(directory, "config.json")
-    guard FileSystem.kind(path) == .file else {
-      note("no-config", "config.json", "transformers cannot load a model without it")
-      return
-    }
     do throws(TensorFileError) {
+      guard let path = try ModelFiles.path("config.json", in: directory) else {
+        note("no-config", "config.json", "transformers cannot load a model without it")
+        return
+      }
       if try JSONValue(contentsOf: path).members == nil { note("config", "config.json", "not a JSON object") }
     } catch {
       note("config", "config.json", error.description)

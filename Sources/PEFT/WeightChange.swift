@@ -1,9 +1,11 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 /// The rules that change one weight, one after the other, and how the weight is stored.
 struct WeightChange: Sendable {
   var rules: [(rule: any WeightRule, scale: Double)]
+  /// Whose the rules are.
+  var owners: [ModuleOwner] = []
   let shape: WeightShape
 
   /// Rows and columns as stored.
@@ -14,10 +16,20 @@ struct WeightChange: Sendable {
   var needsWholeWeight: Bool { shape.isTransposed || rules.contains { $0.rule.needsWholeWeight } }
 
   /// Changes a range of the stored rows; all of them where the whole weight is needed.
+  ///
+  /// What is only added is summed before it meets the weight, so that W + ΔW is one sum whose ΔW can be taken away again.
   func apply<Scalar: FactorElement>(
     _ rows: Range<Int>, _ block: inout Matrix<Scalar>, _ changes: [RowChange<Scalar>]
   ) throws(TensorFileError) {
     if shape.isTransposed { block = block.transposed }
+    if rules.allSatisfy(\.rule.isAdditive) {
+      let weight = block
+      block = Matrix(rows: weight.rows, columns: weight.columns)
+      for change in changes { try change(shape.isTransposed ? 0..<shape.output : rows, &block) }
+      for index in block.values.indices { block.values[index] += weight.values[index] }
+      if shape.isTransposed { block = block.transposed }
+      return
+    }
     for change in changes { try change(shape.isTransposed ? 0..<shape.output : rows, &block) }
     if shape.isTransposed { block = block.transposed }
   }
@@ -30,9 +42,19 @@ struct WeightChange: Sendable {
   }
 }
 
+/// A module of an adapter.
+struct ModuleOwner: Hashable, Sendable {
+  /// The adapter's place among those that are merged; one may stand there twice.
+  var adapter = 0
+  /// The module's path as the adapter names it.
+  var path = ""
+}
+
 /// The rule that changes a bias, and the weight beside it.
 struct BiasChange: Sendable {
   let rule: any WeightRule
+  /// Whose the rule is.
+  var owner = ModuleOwner()
   /// The weight before the change.
   let weightFile: File
   let weight: TensorEntry

@@ -1,4 +1,3 @@
-internal import LanguageModels
 internal import PEFT
 internal import Training
 
@@ -16,21 +15,13 @@ public struct CommandLineTool: Sendable {
       return try await dispatch(words)
     } catch let error as UsageError {
       console.failure(error.description)
-    } catch let error as AdapterError {
-      console.failure(error.description)
-    } catch let error as ModelError {
-      console.failure(error.description)
-    } catch let error as TrainingError {
-      console.failure(error.description)
-      switch error {
-      case .notFinite: return 1
-      case .interrupted: return 130
-      default: break
-      }
     } catch is CancellationError {
       console.failure("interrupted; nothing was written.")
     } catch {
-      console.failure("\(error)")
+      let command = CommandTable.commands.first { $0.name == words.first }
+      console.failure(ErrorText.text(error, of: command))
+      if case TrainingError.notFinite = error { return 1 }
+      if case TrainingError.interrupted = error { return 130 }
     }
     return 2
   }

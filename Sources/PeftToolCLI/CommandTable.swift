@@ -5,7 +5,7 @@ enum CommandTable {
   static let version = Provenance.version
 
   static let commonFlags: [Flag] = [
-    Flag("offline", "download nothing: repositories must be in the cache"),
+    Flag("offline", "download nothing: repositories must be in the cache", remedy: .allowDownloads),
     Flag("quiet", letter: "q", "say nothing on standard error but failures"),
     Flag("help", letter: "h", "show this help"),
     Flag("version", letter: "V", "show the version"),
@@ -16,40 +16,56 @@ enum CommandTable {
   private static let configKeyFlag = Flag(
     "ignore-config-key", value: "KEY", "accept an unknown key of adapter_config.json",
     detail: "An unknown key with a value that is neither null, false nor empty stops the merge, because it may change "
-      + "the result. This option names a key that does not.", repeats: true)
+      + "the result. This option names a key that does not.", repeats: true, remedy: .ignoreConfigKey)
 
   private static let allowMissingFlag = Flag(
     "allow-missing", "merge although the adapter lacks modules that it targets",
-    detail: "PEFT leaves such modules as they are.")
+    detail: "PEFT leaves such modules as they are.", remedy: .allowMissing)
 
   private static let allowUntargetedFlag = Flag(
     "allow-untargeted", "merge modules that adapter_config.json does not target",
-    detail: "PEFT ignores such modules.")
+    detail: "PEFT ignores such modules.", remedy: .allowUntargeted)
 
-  private static let mergeFlags: [Flag] = [
-    Flag(
-      "dry-run", letter: "n", "show the plan and write nothing",
-      detail: "Resolves every tensor, checks shapes, space and places, and prints what would be done."),
-    Flag(
-      "force", letter: "f", "replace OUT if it exists and is not empty",
-      detail: "The old directory is exchanged for the new one in one step, and removed afterwards."),
-    Flag(
-      "max-shard-size", value: "SIZE", "write shards of at most SIZE, such as 5GB",
-      detail: "Units are KB, MB, GB (powers of ten) and KiB, MiB, GiB. A tensor is never split.",
-      default: "the base's own shards"),
-    configKeyFlag,
-    allowMissingFlag,
-    allowUntargetedFlag,
-    Flag(
-      "allow-repeated", "merge an adapter that the base says it holds already",
-      detail: "Merged models carry the digests of their adapters in the metadata of their files."),
-    Flag(
-      "fsync", "wait until the output is on the disk before it gets its name",
-      detail:
-        "Without it the output survives a killed process, as files written by cp do; with it also a power cut."),
-    Flag("threads", value: "N", "tasks at work at once", default: "2"),
-    jsonFlag,
-  ]
+  private static let allowNonFiniteFlag = Flag(
+    "allow-non-finite", "go on where values are infinite or not a number",
+    detail:
+      "Without it an adapter with such values is refused, and a sum beyond what the weight's dtype holds stops the "
+      + "merge with nothing written.", remedy: .allowNonFinite)
+
+  private static let allowRepeatedFlag = Flag(
+    "allow-repeated", "merge an adapter that the base says it holds already",
+    detail: "Merged models carry the digests of their adapters in the metadata of their files.",
+    remedy: .allowRepeated)
+
+  private static let mergeFlags: [Flag] = outputFlags(allowRepeatedFlag)
+  private static let unmergeFlags: [Flag] = outputFlags()
+
+  private static func outputFlags(_ more: Flag...) -> [Flag] {
+    [
+      Flag(
+        "dry-run", letter: "n", "show the plan and write nothing",
+        detail: "Resolves every tensor, checks shapes, space and places, and prints what would be done."),
+      Flag(
+        "force", letter: "f", "replace OUT if it exists and is not empty",
+        detail: "The old directory is exchanged for the new one in one step, and removed afterwards.",
+        remedy: .replaceOutput),
+      Flag(
+        "max-shard-size", value: "SIZE", "write shards of at most SIZE, such as 5GB",
+        detail: "Units are KB, MB, GB (powers of ten) and KiB, MiB, GiB. A tensor is never split.",
+        default: "the base's own shards"),
+      configKeyFlag,
+      allowMissingFlag,
+      allowUntargetedFlag,
+      allowNonFiniteFlag,
+    ] + more + [
+      Flag(
+        "fsync", "wait until the output is on the disk before it gets its name",
+        detail:
+          "Without it the output survives a killed process, as files written by cp do; with it also a power cut."),
+      Flag("threads", value: "N", "tasks at work at once", default: "2"),
+      jsonFlag,
+    ]
+  }
 
   static let modelOperand = Operand(
     name: "MODEL", summary: "directory of a causal language model, or of an adapter that names its base", isModel: true)
@@ -89,12 +105,15 @@ enum CommandTable {
           isModel: true),
         Operand(name: "OUT", summary: "directory to be made"),
       ],
-      flags: mergeFlags,
+      flags: unmergeFlags,
       detail: """
-        Writes OUT = MERGED with W - scale·B·A in the place of each weight that the adapter targets. Both roundings remain: \
-        each element is within one unit in the last place, of the larger of merged and restored weight, of what it was.
+        Writes OUT = MERGED with W - scale·B·A in the place of each weight that the adapter targets. The record in MERGED's \
+        metadata decides: an adapter that it does not name, or names with another weight, is refused. If the adapters are all \
+        that the last merge added, each element is within one unit in the last place, of the larger of merged and restored \
+        weight, of what it was; otherwise the answer says what remains. Without a record nothing is promised.
 
-        Adapters that replace tensors in full, and DoRA, cannot be taken out: the base is needed for that.
+        What replaces tensors in full, DoRA, and methods whose change depends on the base weight cannot be taken out: the \
+        base is needed for that.
         """,
       run: unmergeCommand),
     Command(
@@ -107,13 +126,17 @@ enum CommandTable {
         Operand(name: "MERGED", summary: "directory, index or safetensors file of the merged model", isModel: true),
       ],
       flags: [
-        configKeyFlag, allowMissingFlag, allowUntargetedFlag,
+        configKeyFlag, allowMissingFlag, allowUntargetedFlag, allowNonFiniteFlag,
+        Flag(
+          "as-peft", "allow for the roundings of PEFT's own merge",
+          detail: "PEFT rounds some changes to the weight's dtype before it adds them, and decomposes weights in f32."),
         Flag("threads", value: "N", "tasks at work at once", default: "2"), jsonFlag,
       ],
       detail: """
         Computes the merge again, in bounded memory and without writing it, and compares tensor by tensor. Merged tensors may \
         differ by what another order of sums explains: the neighbouring value of a half format, or 1e-6 of the largest \
-        magnitude. All others must have the base's bytes. Exit code 0 if all agree, 1 if not.
+        magnitude. All others must have the base's bytes. Differences of headers, metadata and config.json are listed; those \
+        that change no number begin with "note". Exit code 0 if all agrees, 1 if not.
         """,
       run: verifyCommand),
     Command(
@@ -122,11 +145,15 @@ enum CommandTable {
       flags: [
         Flag(
           "stats", "show the size, effective rank and health of each module's change",
-          detail: "Reads all values. The change itself, which is as large as the weight, is never formed."),
+          detail:
+            "Reads all values. Of a method whose change depends on the weight, the size is known with --base only; with "
+            + "it the size is also shown as a share of the weight's."),
         Flag("base", value: "DIR", "show which tensors of a base the adapter fits, and whether it fits", isModel: true),
         Flag(
-          "for", value: "SERVER", "list what keeps vllm, sglang, lorax, llama.cpp or mlx from serving it",
-          detail: "Each blocking feature with the command that cures it. Exit code 1 if there is one."),
+          "for", value: "SERVER", "list what keeps vllm, sglang, lorax, llama.cpp, mlx or ollama from serving it",
+          detail:
+            "Each blocking feature with the command that cures it, as the server's release that is named does it. Exit "
+            + "code 1 if there is one."),
         Flag(
           "report", value: "FILE", "write a page with a heat map, singular values, bytes and health",
           detail: "The page is one HTML file that loads nothing from elsewhere. FILE must not exist."),
@@ -169,7 +196,7 @@ enum CommandTable {
       ],
       flags: [
         Flag("seed", value: "N", "seed of the random values", default: "0"),
-        Flag("force", letter: "f", "replace OUT if it exists and is not empty"),
+        Flag("force", letter: "f", "replace OUT if it exists and is not empty", remedy: .replaceOutput),
         configKeyFlag,
       ],
       detail: """
@@ -199,7 +226,7 @@ enum CommandTable {
         Operand(name: "OUT", summary: "directory to be made"),
       ],
       flags: [
-        Flag("force", letter: "f", "replace OUT if it exists and is not empty"),
+        Flag("force", letter: "f", "replace OUT if it exists and is not empty", remedy: .replaceOutput),
         Flag(
           "max-shard-size", value: "SIZE", "write shards of at most SIZE, such as 5GB",
           default: "the model's own shards"),

@@ -11,17 +11,20 @@ public struct Console: Sendable {
   let error: @Sendable (String) -> Void
   /// True if standard error is a terminal that shows progress.
   let showsProgress: Bool
+  /// True if standard output is a terminal.
+  let writesToTerminal: Bool
   /// True if `--quiet` was given.
   var isQuiet = false
 
   /// A console of one's own, for tests.
   public init(
     output: @escaping @Sendable (String) -> Void, error: @escaping @Sendable (String) -> Void,
-    showsProgress: Bool = false
+    showsProgress: Bool = false, writesToTerminal: Bool = false
   ) {
     self.output = output
     self.error = error
     self.showsProgress = showsProgress
+    self.writesToTerminal = writesToTerminal
   }
 
   /// The process's own streams. A closed standard output ends the process with code 0: the reader has seen enough.
@@ -29,7 +32,8 @@ public struct Console: Sendable {
     signal(SIGPIPE, SIG_IGN)
     return Console(
       output: { text in write(text, to: 1) }, error: { text in write(text, to: 2) },
-      showsProgress: isatty(2) == 1 && getenv("TERM").map { String(cString: $0) } != "dumb")
+      showsProgress: isatty(2) == 1 && getenv("TERM").map { String(cString: $0) } != "dumb",
+      writesToTerminal: isatty(1) == 1)
   }
 
   private static func write(_ text: String, to descriptor: Int32) {
@@ -52,6 +56,12 @@ public struct Console: Sendable {
 
   /// A line of the answer for people.
   func line(_ text: String) { output(printable(text, limit: .max) + "\n") }
+
+  /// A piece of a model's text: as it is into a file or a pipe, fit for a terminal on one. Lines and tabs stay what they are, and so
+  /// do the joiners that scripts and emoji are written with.
+  func modelText(_ text: String) {
+    output(writesToTerminal ? printable(text, limit: .max, keeping: ["\n", "\t", "\u{200C}", "\u{200D}"]) : text)
+  }
 
   /// The answer for machines, on one line.
   func json(_ value: JSONValue) { output(value.compactText + "\n") }
@@ -92,6 +102,7 @@ final class DownloadLines {
   private let console: Console
   private let bar: ProgressBar
   private var file = ""
+  private var isWaiting = false
 
   init(_ console: Console) {
     self.console = console
@@ -100,6 +111,17 @@ final class DownloadLines {
 
   func update(_ progress: HubProgress) {
     let name = "\(progress.repository) \(progress.file)"
+    switch progress.state {
+    case .transferring: isWaiting = false
+    case .waiting:
+      if !isWaiting { console.note("waiting for another download of \(name)") }
+      isWaiting = true
+      return
+    case .retrying(let seconds, let reason):
+      bar.finish()
+      console.note("\(reason); trying again in \(fixed(seconds, 0)) s")
+      return
+    }
     if name != file {
       file = name
       console.note("downloading \(name)" + (progress.totalBytes.map { " (\(bytesText($0)))" } ?? ""))
@@ -132,12 +154,13 @@ var peakResidentBytes: Int {
   return 0
 }
 
-/// Text from files made fit for a terminal: control characters as escapes, and no more than `limit` characters.
-func printable(_ text: String, limit: Int = 2000) -> String {
+/// Text from files made fit for a terminal: control characters as escapes but for `keeping`, and no more than `limit` characters.
+func printable(_ text: String, limit: Int = 2000, keeping kept: Set<Unicode.Scalar> = []) -> String {
   var result = ""
   for (index, scalar) in text.unicodeScalars.enumerated() {
     if index == limit { return result + "…" }
-    if scalar.properties.generalCategory == .control || scalar.properties.generalCategory == .format {
+    let category = scalar.properties.generalCategory
+    if (category == .control || category == .format) && !kept.contains(scalar) {
       result += "\\u{\(String(scalar.value, radix: 16))}"
     } else {
       result.unicodeScalars.append(scalar)

@@ -16,10 +16,13 @@ struct Flag: Sendable {
   let repeats: Bool
   /// True if the value may be a repository's name in the place of a path.
   let isModel: Bool
+  /// The remedy of an error that giving it is, or, for `--offline`, that leaving it out is.
+  let remedy: Remedy.Kind?
 
   init(
     _ name: String, letter: Character? = nil, value: String? = nil, _ summary: String, detail: String = "",
-    default defaultText: String? = nil, repeats: Bool = false, isModel: Bool = false
+    default defaultText: String? = nil, repeats: Bool = false, isModel: Bool = false,
+    remedy: Remedy.Kind? = nil
   ) {
     self.name = name
     self.letter = letter
@@ -29,6 +32,7 @@ struct Flag: Sendable {
     self.defaultText = defaultText
     self.repeats = repeats
     self.isModel = isModel
+    self.remedy = remedy
   }
 }
 

@@ -12,7 +12,10 @@ internal import TensorFiles
     invocation.has("json") ? Console(output: { _ in }, error: console.error, showsProgress: false) : console
   printSummary(summary, lines)
   if invocation.has("stats") || invocation.has("report") {
-    let statistics = try await ModuleStatistics(directory: directory)
+    let base = invocation.value("base")
+    let fits = base.map { (try? BaseMatch(base: $0, adapter: directory)) != nil } ?? false
+    // A base that does not fit is judged below, and the adapter is shown without it.
+    let statistics = try await ModuleStatistics(directory: directory, base: fits ? base : nil)
     if invocation.has("stats") {
       lines.line("")
       inspectStatistics(statistics, lines, json: &json)

@@ -7,6 +7,7 @@ func inspectMatch(_ adapter: String, _ base: String, _ console: Console, json: i
     let match = try BaseMatch(base: base, adapter: adapter)
     json["base"] = .object([
       .init("path", .string(base)), .init("compatible", .bool(true)), .init("modules", .integer(match.moduleCount)),
+      .init("matched", .integer(match.matchedCount)),
       .init(
         "tensors",
         .array(
@@ -24,40 +25,67 @@ func inspectMatch(_ adapter: String, _ base: String, _ console: Console, json: i
     }
     for line in table([["tensor of the base", "count", "shape", "dtype", "change"]] + rows) { console.line(line) }
     for note in match.notes { console.line("note: \(note)") }
-    console.line("verdict: compatible, all \(countText(match.moduleCount, "module")) matched")
+    let isWhole = match.matchedCount == match.moduleCount
+    console.line(
+      isWhole
+        ? "verdict: compatible, all \(countText(match.moduleCount, "module")) matched"
+        : "verdict: compatible, \(match.matchedCount) of \(countText(match.moduleCount, "module")) matched")
     return 0
   } catch {
+    let reason = ErrorText.text(error, of: CommandTable.commands.first { $0.name == "inspect" })
     json["base"] = .object([
-      .init("path", .string(base)), .init("compatible", .bool(false)), .init("reason", .string(error.description)),
+      .init("path", .string(base)), .init("compatible", .bool(false)), .init("reason", .string(reason)),
     ])
-    console.line("verdict: not compatible. \(error.description)")
+    console.line("verdict: not compatible. \(reason)")
     return 1
   }
 }
 
 /// `inspect --stats`: norms, effective ranks and health.
+///
+/// A dash stands where the adapter alone does not tell, or where there is nothing to tell.
 func inspectStatistics(_ statistics: ModuleStatistics, _ console: Console, json: inout JSONValue) {
   json["stats"] = .array(
     statistics.rows.map { row in
       .object([
-        .init("module", .string(row.path)), .init("norm", row.norm.isFinite ? .number(row.norm) : .null),
-        .init("effective_rank", .number(row.effectiveRank)), .init("health", .string(row.health)),
+        .init("module", .string(row.path)), .init("norm", numberOrNull(row.norm)),
+        .init("relative_norm", numberOrNull(row.relativeNorm)),
+        .init("effective_rank", .number(row.effectiveRank)),
+        .init("health", .string(row.health == .unknown ? "unknown" : row.health.rawValue)),
         .init("singular_values", .array(row.singularValues.map { .number($0) })),
       ])
     })
   let rows = statistics.rows.map { row in
     [
-      row.path, scientific(row.norm), row.singularValues.isEmpty ? "" : fixed(row.effectiveRank, 1),
-      row.singularValues.first.map(scientific) ?? "", row.health,
+      row.path, normText(row.norm),
+    ] + (statistics.hasBase ? [normText(row.relativeNorm)] : []) + [
+      row.singularValues.isEmpty ? "" : fixed(row.effectiveRank, 1),
+      row.singularValues.first.map(scientific) ?? "", row.health.rawValue,
     ]
   }
-  for line in table([["module", "norm of change", "eff. rank", "largest sv", "health"]] + rows) { console.line(line) }
+  let header =
+    ["module", "norm of change"] + (statistics.hasBase ? ["of the weight's"] : []) + [
+      "eff. rank", "largest sv", "health",
+    ]
+  for line in table([header] + rows) { console.line(line) }
+  if !statistics.hasBase, statistics.rows.contains(where: { $0.norm == nil && $0.health != .notFinite }) {
+    console.note("note: a dash is what only the base can tell; give it with --base")
+  }
 }
+
+private func numberOrNull(_ value: Double?) -> JSONValue {
+  guard let value, value.isFinite else { return .null }
+  return .number(value)
+}
+
+/// A norm with three digits, or a dash.
+func normText(_ value: Double?) -> String { value.map(scientific) ?? "–" }
 
 /// `inspect --for`: what blocks serving. Returns the exit code.
 func inspectServing(_ check: ServingCheck, _ console: Console, json: inout JSONValue) -> Int32 {
   json["serving"] = .object([
-    .init("server", .string(check.server.rawValue)), .init("servable", .bool(check.blockers.isEmpty)),
+    .init("server", .string(check.server.rawValue)), .init("version", .string(check.version)),
+    .init("servable", .bool(check.blockers.isEmpty)),
     .init(
       "blockers",
       .array(
@@ -67,10 +95,13 @@ func inspectServing(_ check: ServingCheck, _ console: Console, json: inout JSONV
           ])
         })),
   ])
+  if !check.blockers.isEmpty { console.line("\(check.server.rawValue) (\(check.version)):") }
   for blocker in check.blockers {
     console.line("\(blocker.feature): \(blocker.effect)")
     console.line("  cure: \(blocker.cure)")
   }
-  if check.blockers.isEmpty { console.line("nothing is known to keep \(check.server.rawValue) from serving it") }
+  if check.blockers.isEmpty {
+    console.line("nothing is known to keep \(check.server.rawValue) (\(check.version)) from serving it")
+  }
   return check.blockers.isEmpty ? 0 : 1
 }

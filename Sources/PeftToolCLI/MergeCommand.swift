@@ -3,39 +3,47 @@ internal import TensorFiles
 
 /// `peft-tool merge BASE ADAPTER... OUT`
 @Sendable func mergeCommand(_ invocation: Invocation, _ console: Console) async throws -> Int32 {
-  try await merge(invocation, console, sign: 1)
+  try await merge(invocation, console, unmerges: false)
 }
 
 /// `peft-tool unmerge MERGED ADAPTER... OUT`
 @Sendable func unmergeCommand(_ invocation: Invocation, _ console: Console) async throws -> Int32 {
-  try await merge(invocation, console, sign: -1)
+  try await merge(invocation, console, unmerges: true)
 }
 
 /// An adapter's directory, and the weight after its last colon, if the whole is no directory.
-func adapterInput(_ word: String, sign: Double) -> MergePlan.Input {
-  if FileSystem.kind(word) == nil, let colon = word.lastIndex(of: ":"),
-    let weight = Double(word[word.index(after: colon)...]), weight.isFinite
-  {
-    return MergePlan.Input(String(word[..<colon]), weight: sign * weight)
+///
+/// Throws `.badWeight` for an infinity or a NaN.
+func adapterInput(_ word: String) throws(UsageError) -> MergePlan.Input {
+  guard FileSystem.kind(word) == nil, let colon = word.lastIndex(of: ":"),
+    let weight = Double(word[word.index(after: colon)...])
+  else { return MergePlan.Input(word) }
+  let directory = String(word[..<colon])
+  guard weight.isFinite else {
+    throw .badWeight(adapter: directory, found: String(word[word.index(after: colon)...]))
   }
-  return MergePlan.Input(word, weight: sign)
+  return MergePlan.Input(directory, weight: weight)
 }
 
 /// The plan that the operands and options of merge, unmerge and verify describe.
-func makePlan(_ invocation: Invocation, sign: Double) throws -> MergePlan {
+func makePlan(_ invocation: Invocation, unmerges: Bool = false) throws -> MergePlan {
   var options = MergeOptions()
   options.ignoredConfigKeys = Set(invocation.all("ignore-config-key"))
   options.allowMissing = invocation.has("allow-missing")
   options.allowUntargeted = invocation.has("allow-untargeted")
   options.allowRepeated = invocation.has("allow-repeated")
+  options.allowNonFinite = invocation.has("allow-non-finite")
   options.replaceOutput = invocation.has("force")
   options.durable = invocation.has("fsync")
   if let size = invocation.value("max-shard-size") {
     guard let bytes = parseBytes(size) else { throw AdapterError.shardSize(found: size) }
     options.maxShardBytes = bytes
   }
-  let inputs = invocation.operands.dropFirst().dropLast().map { adapterInput($0, sign: sign) }
-  return try MergePlan(base: invocation.operands[0], adapters: inputs, options: options)
+  let inputs = try invocation.operands.dropFirst().dropLast().map { try adapterInput($0) }
+  let base = invocation.operands[0]
+  return unmerges
+    ? try MergePlan(unmerging: base, adapters: inputs, options: options)
+    : try MergePlan(base: base, adapters: inputs, options: options)
 }
 
 /// `--threads`, or two.
@@ -47,11 +55,11 @@ func workerCount(_ invocation: Invocation) throws(UsageError) -> Int {
   return workers
 }
 
-private func merge(_ invocation: Invocation, _ console: Console, sign: Double) async throws -> Int32 {
+private func merge(_ invocation: Invocation, _ console: Console, unmerges: Bool) async throws -> Int32 {
   let started = Clock.seconds
   let workers = try workerCount(invocation)
   let output = invocation.operands[invocation.operands.count - 1]
-  let plan = try makePlan(invocation, sign: sign)
+  let plan = try makePlan(invocation, unmerges: unmerges)
   let merger = Merger(plan, workers: workers)
   if invocation.has("dry-run") {
     try merger.check(output: output)
@@ -60,7 +68,7 @@ private func merge(_ invocation: Invocation, _ console: Console, sign: Double) a
     return 0
   }
   let bar = ProgressBar(console)
-  try await merger.run(to: output) { progress in
+  let outcome = try await merger.run(to: output) { progress in
     bar.update(done: progress.writtenBytes, total: progress.totalBytes)
   }
   bar.finish()
@@ -69,12 +77,22 @@ private func merge(_ invocation: Invocation, _ console: Console, sign: Double) a
     var json = planJSON(plan, workers)
     json["seconds"] = .number(seconds)
     json["peak_memory_bytes"] = .integer(peakResidentBytes)
+    json["not_finite"] = .array(outcome.nonFiniteTensors.map { .string($0) })
     console.json(json)
     return 0
   }
   console.line(accounting(plan))
   for note in plan.notes { console.note("note: \(note)") }
-  if sign < 0 { console.line("each element is within one unit in the last place of what it was before the merge") }
+  if let first = outcome.nonFiniteTensors.first {
+    let more = outcome.nonFiniteTensors.count - 1
+    console.note(
+      "note: '\(first)'\(more == 0 ? " holds" : " and \(countText(more, "more tensor")) hold") values that are infinite or "
+        + "not a number")
+  } else if case .lastMerge(let copies)? = plan.restoration {
+    console.line(
+      "each element\(copies.isEmpty ? "" : " of the other tensors") is within one unit in the last place of what it was "
+        + "before the merge, counted at the larger of its merged and restored values")
+  }
   let rate = Double(plan.dataBytes) / 1e9 / max(seconds, 1e-9)
   console.line(
     "wrote \(output): \(countText(plan.tensorCount, "tensor")), \(bytesText(plan.dataBytes)) in "
@@ -111,7 +129,18 @@ private func planJSON(_ plan: MergePlan, _ workers: Int) -> JSONValue {
     .init("merged_bytes", .integer(plan.mergedBytes)),
     .init("disk_bytes", .integer(plan.diskBytes)),
     .init("predicted_peak_bytes", .integer(plan.predictedPeakBytes(workers: workers))),
+    .init("restoration", restorationText(plan.restoration).map { .string($0) } ?? .null),
     .init("shards", .array(plan.shardNames.map { .string($0) })),
     .init("notes", .array(plan.notes.map { .string($0) })),
   ])
+}
+
+private func restorationText(_ restoration: Restoration?) -> String? {
+  switch restoration {
+  case .lastMerge?: "last-merge"
+  case .amongOthers?: "among-others"
+  case .incompleteRecord?: "incomplete-record"
+  case .unrecorded?: "unrecorded"
+  case nil: nil
+  }
 }

@@ -5,8 +5,7 @@ internal import TensorFiles
 @Sendable func countCommand(_ invocation: Invocation, _ console: Console) async throws -> Int32 {
   let (config, configPath) = try PeftConfig.load(path: invocation.operands[1])
   let base = try BaseModel(path: invocation.operands[0], taskType: config.taskType)
-  let hasWeights = FileSystem.kind(invocation.operands[1]) == .directory
-  let weights = hasWeights ? try? Adapter.openWeights(invocation.operands[1]) : nil
+  let weights = try countedWeights(invocation.operands[1])
   let count = try base.parameterCount(of: config, configPath: configPath, weights: weights)
   if invocation.has("json") {
     let percent = count.all == 0 ? 0 : 100 * Double(count.trainable) / Double(count.all)
@@ -19,6 +18,16 @@ internal import TensorFiles
     console.line(count.description)
   }
   return 0
+}
+
+/// The weights in an adapter's directory; nil for a configuration alone, which has no weights beside it.
+private func countedWeights(_ path: String) throws(AdapterError) -> SafetensorsFile? {
+  guard FileSystem.kind(path) == .directory else { return nil }
+  do {
+    return try Adapter.openWeights(path)
+  } catch .weightsMissing(_, let found) where found.isEmpty {
+    return nil
+  }
 }
 
 /// `peft-tool init BASE CONFIG OUT`
@@ -34,6 +43,11 @@ internal import TensorFiles
   let output = invocation.operands[2]
   try maker.write(to: output, replacing: invocation.has("force"))
   let parameters = maker.modules.reduce(0) { $0 + $1.rank * ($1.input + $1.output) }
+  if !maker.isInModelOrder {
+    console.note(
+      "note: the order of the modules of a model of type '\(base.modelType ?? "unknown")' is not known here, so the values "
+        + "are not those that PEFT draws with this seed")
+  }
   console.line("wrote \(output): \(countText(maker.modules.count, "module")), \(countText(parameters, "parameter"))")
   return 0
 }

@@ -68,7 +68,7 @@ struct Report {
       cells[module, default: [:]][layer ?? -1] = row
     }
     let layers = Set(cells.values.flatMap(\.keys)).sorted()
-    let greatest = statistics.rows.map(\.norm).filter(\.isFinite).max() ?? 0
+    let greatest = statistics.rows.compactMap(\.norm).filter(\.isFinite).max() ?? 0
     var html = "<table class=\"map\" id=\"heat-map\"><tr><th>layer</th>"
     for module in order { html += "<th>\(escaped(module))</th>" }
     html += "</tr>"
@@ -79,10 +79,10 @@ struct Report {
           html += "<td></td>"
           continue
         }
-        let share = greatest > 0 && row.norm.isFinite ? row.norm / greatest : 0
+        let share = greatest > 0 ? (row.norm.map { $0.isFinite ? $0 / greatest : 0 } ?? 0) : 0
         let light = 97 - Int(share * 52)
         html += "<td style=\"background:hsl(220 60% \(light)%)\(light < 62 ? ";color:#fff" : "")\" "
-        html += "title=\"\(escaped(row.path))\">\(row.norm.isFinite ? scientific(row.norm) : "not finite")</td>"
+        html += "title=\"\(escaped(row.path))\">\(row.health == .notFinite ? "not finite" : normText(row.norm))</td>"
       }
       html += "</tr>"
     }
@@ -122,11 +122,16 @@ struct Report {
   }
 
   private var health: String {
-    let bad = statistics.rows.filter { $0.health != "ok" }
+    let bad = statistics.rows.filter { $0.health == .untrained || $0.health == .notFinite }
     guard !bad.isEmpty else {
-      return "<p id=\"health\">All \(statistics.rows.count) modules are finite and change something.</p>"
+      let unknown = statistics.rows.filter { $0.health == .unknown }.count
+      let judged = "All \(statistics.rows.count) modules are finite"
+      return "<p id=\"health\">"
+        + (unknown == 0
+          ? "\(judged) and change something." : "\(judged); what \(unknown) of them change only the base can tell.")
+        + "</p>"
     }
     return "<ul id=\"health\">"
-      + bad.map { "<li class=\"bad\">\(escaped($0.path)): \($0.health)</li>" }.joined() + "</ul>"
+      + bad.map { "<li class=\"bad\">\(escaped($0.path)): \($0.health.rawValue)</li>" }.joined() + "</ul>"
   }
 }

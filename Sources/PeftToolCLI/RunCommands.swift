@@ -27,10 +27,15 @@ private struct ModelPlaces {
 
   /// The model with the adapters of the operand and of `--adapter`.
   func load(_ invocation: Invocation) throws -> PeftModel {
+    // The weights are mapped: a file that is cut must be an error, not the end of the process.
+    do { try MappedFile.survivesCuts() } catch { throw AdapterError.file(error) }
     let model = try PeftModel(base: base)
     var active: [(name: String, weight: Float)] = []
     for (index, word) in ((adapter.map { [$0] } ?? []) + invocation.all("adapter")).enumerated() {
-      let input = adapterInput(word, sign: 1)
+      let input = try adapterInput(word)
+      guard Float(input.weight).isFinite else {
+        throw UsageError.badWeight(adapter: input.directory, found: "\(input.weight)")
+      }
       let name = index == 0 ? "default" : "adapter\(index)"
       try model.load(input.directory, named: name)
       active.append((name, Float(input.weight)))
@@ -62,7 +67,7 @@ private struct ModelPlaces {
   let tokenizer = try places.tokenizer(for: model)
   let text: String
   do { text = try FileSystem.text(invocation.operands[1]) } catch { throw AdapterError.file(error) }
-  let result = try model.perplexity(tokenizer.encode(text), window: try invocation.integer("window"))
+  let result = try model.perplexity(try tokenizer.encode(text), window: try invocation.integer("window"))
   if invocation.has("json") {
     console.json(
       .object([
@@ -121,8 +126,8 @@ private struct GenerateRequest {
 
   /// The ids of a prompt, in the template's words if there is one.
   func ids(_ prompt: Prompt, _ tokenizer: Tokenizer) throws -> [Int] {
-    guard let chat else { return tokenizer.encode(prompt.text) }
-    return tokenizer.encode(try chat.render(prompt), addsSpecial: false)
+    guard let chat else { return try tokenizer.encode(prompt.text) }
+    return try tokenizer.encode(chat.render(prompt), addsSpecial: false)
   }
 }
 
@@ -142,16 +147,17 @@ private struct GenerateRequest {
   let isBatch = invocation.value("prompts") != nil
   let writesJSON = isBatch || invocation.has("json")
   for ids in inputs {
-    var stream = TextStream(tokenizer, after: ids, stops: request.stop.texts)
+    var stream = try TextStream(tokenizer, after: ids, stops: request.stop.texts)
     let started = Clock.seconds
     var first = started
-    let tokens = try model.generate(ids, sampling: request.sampling, stop: request.stop) { token in
+    let tokens = try model.generate(ids, sampling: request.sampling, stop: request.stop) {
+      (token: Int) throws(ModelError) -> Bool in
       if first == started { first = Clock.seconds }
-      let text = stream.add(token)
-      if !writesJSON && !text.isEmpty { console.output(text) }
+      let text = try stream.add(token)
+      if !writesJSON && !text.isEmpty { console.modelText(text) }
       return !stream.isStopped
     }
-    let rest = stream.finish()
+    let rest = try stream.finish()
     if writesJSON {
       console.json(
         .object([
@@ -159,7 +165,7 @@ private struct GenerateRequest {
           .init("prompt_tokens", .integer(ids.count)),
         ]))
     } else {
-      console.output(rest + "\n")
+      console.modelText(rest + "\n")
     }
     let seconds = Clock.seconds
     let rate = tokens.count > 1 && seconds > first ? Double(tokens.count - 1) / (seconds - first) : 0

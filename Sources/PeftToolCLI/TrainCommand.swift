@@ -38,7 +38,7 @@ extension CommandTable {
         detail:
           "The run continues to the same bits as one that was never stopped. Base, records, the adapter's configuration and "
           + "all settings that decide the result must be what they were; what differs is named."),
-      Flag("force", letter: "f", "replace OUT if it exists and is not empty"),
+      Flag("force", letter: "f", "replace OUT if it exists and is not empty", remedy: .replaceOutput),
       jsonFlag,
     ],
     detail: """

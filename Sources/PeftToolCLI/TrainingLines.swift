@@ -92,7 +92,7 @@ final class TrainingLog {
     if FileSystem.exists(made) { try FileSystem.remove(made) }
     file = try File.create(made)
     try file.write(text)
-    try FileSystem.rename(made, to: path)
+    try FileSystem.move(made, to: path)
     written = text.utf8.count
   }
 

@@ -8,6 +8,7 @@ enum UsageError: Error, Equatable {
   case valueMissing(flag: String, value: String)
   case valueNotTaken(flag: String, found: String)
   case badValue(flag: String, found: String, expected: String)
+  case badWeight(adapter: String, found: String)
   case operandCount(command: String, expected: [String], found: Int)
 }
 
@@ -22,6 +23,8 @@ extension UsageError: CustomStringConvertible {
     case .valueMissing(let flag, let value): "option '--\(flag)' needs a value: --\(flag) \(value)."
     case .valueNotTaken(let flag, let found): "option '--\(flag)' takes no value, but '\(found)' was given."
     case .badValue(let flag, let found, let expected): "option '--\(flag)': '\(found)' is not \(expected)."
+    case .badWeight(let adapter, let found):
+      "\(adapter): the weight '\(found)' is no finite number. Give one such as \(adapter):0.5."
     case .operandCount(let command, let expected, let found):
       "\(command): expected \(expected.contains { $0.hasSuffix("...") } ? "at least " : "")\(expected.count) operand\(expected.count == 1 ? "" : "s") "
         + "(\(expected.joined(separator: " "))), found \(found)."

@@ -14,20 +14,23 @@ public struct Checkpoint: Sendable {
   public let shards: [SafetensorsFile]
   /// The index, if there is one: its file's name and content.
   public let index: ShardIndex?
-  private let locations: [String: Location]
+  private let locations: [ExactName: Location]
 
   public static let singleName = "model.safetensors"
   public static let indexName = "model.safetensors.index.json"
   /// The file that torch's models are saved as.
   public static let torchName = "pytorch_model.bin"
   /// Names under which a torch file holds a tensor a second time, and the first name. They are not among `names`.
-  public let aliases: [String: String]
+  public let aliases: [ExactName: String]
 
   /// Where a tensor lies, or nil.
   public subscript(_ name: String) -> Location? { locations[name] }
 
-  /// All names, unordered.
-  public var names: Dictionary<String, Location>.Keys { locations.keys }
+  /// As for plain text.
+  public subscript(_ name: ExactName) -> Location? { locations[name] }
+
+  /// All names, in the order of their code points.
+  public let names: [String]
 
   /// Number of tensors.
   public var tensorCount: Int { locations.count }
@@ -41,7 +44,7 @@ public struct Checkpoint: Sendable {
   ///
   /// In a directory, `model.safetensors` comes before `model.safetensors.index.json`, as in transformers; without both,
   /// a single index or a single `.safetensors` file of another name is taken.
-  /// Throws: `.noCheckpoint`; the header cases; for an index `.indexMalformed`, `.indexPathEscapes`, `.shardMissing`,
+  /// Throws: `.noCheckpoint`; `.shardAlone` for one shard of several without their index; the header cases; for an index `.indexMalformed`, `.indexPathEscapes`, `.shardMissing`,
   /// `.tensorMissingFromShard`, `.tensorNotInIndex`.
   public init(path: String) throws(TensorFileError) {
     switch FileSystem.kind(path) {
@@ -76,7 +79,20 @@ public struct Checkpoint: Sendable {
     }
   }
 
+  /// The number of shards that a shard's name tells, as in `model-00001-of-00002.safetensors`; nil for other names, and for
+  /// the only shard of one.
+  package static func shardCount(inName name: String) -> Int? {
+    guard let range = name.firstRange(of: "-of-") else { return nil }
+    let number = name[..<range.lowerBound].split(separator: "-").last ?? ""
+    let total = name[range.upperBound...].prefix { $0 != "." }
+    guard !number.isEmpty, number.allSatisfy(\.isNumber), let count = Int(total), count > 1 else { return nil }
+    return count
+  }
+
   private init(file path: String) throws(TensorFileError) {
+    if let count = Self.shardCount(inName: FileSystem.lastComponent(path)) {
+      throw .shardAlone(path: path, count: count)
+    }
     let (files, aliases) = try SafetensorsFile.openAny(path: path)
     self.init(directory: FileSystem.parentDirectory(path), shards: files, index: nil, aliases: aliases)
   }
@@ -84,14 +100,14 @@ public struct Checkpoint: Sendable {
   private init(index: ShardIndex) throws(TensorFileError) {
     let directory = FileSystem.parentDirectory(index.path)
     var shards: [SafetensorsFile] = []
-    var locations: [String: Location] = [:]
-    var aliases: [String: String] = [:]
+    var locations: [ExactName: Location] = [:]
+    var aliases: [ExactName: String] = [:]
     for (name, tensors) in index.tensorsByShard {
       let path = FileSystem.join(directory, name)
       guard FileSystem.kind(path) == .file else {
         throw .shardMissing(path: index.path, shard: name, tensorCount: tensors.count)
       }
-      guard FileSystem.isInside(directory, linked: path) else {
+      guard ModelFiles.isInside(directory, linked: path) else {
         throw .indexPathEscapes(path: index.path, shard: name)
       }
       let (files, second) = try SafetensorsFile.openAny(path: path)
@@ -101,8 +117,9 @@ public struct Checkpoint: Sendable {
       for file in files {
         for entry in file.entries {
           let listed = index.shardOfTensor[entry.name]
-          guard listed == name else {
-            throw .tensorNotInIndex(path: index.path, tensor: entry.name, shard: name, listedIn: listed)
+          guard let listed, listed.isExactly(name) else {
+            throw .tensorNotInIndex(
+              path: index.path, tensor: entry.name, shard: name, listedIn: index.shardOfTensor[entry.name])
           }
           locations[entry.name] = Location(shard: shards.count, entry: entry)
         }
@@ -115,18 +132,7 @@ public struct Checkpoint: Sendable {
     self.shards = shards
     self.index = index
     self.locations = locations
-  }
-}
-
-extension FileSystem {
-  /// True if a file in `directory` is no link, or a link that stays inside the directory or leads into the `blobs` of the
-  /// Hugging Face cache that the directory is a snapshot of.
-  static func isInside(_ directory: String, linked path: String) -> Bool {
-    guard let root = canonicalPath(directory), let target = canonicalPath(path) else { return false }
-    if target.hasPrefix(root == "/" ? root : root + "/") { return true }
-    let snapshots = parentDirectory(root)
-    guard lastComponent(snapshots) == "snapshots" else { return false }
-    return parentDirectory(target) == join(parentDirectory(snapshots), "blobs")
+    names = locations.keys.sorted().map(\.text)
   }
 }
 
@@ -147,14 +153,15 @@ extension Checkpoint {
     return Checkpoint(directory: directory, shards: shards, index: index, aliases: aliases)
   }
 
-  private init(directory: String, shards: [SafetensorsFile], index: ShardIndex?, aliases: [String: String]) {
+  private init(directory: String, shards: [SafetensorsFile], index: ShardIndex?, aliases: [ExactName: String]) {
     self.aliases = aliases
     self.directory = directory
     self.shards = shards
     self.index = index
     locations = Dictionary(
       uniqueKeysWithValues: shards.enumerated().flatMap { number, shard in
-        shard.entries.map { ($0.name, Location(shard: number, entry: $0)) }
+        shard.entries.map { (ExactName($0.name), Location(shard: number, entry: $0)) }
       })
+    names = locations.keys.sorted().map(\.text)
   }
 }

@@ -12,15 +12,17 @@ public final class File: Sendable {
   public let path: String
   let descriptor: Int32
 
-  private init(path: String, descriptor: Int32) {
+  init(path: String, descriptor: Int32) {
     self.path = path
     self.descriptor = descriptor
   }
 
   deinit { Glibc.close(descriptor) }
 
-  /// Opens an existing regular file, without waiting for anything. Throws `.system`, `.notAFile`.
+  /// Opens an existing regular file, without waiting for anything. What is none is not opened: that alone can rewind a tape
+  /// or wake a program that waits at a pipe. Throws `.system`, `.notAFile`.
   public static func open(reading path: String) throws(TensorFileError) -> File {
+    if let kind = FileSystem.kind(path), kind != .file { throw .notAFile(path: path) }
     let descriptor = Glibc.open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
     guard descriptor >= 0 else { throw .system(path: path, operation: "open", code: errno) }
     let file = File(path: path, descriptor: descriptor)
@@ -95,14 +97,18 @@ public final class File: Sendable {
     try read(into: &raw, at: range.lowerBound)
   }
 
-  /// True if two ranges hold the same bytes. Reads 1 MiB at a time. Throws as `read(into:at:)`.
-  public func holdsSameBytes(_ first: Range<Int>, _ second: Range<Int>) throws(TensorFileError) -> Bool {
+  /// True if two ranges, the second of this file or of `other`, hold the same bytes. Reads 1 MiB at a time. Throws as
+  /// `read(into:at:)`.
+  public func holdsSameBytes(
+    _ first: Range<Int>, _ second: Range<Int>, of other: File? = nil
+  ) throws(TensorFileError) -> Bool {
     guard first.count == second.count else { return false }
+    if other === self && first == second { return true }
     var (a, b): ([UInt8], [UInt8]) = ([], [])
     for start in stride(from: 0, to: first.count, by: 1 << 20) {
       let end = min(start + 1 << 20, first.count)
       try read(first.lowerBound + start..<first.lowerBound + end, into: &a)
-      try read(second.lowerBound + start..<second.lowerBound + end, into: &b)
+      try (other ?? self).read(second.lowerBound + start..<second.lowerBound + end, into: &b)
       // Soundness: both hold `end - start` bytes.
       let isSame = a.withUnsafeBytes { a in
         b.withUnsafeBytes { b in a.isEmpty || memcmp(a.baseAddress!, b.baseAddress!, a.count) == 0 }

@@ -22,20 +22,40 @@ public enum FileSystem {
     return lstat(path, &status) == 0
   }
 
-  /// The names in a directory, sorted, without `.` and `..`. Throws `.system`.
+  /// The names in a directory, sorted by code points, without `.` and `..`. Throws `.system`, and `.nameNotUTF8` for a name that text cannot hold.
   public static func names(in directory: String) throws(TensorFileError) -> [String] {
+    var names: [String] = []
+    for entry in try entries(in: directory) {
+      guard let name = String(validating: entry, as: UTF8.self) else {
+        throw .nameNotUTF8(directory: directory, name: entry)
+      }
+      names.append(name)
+    }
+    return names.inExactOrder()
+  }
+
+  /// The names in a directory as the bytes that they are, in no order. Throws `.system`.
+  static func entries(in directory: String) throws(TensorFileError) -> [[UInt8]] {
     guard let stream = opendir(directory) else {
       throw .system(path: directory, operation: "list", code: errno)
     }
     defer { closedir(stream) }
-    var names: [String] = []
-    while let entry = readdir(stream) {
-      let name = withUnsafePointer(to: &entry.pointee.d_name) { pointer in
-        pointer.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
-      }
-      if name != "." && name != ".." { names.append(name) }
+    return try entries(of: stream, directory)
+  }
+
+  private static func entries(
+    of stream: OpaquePointer, _ directory: String
+  ) throws(TensorFileError) -> [[UInt8]] {
+    var names: [[UInt8]] = []
+    while true {
+      errno = 0
+      guard let entry = readdir(stream) else { break }
+      // Soundness: the kernel ends the name with a zero inside the field.
+      let name = withUnsafeBytes(of: &entry.pointee.d_name) { Array($0.prefix { $0 != 0 }) }
+      if name != [0x2E] && name != [0x2E, 0x2E] { names.append(name) }
     }
-    return names.sorted()
+    guard errno == 0 else { throw .system(path: directory, operation: "list", code: errno) }
+    return names
   }
 
   /// The absolute path without links, `.` and `..`; nil if it does not exist.
@@ -55,23 +75,31 @@ public enum FileSystem {
     return base == "/" ? "/\(name)" : "\(base)/\(name)"
   }
 
+  /// True if `path` lies in `directory`; both canonical. Compares bytes: a name may begin with a combining mark.
+  static func isPath(_ path: String, inside directory: String) -> Bool {
+    let prefix = directory == "/" ? "/" : directory + "/"
+    return path.utf8.count > prefix.utf8.count && path.utf8.starts(with: prefix.utf8)
+  }
+
   /// The part after the last slash, trailing slashes aside.
   public static func lastComponent(_ path: String) -> String {
-    String(trimmed(path).split(separator: "/").last ?? "")
+    trimmed(path).utf8.split(separator: slash).last.map { String(Substring($0)) } ?? ""
   }
 
   /// The part before the last component: "." for a plain name, "/" for the root's children.
   public static func parentDirectory(_ path: String) -> String {
     let path = trimmed(path)
-    guard let slash = path.lastIndex(of: "/") else { return "." }
+    guard let slash = path.utf8.lastIndex(of: slash) else { return "." }
     let parent = path[..<slash]
     return parent.isEmpty ? "/" : trimmed(String(parent))
   }
 
+  private static let slash = UInt8(ascii: "/")
+
   private static func trimmed(_ path: String) -> String {
-    var path = Substring(path)
-    while path.count > 1 && path.last == "/" { path.removeLast() }
-    return String(path)
+    var path = path.utf8[...]
+    while path.count > 1 && path.last == slash { path.removeLast() }
+    return String(Substring(path))
   }
 
   /// `directory` and a name in it as one path.
@@ -89,23 +117,39 @@ public enum FileSystem {
     if kind(path) != nil { return }
     let parent = parentDirectory(path)
     if parent != path { try makeDirectories(parent) }
-    try makeDirectory(path)
+    do throws(TensorFileError) { try makeDirectory(path) } catch {
+      // Another program may have made it in the meantime.
+      guard kind(path) == .directory else { throw error }
+    }
   }
 
-  /// Gives a file or directory another name in one step; a file that has the name goes. Throws `.system`.
-  public static func rename(_ path: String, to target: String) throws(TensorFileError) {
-    guard Glibc.rename(path, target) == 0 else { throw .system(path: target, operation: "create", code: errno) }
-  }
-
-  /// Removes a file, or a directory with all in it. Links are removed, not followed. Throws `.system`.
+  /// Removes a file, or a directory with all in it, whatever the names. Links are removed, not followed. Throws `.system`.
   public static func remove(_ path: String) throws(TensorFileError) {
+    try remove(Array(path.utf8) + [0], in: AT_FDCWD, path)
+  }
+
+  /// - Parameter name: ends with a zero; in the open directory `parent`.
+  /// - Parameter path: for messages.
+  private static func remove(_ name: [UInt8], in parent: Int32, _ path: String) throws(TensorFileError) {
+    let name = name.map { CChar(bitPattern: $0) }
     var status = stat()
-    guard lstat(path, &status) == 0 else { throw .system(path: path, operation: "examine", code: errno) }
-    if status.st_mode & S_IFMT == S_IFDIR {
-      for name in try names(in: path) { try remove(join(path, name)) }
-      guard rmdir(path) == 0 else { throw .system(path: path, operation: "remove", code: errno) }
-    } else {
-      guard unlink(path) == 0 else { throw .system(path: path, operation: "remove", code: errno) }
+    guard fstatat(parent, name, &status, AT_SYMLINK_NOFOLLOW) == 0 else {
+      throw .system(path: path, operation: "examine", code: errno)
+    }
+    guard status.st_mode & S_IFMT == S_IFDIR else {
+      guard unlinkat(parent, name, 0) == 0 else { throw .system(path: path, operation: "remove", code: errno) }
+      return
+    }
+    let directory = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+    guard directory >= 0, let stream = fdopendir(directory) else {
+      throw .system(path: path, operation: "list", code: errno)
+    }
+    defer { closedir(stream) }
+    for entry in try entries(of: stream, path) {
+      try remove(entry + [0], in: directory, join(path, String(decoding: entry, as: UTF8.self)))
+    }
+    guard unlinkat(parent, name, AT_REMOVEDIR) == 0 else {
+      throw .system(path: path, operation: "remove", code: errno)
     }
   }
 

@@ -123,7 +123,8 @@ struct HeaderParser {
     var entries: [TensorEntry] = []
     entries.reserveCapacity(claims.count)
     var previousEnd = 0
-    for claim in claims.sorted(by: { ($0.begin, $0.end, $0.name) < ($1.begin, $1.end, $1.name) }) {
+    for claim in claims.sorted(by: { ($0.begin, $0.end, ExactName($0.name)) < ($1.begin, $1.end, ExactName($1.name)) })
+    {
       let size = try byteCount(claim)
       guard claim.begin <= claim.end else {
         throw .offsetsReversed(path: path, tensor: claim.name, begin: claim.begin, end: claim.end)
@@ -154,13 +155,9 @@ struct HeaderParser {
   }
 
   private func byteCount(_ claim: Claim) throws(TensorFileError) -> Int {
-    var bits = claim.dtype.bitCount
-    // A zero extent makes the product zero, but the reference still refuses one that overflows before it.
-    for extent in claim.shape {
-      let (product, overflow) = bits.multipliedReportingOverflow(by: extent)
-      if overflow { throw .shapeOverflow(path: path, tensor: claim.name, shape: claim.shape) }
-      bits = product
-    }
+    guard let count = TensorEntry.elementCount(claim.shape),
+      case (let bits, let overflow) = count.multipliedReportingOverflow(by: claim.dtype.bitCount), !overflow
+    else { throw .shapeOverflow(path: path, tensor: claim.name, shape: claim.shape) }
     guard bits % 8 == 0 else {
       throw .subByteMisaligned(path: path, tensor: claim.name, dtype: claim.dtype, shape: claim.shape)
     }

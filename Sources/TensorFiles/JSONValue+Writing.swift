@@ -29,7 +29,7 @@ extension JSONValue {
     case .object(let members):
       // Python orders str keys by code point, as Unicode scalars compare.
       let ordered =
-        sorted ? members.sorted { $0.key.unicodeScalars.lexicographicallyPrecedes($1.key.unicodeScalars) } : members
+        sorted ? members.sorted { ExactName($0.key) < ExactName($1.key) } : members
       writeContainer("{", "}", ordered, to: &text, indent: indent) { member, text, inner in
         writeQuoted(member.key, to: &text, ascii: indent != nil)
         text += inner == nil ? ":" : ": "

@@ -1,6 +1,6 @@
 /// A JSON document. Objects keep the order of their keys; whole numbers stay apart from fractional ones, so that what is
 /// read is what is written back.
-public enum JSONValue: Sendable, Equatable {
+public enum JSONValue: Sendable {
   case null
   case bool(Bool)
   case integer(Int)
@@ -11,11 +11,11 @@ public enum JSONValue: Sendable, Equatable {
 
   /// A key and its value.
   public struct Member: Sendable, Equatable {
-    public var key: String
+    @ExactName public var key: String
     public var value: JSONValue
 
     public init(_ key: String, _ value: JSONValue) {
-      self.key = key
+      _key = ExactName(key)
       self.value = value
     }
   }
@@ -23,10 +23,10 @@ public enum JSONValue: Sendable, Equatable {
   /// The value of a key; nil on absence and on anything but an object. Setting nil removes the key; a new key goes to
   /// the end. Setting traps on anything but an object.
   public subscript(_ key: String) -> JSONValue? {
-    get { members?.first { $0.key == key }?.value }
+    get { members?.first { $0.key.isExactly(key) }?.value }
     set {
       guard case .object(var members) = self else { preconditionFailure("not a JSON object") }
-      let index = members.firstIndex { $0.key == key }
+      let index = members.firstIndex { $0.key.isExactly(key) }
       switch (index, newValue) {
       case (let index?, let value?): members[index].value = value
       case (let index?, nil): members.remove(at: index)
@@ -69,6 +69,22 @@ public enum JSONValue: Sendable, Equatable {
     case .string(let string): string.isEmpty
     case .array(let elements): elements.isEmpty
     case .object(let members): members.isEmpty
+    default: false
+    }
+  }
+}
+
+extension JSONValue: Equatable {
+  /// Texts and keys are equal where their code points are.
+  public static func == (left: JSONValue, right: JSONValue) -> Bool {
+    switch (left, right) {
+    case (.null, .null): true
+    case (.bool(let a), .bool(let b)): a == b
+    case (.integer(let a), .integer(let b)): a == b
+    case (.number(let a), .number(let b)): a == b
+    case (.string(let a), .string(let b)): a.isExactly(b)
+    case (.array(let a), .array(let b)): a == b
+    case (.object(let a), .object(let b)): a == b
     default: false
     }
   }

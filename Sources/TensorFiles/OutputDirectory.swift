@@ -6,35 +6,43 @@ internal import Glibc
 /// Everything is written into a hidden directory beside the target, which takes the target's name in one rename. A killed
 /// run leaves the hidden directory, which the next run to the same target removes; a lock tells it from one in use.
 public final class OutputDirectory: Sendable {
-  /// Where it will appear.
+  /// Where it will appear, as given.
   public let target: String
   /// Where files are to be written until `commit`.
   public let workPath: String
+  /// The target with links followed: a link that leads to a directory stays, and its directory is replaced.
+  private let place: String
   private let lock: Int32
-  private let replaces: Bool
+  private let replacing: Bool
 
   /// Makes the hidden directory.
   ///
   /// Throws `.outputExists` if the target exists, is not an empty directory, and `replacing` is false;
-  /// `.outputNotDirectory` if something else is there; `.outputOverlapsInput` if it is, contains or lies inside one of
-  /// `inputs`, links followed; `.system`.
+  /// `.outputNotDirectory` if something else is there; `.outputIsMountPoint`; `.outputOverlapsInput` if it is, contains or
+  /// lies inside one of `inputs`, links followed; `.system`.
   public init(target: String, replacing: Bool, inputs: [String]) throws(TensorFileError) {
     try Self.check(target: target, replacing: replacing, inputs: inputs)
-    let kind = FileSystem.kind(target)
-    let parent = FileSystem.parentDirectory(target)
-    let prefix = ".\(FileSystem.lastComponent(target)).partial-"
+    let place = FileSystem.canonicalPathOfFuture(target)
+    let parent = FileSystem.parentDirectory(place)
+    let prefix = ".\(FileSystem.lastComponent(place)).partial-"
     try FileSystem.makeDirectories(parent)
     Self.removeAbandoned(in: parent, prefix: prefix)
     let workPath = FileSystem.join(parent, "\(prefix)\(getpid())-\(UInt32.random(in: 0...UInt32.max))")
     try FileSystem.makeDirectory(workPath)
+    // What is written is as private from the start as what it will replace.
+    if let mode = Self.mode(place) { _ = chmod(workPath, mode & 0o777 | 0o700) }
     let lock = open(workPath, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
     guard lock >= 0, flock(lock, LOCK_EX | LOCK_NB) == 0 else {
-      throw .system(path: workPath, operation: "lock", code: errno)
+      let code = errno
+      if lock >= 0 { close(lock) }
+      rmdir(workPath)
+      throw .system(path: workPath, operation: "lock", code: code)
     }
     self.target = target
     self.workPath = workPath
+    self.place = place
     self.lock = lock
-    replaces = kind != nil
+    self.replacing = replacing
   }
 
   deinit { close(lock) }
@@ -48,17 +56,36 @@ public final class OutputDirectory: Sendable {
     guard future != "/", !name.isEmpty, name != ".", name != ".." else { throw .outputNotDirectory(path: target) }
     for input in inputs {
       guard let input = FileSystem.canonicalPath(input) else { continue }
-      if future == input || future.hasPrefix(input + "/") || input.hasPrefix(future + "/") {
+      if future == input || FileSystem.isPath(future, inside: input) || FileSystem.isPath(input, inside: future) {
         throw .outputOverlapsInput(output: target, input: input)
       }
     }
     switch FileSystem.kind(target) {
-    case nil: break
+    // A link that leads nowhere has its name all the same.
+    case nil: guard !FileSystem.exists(target) else { throw .outputNotDirectory(path: target) }
     case .directory?:
-      let names = try FileSystem.names(in: target)
-      if !replacing && !names.isEmpty { throw .outputExists(path: target) }
+      let isEmpty = try FileSystem.entries(in: target).isEmpty
+      guard replacing || isEmpty else { throw .outputExists(path: target) }
+      guard device(future) == device(FileSystem.parentDirectory(future)) else {
+        throw .outputIsMountPoint(path: target)
+      }
     default: throw .outputNotDirectory(path: target)
     }
+    var existing = FileSystem.parentDirectory(future)
+    while !FileSystem.exists(existing) { existing = FileSystem.parentDirectory(existing) }
+    guard access(existing, W_OK | X_OK) == 0 else {
+      throw .system(path: existing, operation: "write into", code: errno)
+    }
+  }
+
+  private static func mode(_ path: String) -> mode_t? {
+    var status = stat()
+    return stat(path, &status) == 0 ? status.st_mode & 0o7777 : nil
+  }
+
+  private static func device(_ path: String) -> dev_t? {
+    var status = stat()
+    return stat(path, &status) == 0 ? status.st_dev : nil
   }
 
   /// The path of a file to be written.
@@ -66,30 +93,58 @@ public final class OutputDirectory: Sendable {
 
   /// Gives the directory its name. With `durable`, waits until every file is on the disk first.
   ///
-  /// What stood at the target is exchanged for the new directory in one step, then removed. Throws `.system`.
+  /// What is written never takes the place of something that `init` would have refused, even if that appeared since: an
+  /// empty directory is replaced by a rename, which fails when the directory is empty no more. Only with `replacing` is a
+  /// directory that holds something exchanged for the new one, in one step, and then removed.
+  /// Throws `.outputExists`, `.outputNotDirectory`, `.system`.
   public func commit(durable: Bool) throws(TensorFileError) {
     if durable {
-      for name in try FileSystem.names(in: workPath) {
-        let path = FileSystem.join(workPath, name)
-        if FileSystem.kind(path) == .file { try File.open(reading: path).synchronize() }
-      }
+      try Self.synchronize(workPath)
       guard fsync(lock) == 0 else { throw .system(path: workPath, operation: "synchronize", code: errno) }
     }
-    if replaces {
-      guard linux_exchange(workPath, target) == 0 else {
-        throw .system(path: target, operation: "replace", code: errno)
-      }
-      try FileSystem.remove(workPath)
-    } else {
-      guard rename(workPath, target) == 0 else {
-        throw .system(path: target, operation: "create", code: errno)
+    if let mode = Self.mode(place) { _ = fchmod(lock, mode) }
+    if rename(workPath, place) != 0 {
+      switch errno {
+      case ENOTEMPTY, EEXIST:
+        guard replacing else { throw .outputExists(path: target) }
+        try exchange()
+      case ENOTDIR: throw .outputNotDirectory(path: target)
+      default: throw .system(path: target, operation: "create", code: errno)
       }
     }
     if durable {
-      let parent = open(FileSystem.parentDirectory(target), O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+      let parent = open(FileSystem.parentDirectory(place), O_RDONLY | O_DIRECTORY | O_CLOEXEC)
       if parent >= 0 {
         _ = fsync(parent)
         close(parent)
+      }
+    }
+  }
+
+  private func exchange() throws(TensorFileError) {
+    guard linux_exchange(workPath, place) == 0 else {
+      throw .system(path: target, operation: "replace", code: errno)
+    }
+    var status = stat()
+    guard lstat(workPath, &status) == 0, status.st_mode & S_IFMT == S_IFDIR else {
+      // It was a directory a moment ago.
+      _ = linux_exchange(workPath, place)
+      throw .outputNotDirectory(path: target)
+    }
+    try FileSystem.remove(workPath)
+  }
+
+  private static func synchronize(_ directory: String) throws(TensorFileError) {
+    for name in try FileSystem.names(in: directory) {
+      let path = FileSystem.join(directory, name)
+      if FileSystem.kind(path) == .file {
+        try File.open(reading: path).synchronize()
+      } else {
+        try synchronize(path)
+        let descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        guard descriptor >= 0 else { continue }
+        defer { close(descriptor) }
+        guard fsync(descriptor) == 0 else { throw .system(path: path, operation: "synchronize", code: errno) }
       }
     }
   }
@@ -99,9 +154,9 @@ public final class OutputDirectory: Sendable {
 
   /// Removes hidden directories of earlier runs whose lock nobody holds.
   private static func removeAbandoned(in parent: String, prefix: String) {
-    guard let names = try? FileSystem.names(in: parent) else { return }
-    for name in names where name.hasPrefix(prefix) {
-      let path = FileSystem.join(parent, name)
+    guard let entries = try? FileSystem.entries(in: parent) else { return }
+    for entry in entries where entry.starts(with: prefix.utf8) {
+      let path = FileSystem.join(parent, String(decoding: entry, as: UTF8.self))
       let descriptor = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
       guard descriptor >= 0 else { continue }
       if flock(descriptor, LOCK_EX | LOCK_NB) == 0 { try? FileSystem.remove(path) }

@@ -13,7 +13,7 @@ public struct SafetensorsFile: Sendable {
   /// All tensors in the order of their bytes.
   public let entries: [TensorEntry]
   /// Places in `entries` by name.
-  private let positions: [String: Int]
+  private let positions: [ExactName: Int]
   /// Where the data begins in the file.
   public let dataOffset: Int
   /// Keys inside entries that the format does not know ("tensor.key"). Allowed, but worth a word.
@@ -49,7 +49,7 @@ public struct SafetensorsFile: Sendable {
     entries = parsed.entries
     unknownEntryKeys = parsed.unknownKeys
     dataOffset = 8 + headerBytes
-    positions = Dictionary(uniqueKeysWithValues: parsed.entries.enumerated().map { ($1.name, $0) })
+    positions = Dictionary(uniqueKeysWithValues: parsed.entries.enumerated().map { (ExactName($1.name), $0) })
   }
   /// A view of another file in which tensors have other names, or stand several times or not at all.
   init(_ file: SafetensorsFile, entries: [TensorEntry]) {
@@ -58,7 +58,7 @@ public struct SafetensorsFile: Sendable {
     self.entries = entries
     unknownEntryKeys = file.unknownEntryKeys
     dataOffset = file.dataOffset
-    positions = Dictionary(uniqueKeysWithValues: entries.enumerated().map { ($1.name, $0) })
+    positions = Dictionary(uniqueKeysWithValues: entries.enumerated().map { (ExactName($1.name), $0) })
   }
 
   /// A file of which only the entries are known; for torch's files, whose entries may share bytes.

@@ -2,12 +2,12 @@
 public struct SafetensorsLayout: Sendable {
   /// A tensor to be written.
   public struct Item: Sendable, Hashable {
-    public let name: String
+    @ExactName public var name: String
     public let dtype: DType
     public let shape: [Int]
 
     public init(name: String, dtype: DType, shape: [Int]) {
-      self.name = name
+      _name = ExactName(name)
       self.dtype = dtype
       self.shape = shape
     }
@@ -82,7 +82,7 @@ public struct SafetensorsLayout: Sendable {
     let rank = Dictionary(uniqueKeysWithValues: DType.allCases.enumerated().map { ($1, $0) })
     return items.sorted { left, right in
       let (a, b) = (rank[left.dtype] ?? 0, rank[right.dtype] ?? 0)
-      return a != b ? a > b : left.name.utf8.lexicographicallyPrecedes(right.name.utf8)
+      return a != b ? a > b : ExactName(left.name) < ExactName(right.name)
     }
   }
 

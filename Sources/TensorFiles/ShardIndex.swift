@@ -6,7 +6,7 @@ public struct ShardIndex: Sendable {
   /// Shards in the order of their names, each with its tensors.
   public let tensorsByShard: [(shard: String, tensors: [String])]
   /// The shard of each tensor.
-  package let shardOfTensor: [String: String]
+  package let shardOfTensor: [ExactName: String]
 
   /// Throws `.jsonInvalid`, `.indexMalformed`, and `.indexPathEscapes` for a shard that is no plain file name.
   public init(path: String) throws(TensorFileError) {
@@ -15,8 +15,8 @@ public struct ShardIndex: Sendable {
       throw .indexMalformed(path: path, reason: "no object 'weight_map'")
     }
     guard !map.isEmpty else { throw .indexMalformed(path: path, reason: "'weight_map' is empty") }
-    var byShard: [String: [String]] = [:]
-    var shardOfTensor: [String: String] = [:]
+    var byShard: [ExactName: [String]] = [:]
+    var shardOfTensor: [ExactName: String] = [:]
     for member in map {
       guard let shard = member.value.stringValue else {
         throw .indexMalformed(path: path, reason: "'weight_map' entry '\(member.key)' is not a string")
@@ -29,19 +29,19 @@ public struct ShardIndex: Sendable {
     self.path = path
     self.document = document
     self.shardOfTensor = shardOfTensor
-    tensorsByShard = byShard.sorted { $0.key < $1.key }.map { ($0.key, $0.value) }
+    tensorsByShard = byShard.sorted { $0.key < $1.key }.map { ($0.key.text, $0.value) }
   }
 
   /// The text of an index as transformers writes it: indent 2, sorted keys, a final newline.
   ///
   /// `metadata` of `previous` is kept, its `total_size` set anew.
   public static func text(
-    shardOfTensor: [String: String], totalBytes: Int, previous: JSONValue?
+    shardOfTensor: [ExactName: String], totalBytes: Int, previous: JSONValue?
   ) -> String {
     var metadata = previous?["metadata"] ?? .object([])
     if metadata.members == nil { metadata = .object([]) }
     metadata["total_size"] = .integer(totalBytes)
-    let map = shardOfTensor.sorted { $0.key < $1.key }.map { JSONValue.Member($0.key, .string($0.value)) }
+    let map = shardOfTensor.sorted { $0.key < $1.key }.map { JSONValue.Member($0.key.text, .string($0.value)) }
     let document = JSONValue.object([
       JSONValue.Member("metadata", metadata), JSONValue.Member("weight_map", .object(map)),
     ])

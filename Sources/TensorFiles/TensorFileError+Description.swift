@@ -63,6 +63,9 @@ extension TensorFileError: CustomStringConvertible {
     case .tensorNotInIndex(let path, let tensor, let shard, let listed):
       "\(path): '\(shard)' holds tensor '\(tensor)', which the index "
         + (listed.map { "lists in '\($0)'" } ?? "does not list") + ". The index is stale or the tensor is there twice."
+    case .shardAlone(let path, let count):
+      "\(path): one shard of \(count), and no index says what the others hold. Give the index or the directory with all of "
+        + "them; download what is missing."
     case .noCheckpoint(let path, let found):
       "\(path): no model.safetensors, no model.safetensors.index.json, no pytorch_model.bin and no single file of tensors"
         + (found.isEmpty
@@ -72,10 +75,18 @@ extension TensorFileError: CustomStringConvertible {
     case .shortRead(let path, let offset, let expected, let found):
       "\(path): read \(found) of \(expected) bytes at \(offset): the file was cut while it was being read."
     case .outputExists(let path):
-      "\(path): exists and is not empty. Choose another output or pass --force to replace it."
+      "\(path): exists and is not empty. Choose another output."
     case .outputNotDirectory(let path):
       "\(path.isEmpty ? "''" : path): not a place for a new directory: it is taken by something else. "
         + "Choose another output."
+    case .outputIsMountPoint(let path):
+      "\(path): another file system is mounted there, so it cannot be exchanged for the output. "
+        + "Choose a directory inside it."
+    case .nameNotUTF8(let directory, let name):
+      "\(directory): holds the name '\(escaped(name))', which is not UTF-8. Rename or remove it."
+    case .linkOutside(let path, let target):
+      "\(path): a link that leads out of the model's directory, to \(target); it is not read. "
+        + "Put the file itself in its place, or remove the link."
     case .notAFile(let path): "\(path): not a regular file."
     case .jsonTooLarge(let path, let count, let limit):
       "\(path): \(count) bytes; at most \(limit) are read as JSON. This is not a configuration or an index."
@@ -98,8 +109,35 @@ extension TensorFileError: CustomStringConvertible {
     case .notDecomposable(let path, let tensor):
       "\(path): tensor '\(tensor)' holds values that are not finite, so the decomposition that the adapter needs does not "
         + "exist. Check the base."
+    case .resultNotFinite(let path, let tensor, let dtype, let element, let cameSo):
+      "\(path): tensor '\(tensor)': element \(element) "
+        + (cameSo
+          ? "is infinite or not a number before the merge already. Nothing was written. Check the file"
+          : "comes out infinite or not a number: \(dtype.rawValue) holds no more than \(dtype.greatestText). Nothing was "
+            + "written. Merge into a base of a wider dtype, or with a smaller weight")
+        + "."
     case .jsonInvalid(let path, let line, let column, let reason):
       "\(path): line \(line), column \(column): not valid JSON: \(reason)."
     }
   }
+}
+
+extension DType {
+  /// The greatest finite value of a computable dtype.
+  fileprivate var greatestText: String {
+    switch self {
+    case .f16: "65504"
+    case .bf16: "3.39e38"
+    case .f32: "3.40e38"
+    default: "1.80e308"
+    }
+  }
+}
+
+/// A name whose bytes are not ASCII shown as numbers.
+private func escaped(_ name: [UInt8]) -> String {
+  name.map { byte in
+    (0x20..<0x7F).contains(byte)
+      ? String(Unicode.Scalar(byte)) : "\\x" + (byte < 16 ? "0" : "") + String(byte, radix: 16)
+  }.joined()
 }

@@ -73,6 +73,8 @@ public enum TensorFileError: Error, Sendable, Equatable {
   case tensorMissingFromShard(path: String, tensor: String, shard: String)
   /// A shard holds a tensor that the index does not list, or lists elsewhere.
   case tensorNotInIndex(path: String, tensor: String, shard: String, listedIn: String?)
+  /// One shard of several, without the index of them.
+  case shardAlone(path: String, count: Int)
   /// No checkpoint of a known form.
   case noCheckpoint(path: String, found: [String])
 
@@ -80,6 +82,10 @@ public enum TensorFileError: Error, Sendable, Equatable {
 
   /// What should be a file is a directory, a pipe or a device.
   case notAFile(path: String)
+  /// A name in a directory is not UTF-8.
+  case nameNotUTF8(directory: String, name: [UInt8])
+  /// A file of a model is a link to something outside of the model's directory.
+  case linkOutside(path: String, target: String)
   /// A JSON file is larger than any configuration or index.
   case jsonTooLarge(path: String, byteCount: Int, limit: Int)
   /// A call failed.
@@ -90,12 +96,16 @@ public enum TensorFileError: Error, Sendable, Equatable {
   case outputExists(path: String)
   /// What stands at the output is no directory, or the output's name is none.
   case outputNotDirectory(path: String)
+  /// Another file system is mounted at the output.
+  case outputIsMountPoint(path: String)
   /// The output is an input, or inside one, or around one.
   case outputOverlapsInput(output: String, input: String)
   /// Not enough room.
   case noSpace(path: String, neededBytes: Int, availableBytes: Int)
   /// A weight whose decomposition is needed has values that are not finite.
   case notDecomposable(path: String, tensor: String)
+  /// An element of a merge's result is an infinity or a NaN; `cameSo` if what it was made from was none.
+  case resultNotFinite(path: String, tensor: String, dtype: DType, element: [Int], cameSo: Bool)
   /// A JSON file that is not JSON.
   case jsonInvalid(path: String, line: Int, column: Int, reason: String)
 }

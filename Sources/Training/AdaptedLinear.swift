@@ -1,5 +1,5 @@
 internal import LanguageModels
-internal import Numerics
+internal import TensorMath
 
 /// What a pass forwards keeps of one layer for the pass backwards. Each adapter has its own.
 protocol Kept {}

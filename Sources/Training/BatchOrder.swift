@@ -1,4 +1,4 @@
-internal import Numerics
+internal import TensorMath
 
 /// Which records a run's batches hold.
 ///

@@ -1,5 +1,5 @@
 internal import LanguageModels
-internal import Numerics
+internal import TensorMath
 
 /// LoRA in training: y = base(x) + s·(x̃·Aᵀ)·Bᵀ, with x̃ = x where dropout keeps it, divided by 1 - p.
 ///

@@ -1,5 +1,5 @@
 internal import LanguageModels
-internal import Numerics
+internal import TensorMath
 
 /// What a run will need, told before its first step.
 public struct MemoryPlan: Sendable, Equatable {

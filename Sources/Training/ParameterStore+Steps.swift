@@ -1,4 +1,4 @@
-internal import Numerics
+internal import TensorMath
 
 extension ParameterStore {
   /// Scales all gradients so that their norm is at most `limit`; without a limit, 0 or less, nothing changes. The norm before.

@@ -1,4 +1,4 @@
-public import Numerics
+public import TensorMath
 
 /// The trained parameters of a run: values, gradients and both moments, each in one piece of memory.
 ///

@@ -35,7 +35,7 @@ public struct RecordReader {
   /// A text of any length as records of the greatest length, one after the other.
   func parts(_ text: String, _ place: TrainingFiles.Place) throws(TrainingError) -> [TrainingRecord] {
     guard let tokenizer else { throw place.error("the model has no tokenizer for a text") }
-    let ids = try checked(tokenizer.encode(ended(text)), nil, place).tokens
+    let ids = try checked(encode(ended(text), tokenizer, place), nil, place).tokens
     var starts = Array(stride(from: 0, to: ids.count, by: maxLength))
     // A last token alone predicts nothing.
     if starts.count > 1, ids.count - (starts.last ?? 0) < 2 { starts.removeLast() }
@@ -61,7 +61,7 @@ public struct RecordReader {
       }
       throw place.error("prompt and completion are not both texts or both lists of messages")
     }
-    if let text = json["text"]?.stringValue { return try checked(tokenizer.encode(ended(text)), nil, place) }
+    if let text = json["text"]?.stringValue { return try checked(encode(ended(text), tokenizer, place), nil, place) }
     if let alpaca = Alpaca(json) {
       if template != nil { return try conversation(alpaca.messages, json, tokenizer, place) }
       return try learning(alpaca.output, after: alpaca.prompt, tokenizer, place)
@@ -88,8 +88,8 @@ public struct RecordReader {
   private func learning(
     _ completion: String, after prompt: String, _ tokenizer: Tokenizer, _ place: TrainingFiles.Place
   ) throws(TrainingError) -> TrainingRecord {
-    let ids = tokenizer.encode(ended(prompt + completion))
-    return try checked(ids, labels(ids, from: common(tokenizer.encode(prompt), ids)), place)
+    let ids = try encode(ended(prompt + completion), tokenizer, place)
+    return try checked(ids, labels(ids, from: common(encode(prompt, tokenizer, place), ids)), place)
   }
 
   private func completing(
@@ -135,9 +135,15 @@ public struct RecordReader {
       }
       conversation.tools = list.isEmpty ? nil : list
     }
-    do throws(ModelError) { return tokenizer.encode(try template.render(conversation), addsSpecial: false) } catch {
+    do throws(ModelError) { return try tokenizer.encode(template.render(conversation), addsSpecial: false) } catch {
       throw place.error("\(error)")
     }
+  }
+
+  private func encode(
+    _ text: String, _ tokenizer: Tokenizer, _ place: TrainingFiles.Place
+  ) throws(TrainingError) -> [Int] {
+    do throws(ModelError) { return try tokenizer.encode(text) } catch { throw place.error("\(error)") }
   }
 
   private func labels(_ ids: [Int], from start: Int) -> [Int] {

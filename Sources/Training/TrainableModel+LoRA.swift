@@ -1,7 +1,7 @@
 public import LanguageModels
-internal import Numerics
 public import PEFT
 internal import TensorFiles
+internal import TensorMath
 
 extension TrainableModel {
   /// A model with an adapter to be trained: fresh, or one to go on from.

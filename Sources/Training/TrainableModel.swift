@@ -1,5 +1,6 @@
 internal import LanguageModels
-public import Numerics
+internal import TensorFiles
+public import TensorMath
 
 /// A frozen causal language model with adapters that are trained.
 public final class TrainableModel {
@@ -17,7 +18,7 @@ public final class TrainableModel {
   let lowest: Int
 
   init(
-    _ model: FrozenModel, parameters: ParameterStore, adapters: [String: any LinearAdapter], seed: UInt64,
+    _ model: FrozenModel, parameters: ParameterStore, adapters: [ExactName: any LinearAdapter], seed: UInt64,
     workspace: Workspace
   ) {
     ComputeBackend.useOneThreadInsideBLAS()

@@ -1,5 +1,5 @@
 internal import LanguageModels
-internal import Numerics
+internal import TensorMath
 
 /// A decoder layer in training: forwards with what must be kept, and backwards.
 ///

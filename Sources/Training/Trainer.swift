@@ -1,5 +1,5 @@
 internal import Glibc
-internal import Numerics
+internal import TensorMath
 
 /// What a step of a run gave.
 public struct TrainingStep: Sendable, Equatable {

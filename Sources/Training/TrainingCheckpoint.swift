@@ -50,7 +50,7 @@ struct TrainingCheckpoint: Equatable {
       try FileSystem.remove(FileSystem.join(parent, name))
     }
     let hidden = FileSystem.join(parent, ".\(Self.prefix)\(step)\(Self.removedSuffix)")
-    try FileSystem.rename(path, to: hidden)
+    try FileSystem.move(path, to: hidden)
     try FileSystem.remove(hidden)
   }
 }

@@ -1,5 +1,5 @@
 internal import LanguageModels
-internal import Numerics
+internal import TensorMath
 
 /// Sequences that are trained on together, and how a padded batch would have held them.
 public struct TokenBatch: Sendable, Equatable {

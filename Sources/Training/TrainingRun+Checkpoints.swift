@@ -1,6 +1,6 @@
-internal import Numerics
 internal import PEFT
 internal import TensorFiles
+internal import TensorMath
 
 /// Writing a checkpoint and going on from one.
 extension TrainingRun {

@@ -1,6 +1,6 @@
-internal import Numerics
 public import PEFT
 public import TensorFiles
+internal import TensorMath
 
 /// A run in a directory: steps with logs, evaluations and checkpoints, as transformers' Trainer has them.
 ///
@@ -189,7 +189,7 @@ public final class TrainingRun {
     try writeDirectory(made, replacing: true, write)
     do throws(TensorFileError) {
       let names = try FileSystem.names(in: made).filter { $0 != PeftConfig.fileName } + [PeftConfig.fileName]
-      for name in names { try FileSystem.rename(FileSystem.join(made, name), to: FileSystem.join(output, name)) }
+      for name in names { try FileSystem.move(FileSystem.join(made, name), to: FileSystem.join(output, name)) }
       try FileSystem.remove(made)
     } catch { throw .file(error) }
   }

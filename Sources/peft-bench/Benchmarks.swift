@@ -1,7 +1,7 @@
 import Glibc
-import Numerics
 import PEFT
 import TensorFiles
+import TensorMath
 
 /// The machine in one line: processor, cores, kernels.
 func printMachine() {

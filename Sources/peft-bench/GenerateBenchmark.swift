@@ -1,7 +1,7 @@
 import LanguageModels
-import Numerics
 import PEFT
 import TensorFiles
+import TensorMath
 
 /// Tokens a second of a running model, beside the memory's bandwidth and, where a Python is given, transformers.
 struct GenerateBenchmark {

@@ -144,7 +144,7 @@ struct SyntheticModel {
       done += item.byteCount
     }
     var generator = SplitMix(state: 1)
-    var shardOfTensor: [String: String] = [:]
+    var shardOfTensor: [ExactName: String] = [:]
     for (index, items) in shards.enumerated() {
       let name = "model-0000\(index + 1)-of-00003.safetensors"
       let layout = try SafetensorsLayout(path: output.path(name), items: items)

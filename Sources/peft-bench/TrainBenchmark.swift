@@ -1,7 +1,7 @@
 import LanguageModels
-import Numerics
 import PEFT
 import TensorFiles
+import TensorMath
 import Training
 
 /// Tokens a second of training a LoRA, beside what the machine's matrix products allow and, where a Python is given, PEFT.

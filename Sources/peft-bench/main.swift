@@ -1,7 +1,7 @@
 import Glibc
-import Numerics
 import PEFT
 import TensorFiles
+import TensorMath
 
 // peft-bench CASE [--rounds N] [--layers N] [--directory DIR] [--model DIR] [--python PYTHON]
 let words = Array(CommandLine.arguments.dropFirst())

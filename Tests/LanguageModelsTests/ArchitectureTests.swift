@@ -1,7 +1,7 @@
 import LanguageModels
-import Numerics
 import PEFT
 import TensorFiles
+import TensorMath
 import TestSupport
 import Testing
 

@@ -1,7 +1,7 @@
 import LanguageModels
-import Numerics
 import PEFT
 import TensorFiles
+import TensorMath
 import TestSupport
 import Testing
 
@@ -37,13 +37,23 @@ import Testing
     ("intermediate_size", JSONValue.integer(32), "[32, 16]"),
     ("num_hidden_layers", .integer(3), "is not in the checkpoint"),
     ("hidden_size", .string("x"), "hidden_size"), ("num_attention_heads", .integer(0), "num_attention_heads"),
-    ("num_key_value_heads", .integer(3), "num_key_value_heads"), ("hidden_act", .string("mish"), "hidden_act"),
+    ("num_key_value_heads", .integer(3), "num_key_value_heads"), ("hidden_act", .string("mesh"), "hidden_act"),
     ("vocab_size", .integer(41), "[41, 16]"), ("rms_norm_eps", .bool(true), "rms_norm_eps"),
     ("rope_parameters", .object([.init("rope_type", .string("yarn"))]), "yarn"),
   ])
   func aConfigurationThatDoesNotFitIsNamed(key: String, value: JSONValue, part: String) throws {
     let text = try failure("llama", key, value)
     #expect(text.contains(part), "\(text)")
+  }
+
+  @Test func aQuantizedModelIsRefusedAsSuch() throws {
+    let (scratch, path) = try model("llama") {
+      $0["num_hidden_layers"] = .integer(3)
+      $0["quantization_config"] = .object([.init("quant_method", .string("gptq"))])
+    }
+    defer { withExtendedLifetime(scratch) {} }
+    let error = #expect(throws: ModelError.self) { try CausalLanguageModel(directory: path) }
+    #expect(error?.description.contains("quantized (quantization_config: gptq)") == true)
   }
 
   @Test func aTokenizerOfAnotherModelIsRefused() throws {
@@ -110,7 +120,7 @@ import Testing
       let file = try File.create("\(directory)/tokenizer.json")
       try file.write(bytes.span.bytes, at: 0)
       if let tokenizer = try? Tokenizer(directory: directory) {
-        _ = tokenizer.decode(tokenizer.encode("Hello wörld 12 <s> 😀\n"))
+        if let ids = try? tokenizer.encode("Hello wörld 12 <s> 😀\n") { _ = try? tokenizer.decode(ids) }
       }
     }
   }

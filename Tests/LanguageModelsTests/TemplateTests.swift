@@ -1,5 +1,5 @@
-import Numerics
 import TensorFiles
+import TensorMath
 import TestSupport
 import Testing
 

@@ -82,4 +82,37 @@ private func config(_ path: String) throws -> PeftConfig {
     }
     #expect(error.map(caseName) == "unknownPeftType" && error?.description.contains("FOURIERFT") == true)
   }
+
+  @Test(arguments: [
+    #""unsloth_fixed": true"#, #""lora_dtype": "bfloat16""#, #""lorap_lr_ratio": 16.0"#, #""lorap_emb_lr": 1e-06"#,
+    #""swift_type": "LORA""#, #""merge_weights": true"#, #""transformers_version": "4.51.3""#, #""use_qa_lora": false"#,
+    #""model_key_mapping": null"#, #""enable_lora": null"#, #""layers_pattern": """#, #""peft_version": 0.15"#,
+  ])
+  func whatChangesNoNumberPasses(member: String) throws {
+    let json = try #require(JSONValue(parsing: #"{"peft_type": "LORA", "target_modules": ["q_proj"], \#(member)}"#))
+    let config = try PeftConfig(json: json, path: "x")
+    try config.checkUnknownKeys(path: "x")
+    #expect(config.json[json.members?.last?.key ?? ""] == json.members?.last?.value)
+  }
+
+  @Test(arguments: [#""enable_lora": [true, false]"#, #""use_qa_lora": true"#, #""use_merged_linear": true"#])
+  func whatMayChangeANumberDoesNot(member: String) throws {
+    let json = try #require(JSONValue(parsing: #"{"peft_type": "LORA", \#(member)}"#))
+    let error = #expect(throws: AdapterError.self) { try PeftConfig(json: json, path: "x").checkUnknownKeys(path: "x") }
+    #expect(error.map(caseName) == "unknownConfigKey")
+  }
+
+  /// Every key of every method's configuration that PEFT 0.21.2 lets be null.
+  @Test(arguments: MethodTests.cases) func aFlagMayBeNull(name: String) throws {
+    let json = try JSONValue(contentsOf: Fixtures.path("methods/\(name)/adapter/adapter_config.json"))
+    let whole = try PeftConfig(json: json, path: "x")
+    for member in json.members ?? [] where member.value.boolValue == false {
+      var loose = json
+      loose[member.key] = .null
+      let config = try PeftConfig(json: loose, path: "x")
+      try config.checkUnknownKeys(path: "x")
+      #expect(config.fanInFanOut == whole.fanInFanOut && config.inferenceMode == whole.inferenceMode, "\(member.key)")
+      #expect(config.json[member.key] == .null, "\(member.key)")
+    }
+  }
 }

@@ -31,12 +31,12 @@ import Testing
     let (digest, port) = (Self.digest(weights), store.port)
     let hub = LocalServer { request in
       switch request.path {
-      case "/api/models/owner/tiny/revision/main":
+      case "/api/models/owner/tiny/revision/main?blobs=true":
         let files = ["config.json", "model.safetensors", "pytorch_model.bin", "../evil.json", ".gitattributes"]
         let list = files.map { "{\"rfilename\": \"\($0)\"}" }.joined(separator: ", ")
         return LocalServer.Response("200 OK", body: Array("{\"sha\": \"\(commit)\", \"siblings\": [\(list)]}".utf8))
       case "/owner/tiny/resolve/\(commit)/config.json":
-        return LocalServer.Response("200 OK", headers: ["ETag: \"\(String(repeating: "c", count: 40))\""], body: config)
+        return LocalServer.Response("200 OK", headers: ["ETag: \"\(ModelHub.gitDigest(config))\""], body: config)
       case "/owner/tiny/resolve/\(commit)/model.safetensors":
         // Another name for the same machine is another host.
         return LocalServer.Response(
@@ -115,7 +115,7 @@ import Testing
     }
     let hub = Hub(cache: scratch("hub"), endpoint: "http://127.0.0.1:\(server.port)")
     let missing = #expect(throws: AdapterError.self) { try hub.directory(of: try #require(Repository("owner/none"))) }
-    #expect(missing.map(caseName) == "download")
+    #expect(missing.map(caseName) == "hubRefused")
     let offline = #expect(throws: AdapterError.self) {
       try Hub(cache: scratch("hub"), isOffline: true).directory(of: try #require(Repository("owner/tiny@v1")))
     }

@@ -43,6 +43,32 @@ import Testing
     #expect(error.map(caseName) == "patternRunaway")
   }
 
+  /// Each of them is within what one pattern may take.
+  @Test func manySlowPatternsEndAsOneDoes() throws {
+    let path = String(repeating: "a", count: 22)
+    func scaling(_ count: Int) throws -> LoRAScaling {
+      let entries = (0..<count).map { #""(a|aa)+[bc]{1,\#($0 + 1)}": 4"# }.joined(separator: ", ")
+      let json = #"{"peft_type": "LORA", "rank_pattern": {\#(entries)}}"#
+      return try LoRAScaling(
+        PeftConfig(json: #require(JSONValue(parsing: json)), path: "config"), path: "config")
+    }
+    #expect(try scaling(2).values(for: path).rank == 8)
+    let error = #expect(throws: AdapterError.self) { try scaling(2000).values(for: path) }
+    #expect(error.map(caseName) == "patternRunaway")
+  }
+
+  /// Patterns of many modules with as many entries are no such configuration.
+  @Test func manyPatternsOverManyModulesAreTaken() throws {
+    let entries = (0..<300).map { #""layers.\#($0).self_attn.q_proj": 4"# }.joined(separator: ", ")
+    let json = #"{"peft_type": "LORA", "rank_pattern": {\#(entries)}}"#
+    let scaling = try LoRAScaling(
+      PeftConfig(json: #require(JSONValue(parsing: json)), path: "config"), path: "config")
+    for layer in 0..<300 {
+      #expect(try scaling.values(for: "model.layers.\(layer).self_attn.q_proj").rank == 4)
+      #expect(try scaling.values(for: "model.language_model.layers.\(layer).mlp.experts.down_proj").rank == 8)
+    }
+  }
+
   @Test func randomPatternsNeverTrap() {
     var generator = SeededGenerator(seed: 22)
     let alphabet = Array(#"ab.*+?()[]{}\|^$,:=!<>P#-i123xuNdwZ é"#)

@@ -16,7 +16,7 @@ import Testing
     #expect(answer.code == 0 && answer.error.isEmpty)
     #expect(answer.output.hasPrefix("4 of 4 adapter modules matched\nwrote \(scratch("out")): 21 tensors, "))
     let again = await run("merge", base, adapter, scratch("out"))
-    #expect(again.code == 2 && again.error.contains("pass --force"))
+    #expect(again.code == 2 && again.error.contains("Pass --force"))
     #expect(await run("merge", "--force", base, adapter, scratch("out")).code == 0)
     let verdict = await run("diff", "--tolerance=1e-6", scratch("out"), Fixtures.path("merge/llama-f32-qv/merged"))
     #expect(verdict.code == 0)
@@ -57,10 +57,80 @@ import Testing
     #expect(await run("merge", base, "\(adapter):x", scratch("no")).code == 2)
   }
 
+  @Test func unmergeSaysWhatItKnows() async throws {
+    let scratch = try ScratchDirectory()
+    let merged = Fixtures.path("merge/llama-f32-qv/merged")
+    let unrecorded = await run("unmerge", merged, adapter, scratch("unrecorded"))
+    #expect(unrecorded.code == 0 && unrecorded.error.contains("nothing is promised"))
+    #expect(!unrecorded.output.contains("one unit"))
+    _ = await run("merge", base, adapter, scratch("out"))
+    let weight = await run("unmerge", scratch("out"), "\(adapter):0.5", scratch("no"))
+    #expect(weight.code == 2 && weight.error.contains("with weight 1.0") && !weight.error.contains("-0.5"))
+    let other = await run("unmerge", scratch("out"), Fixtures.path("merge/llama-patterns/adapter"), scratch("no"))
+    #expect(other.code == 2 && other.error.contains("does not say that the adapter"))
+    let json = await run("unmerge", "--json", scratch("out"), adapter, scratch("json"))
+    #expect(JSONValue(parsing: json.output)?["restoration"] == .string("last-merge"))
+    #expect(await run("unmerge", "--allow-repeated", scratch("out"), adapter, scratch("no")).code == 2)
+    #expect(FileSystem.kind(scratch("no")) == nil)
+  }
+
+  @Test(arguments: ["nan", "inf", "-inf", "1e999", "1e308", "NAN"])
+  func aWeightThatIsNoFiniteNumberIsRefused(weight: String) async throws {
+    let scratch = try ScratchDirectory()
+    for command in ["merge", "unmerge", "verify"] {
+      let answer = await run(command, base, "\(adapter):\(weight)", scratch("out"))
+      #expect(answer.code == 2, "\(command)")
+      #expect(answer.error.contains(adapter), "\(answer.error)")
+    }
+    #expect(FileSystem.kind(scratch("out")) == nil)
+  }
+
+  @Test func verifyReportsWhatDiffersBesideTheTensors() async throws {
+    let scratch = try ScratchDirectory()
+    let peft = Fixtures.path("merge/llama-f32-qv/merged")
+    let answer = await run("verify", base, adapter, peft)
+    #expect(
+      answer.code == 0 && answer.output.contains("note        metadata of model.safetensors: no record of merges"))
+    try copyDirectory(peft, to: scratch("model"))
+    let text = try FileSystem.text(scratch("model/config.json"))
+    try overwrite(
+      scratch("model/config.json"), text.replacing("\"hidden_act\": \"silu\"", with: "\"hidden_act\": \"gelu\""))
+    let changed = await run("verify", base, adapter, scratch("model"))
+    #expect(changed.code == 1)
+    #expect(
+      changed.output.contains("different   config of config.json: 'hidden_act' is \"gelu\"; the merge writes \"silu\""))
+    let json = await run("verify", "--json", base, adapter, scratch("model"))
+    #expect(JSONValue(parsing: json.output)?["files"]?.elements?.count == 2)
+  }
+
+  @Test func verifySaysInWhichUnitAModelDiffersAndAllowsForPEFT() async throws {
+    let root = Fixtures.path("rounding/lora-bf16")
+    let words = ["\(root)/base", "\(root)/adapter", "\(root)/safe"]
+    let strict = await run(["verify"] + words)
+    #expect(strict.code == 1 && strict.output.contains(" ulp") && strict.error.contains("--as-peft"))
+    #expect(await run(["verify", "--as-peft"] + words).code == 0)
+  }
+
   @Test func countPrintsPEFTsLine() async throws {
     let answer = await run("count", base, adapter)
     #expect(try answer.output == FileSystem.text(Fixtures.path("merge/llama-f32-qv/count.txt")))
     #expect(await run("count", base, "\(adapter)/adapter_config.json").output == answer.output)
+  }
+
+  @Test func aBrokenFileOfWeightsIsNotCounted() async throws {
+    let scratch = try ScratchDirectory()
+    try copyDirectory(adapter, to: scratch("adapter"))
+    let bytes = try contents("\(adapter)/adapter_model.safetensors")
+    for broken in [Array(bytes.dropLast(64)), Array(bytes.prefix(7)), Array(bytes.dropFirst())] {
+      try overwrite(scratch("adapter/adapter_model.safetensors"), broken)
+      let answer = await run("count", base, scratch("adapter"))
+      #expect(answer.code == 2 && answer.output.isEmpty && answer.error.contains("adapter_model.safetensors"))
+    }
+    // A shard is not a whole adapter; a directory with a configuration alone is counted by it.
+    try FileSystem.remove(scratch("adapter/adapter_model.safetensors"))
+    #expect(await run("count", base, scratch("adapter")).output == run("count", base, adapter).output)
+    try overwrite(scratch("adapter/adapter_model-00001-of-00002.safetensors"), bytes)
+    #expect(await run("count", base, scratch("adapter")).code == 2)
   }
 
   @Test func inspectSpeaksToPeopleAndMachines() async {

@@ -20,6 +20,43 @@ import Testing
     #expect(answer.code == 2 && !answer.error.contains("\u{1B}") && !answer.error.contains("\u{7}"))
   }
 
+  /// An adapter whose names and values are those of someone who wants to be read as something else.
+  private func hostileAdapter(_ text: String) throws -> ScratchDirectory {
+    let scratch = try ScratchDirectory()
+    let source = Fixtures.path("merge/llama-f32-qv/adapter")
+    try FileSystem.makeDirectory(scratch("adapter"))
+    var config = try JSONValue(contentsOf: "\(source)/adapter_config.json")
+    config["base_model_name_or_path"] = .string(text)
+    try overwrite(scratch("adapter/adapter_config.json"), config.compactText)
+    try renameTensors("\(source)/adapter_model.safetensors", to: scratch("adapter/adapter_model.safetensors")) {
+      $0.replacing("layers.0.", with: "layers.0.\(text).")
+    }
+    return scratch
+  }
+
+  @Test func namesAndValuesInFilesCannotControlTheTerminal() async throws {
+    let scratch = try hostileAdapter("\u{1B}[31m\u{9B}2J\u{7}x")
+    let (adapter, base) = (scratch("adapter"), Fixtures.path("merge/llama-f32-qv/base"))
+    var shown = 0
+    for words in [
+      ["inspect", adapter], ["inspect", adapter, "--base", base], ["tree", adapter], ["validate", adapter],
+      ["inspect", adapter, "--stats"], ["merge", base, adapter, scratch("out")], ["count", base, adapter],
+    ] {
+      let answer = await run(words)
+      let text = answer.output + answer.error
+      #expect(!text.unicodeScalars.contains { $0.value == 0x1B || $0.value == 0x9B || $0.value == 7 }, "\(words)")
+      if text.contains("[31m") { shown += 1 }
+    }
+    #expect(shown > 2)
+  }
+
+  @Test func namesAndValuesInFilesAreTextInTheReport() async throws {
+    let scratch = try hostileAdapter("<script>x</script><img src='http://x'>\"&")
+    #expect(await run("inspect", scratch("adapter"), "--report", scratch("page.html")).code != 2)
+    let page = try FileSystem.text(scratch("page.html"))
+    #expect(!page.contains("<script") && !page.contains("<img") && page.contains("&lt;img"))
+  }
+
   @Test func inspectSaysWhetherABaseFitsAndWhatServersRefuse() async throws {
     let adapter = Fixtures.path("merge/llama-dora/adapter")
     let fits = await run("inspect", adapter, "--base", Fixtures.path("merge/llama-dora/base"))

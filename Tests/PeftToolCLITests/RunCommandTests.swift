@@ -26,6 +26,30 @@ import Testing
     #expect(text.output == (JSONValue(parsing: answer.output)?["text"]?.stringValue ?? "") + "\n" && text.error.isEmpty)
   }
 
+  /// Escape sequences in tokens cannot control the terminal; a pipe gets what the model said.
+  @Test func controlCharactersOfAModelsTextAreEscapedOnATerminalOnly() async throws {
+    let scratch = try ScratchDirectory()
+    try FileSystem.makeDirectory(scratch("model"))
+    for name in ["config.json", "model.safetensors", "generation_config.json"] {
+      try FileSystem.copy("\(chat)/\(name)", to: scratch("model/\(name)"))
+    }
+    var json = try JSONValue(contentsOf: "\(chat)/tokenizer.json")
+    let first = try #require(expected("plain").first)
+    let text = "\u{1B}]0;owned\u{7}\r\u{9B}2J\u{202E}\n\t\u{200D}é"
+    json["added_tokens"] = .array(
+      (json["added_tokens"]?.elements ?? []) + [
+        .object([.init("id", .integer(first)), .init("content", .string(text)), .init("special", .bool(false))])
+      ])
+    try File.create(scratch("model/tokenizer.json")).write(json.compactText)
+    let words = ["generate", scratch("model"), "--prompt", "The quick brown", "-n", "1", "--quiet"]
+    let (shown, piped) = (await run(words, onTerminal: true), await run(words))
+    let scalars = Array(text.unicodeScalars)
+    #expect(Array(piped.output.unicodeScalars.prefix(scalars.count)) == scalars, "\(piped.error)")
+    #expect(
+      shown.output == "\\u{1b}]0;owned\\u{7}\\u{d}\\u{9b}2J\\u{202e}\n\t\u{200D}é\n",
+      "\(shown.output.debugDescription)")
+  }
+
   @Test func anAdaptersDirectoryStandsForItsBaseWithIt() async throws {
     let scratch = try ScratchDirectory()
     let made = await run("init", chat, Fixtures.path("running/first/adapter_config.json"), scratch("adapter"))

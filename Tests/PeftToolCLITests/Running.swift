@@ -17,10 +17,11 @@ final class Collected: Sendable {
 func run(_ words: String...) async -> Answer { await run(words) }
 
 /// Runs the tool in this process.
-func run(_ words: [String]) async -> Answer {
+func run(_ words: [String], onTerminal: Bool = false) async -> Answer {
   let (output, error) = (Collected(), Collected())
   let console = Console(
-    output: { text in output.text.withLock { $0 += text } }, error: { text in error.text.withLock { $0 += text } })
+    output: { text in output.text.withLock { $0 += text } }, error: { text in error.text.withLock { $0 += text } },
+    writesToTerminal: onTerminal)
   let code = await CommandLineTool(console: console).run(words)
   return Answer(code: code, output: output.text.withLock { $0 }, error: error.text.withLock { $0 })
 }

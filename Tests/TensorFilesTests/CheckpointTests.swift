@@ -1,3 +1,4 @@
+import Glibc
 import TensorFiles
 import TestSupport
 import Testing
@@ -91,6 +92,16 @@ import Testing
       guard let key = map.members?.first?.key else { return }
       map[key] = .string(shard)
     }
+    #expect(caseName(try failure(scratch)) == "indexPathEscapes")
+  }
+
+  @Test func aShardThatIsALinkOutOfTheDirectoryIsRefused() throws {
+    let scratch = try sharded()
+    let elsewhere = try ScratchDirectory()
+    let name = try #require(FileSystem.names(in: scratch.path).first { $0.hasSuffix(".safetensors") })
+    try FileSystem.copy(scratch(name), to: elsewhere("shard"))
+    try FileSystem.remove(scratch(name))
+    #expect(symlink(elsewhere("shard"), scratch(name)) == 0)
     #expect(caseName(try failure(scratch)) == "indexPathEscapes")
   }
 

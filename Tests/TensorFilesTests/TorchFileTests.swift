@@ -6,8 +6,8 @@ import Testing
   static let read = (try? FileSystem.names(in: Fixtures.path("torch/read")))?.filter { $0.hasSuffix(".bin") } ?? []
 
   /// Bytes of every tensor by name, with its type and shape.
-  private func tensors(_ checkpoint: Checkpoint) throws -> [String: String] {
-    var result: [String: String] = [:]
+  private func tensors(_ checkpoint: Checkpoint) throws -> [ExactName: String] {
+    var result: [ExactName: String] = [:]
     for name in checkpoint.names {
       let location = try #require(checkpoint[name])
       let bytes = try checkpoint.shards[location.shard].file.bytes(location.entry.byteRange)
@@ -38,10 +38,27 @@ import Testing
     #expect(error.map(caseName) == expected[name]?.stringValue, "\(String(describing: error))")
   }
 
+  static let bombs =
+    (try? JSONValue(contentsOf: Fixtures.path("torch/bombs/expected.json")))?.members?.map(\.key) ?? []
+
+  @Test(arguments: bombs)
+  func aSmallFileTakesNoMoreStackMemoryAndDiskThanItsBudget(name: String) throws {
+    let expected = try JSONValue(contentsOf: Fixtures.path("torch/bombs/expected.json"))[name]?.stringValue
+    do {
+      let checkpoint = try Checkpoint(path: Fixtures.path("torch/bombs/\(name).bin"))
+      #expect(expected == nil)
+      for entry in checkpoint.shards.flatMap(\.entries) { #expect(entry.byteRange.count <= 1 << 26) }
+      _ = try SafetensorsFile.openTorch(path: Fixtures.path("torch/bombs/\(name).bin"))
+    } catch {
+      #expect(caseName(error) == expected, "\(error)")
+    }
+  }
+
   @Test func mutatedFilesNeverTrap() throws {
     let scratch = try ScratchDirectory()
     var generator = SeededGenerator(seed: 41)
-    let sources = try Self.read.map { try contents(Fixtures.path("torch/read/\($0)")) }
+    let sources = try (Self.read.map { "read/\($0)" } + Self.bombs.map { "bombs/\($0).bin" })
+      .map { try contents(Fixtures.path("torch/\($0)")) }.filter { $0.count < 10_000 }
     var accepted = 0
     for round in 0..<fuzzRounds {
       var bytes = sources[round % sources.count]

@@ -16,18 +16,37 @@ public final class LocalServer: Sendable {
     public let status: String
     public let headers: [String]
     public let body: [UInt8]
+    public let ending: Ending
 
-    public init(_ status: String, headers: [String] = [], body: [UInt8] = []) {
+    /// - Parameter ending: what happens after `body`; the answer's length is said to be that of the body unless a header
+    ///   says otherwise.
+    public init(_ status: String, headers: [String] = [], body: [UInt8] = [], ending: Ending = .close) {
       self.status = status
       self.headers = headers
       self.body = body
+      self.ending = ending
     }
+  }
+
+  /// What a server does when it has sent a body.
+  public enum Ending: Sendable {
+    case close
+    /// Waits for the client to go.
+    case silence
+    /// Sends the body again and again until the client goes.
+    case endless
   }
 
   public let port: Int
   private let socket: Int32
   private let seen = Mutex<[Request]>([])
   private let answer: @Sendable (Request) -> Response
+
+  /// Connections whose client went while the server was silent.
+  private let left = Mutex(0)
+
+  /// How many clients have gone while they were kept waiting.
+  public var departures: Int { left.withLock { $0 } }
 
   /// All requests so far.
   public var requests: [Request] { seen.withLock { $0 } }
@@ -68,10 +87,35 @@ public final class LocalServer: Sendable {
     while true {
       let connection = accept(socket, nil, nil)
       guard connection >= 0 else { break }
-      handle(connection)
-      close(connection)
+      // A thread each: one that is kept waiting holds up no other. Nobody waits for more than 30 seconds.
+      var limit = timeval(tv_sec: 30, tv_usec: 0)
+      for option in [SO_RCVTIMEO, SO_SNDTIMEO] {
+        setsockopt(connection, SOL_SOCKET, option, &limit, socklen_t(MemoryLayout<timeval>.size))
+      }
+      var thread = pthread_t()
+      let context = Unmanaged.passRetained(Connection(server: self, descriptor: connection)).toOpaque()
+      pthread_create(
+        &thread, nil,
+        { argument in
+          guard let argument else { return nil }
+          let connection = Unmanaged<Connection>.fromOpaque(argument).takeRetainedValue()
+          connection.server.handle(connection.descriptor)
+          close(connection.descriptor)
+          return nil
+        }, context)
+      pthread_detach(thread)
     }
     close(socket)
+  }
+
+  private final class Connection: Sendable {
+    let server: LocalServer
+    let descriptor: Int32
+
+    init(server: LocalServer, descriptor: Int32) {
+      self.server = server
+      self.descriptor = descriptor
+    }
   }
 
   private func handle(_ connection: Int32) {
@@ -97,12 +141,24 @@ public final class LocalServer: Sendable {
       head += "Content-Length: \(response.body.count)\r\n"
     }
     head += response.headers.map { $0 + "\r\n" }.joined() + "\r\n"
-    let data = Array(head.utf8) + (request.method == "HEAD" ? [] : response.body)
+    guard send(Array(head.utf8), connection), request.method != "HEAD", send(response.body, connection) else { return }
+    switch response.ending {
+    case .close: break
+    case .endless: while send(response.body, connection) {}
+    case .silence:
+      if read(connection, &buffer, 1) == 0 { left.withLock { $0 += 1 } }
+    }
+  }
+
+  private func send(_ data: [UInt8], _ connection: Int32) -> Bool {
     var done = 0
     while done < data.count {
-      let count = data.withUnsafeBytes { write(connection, $0.baseAddress! + done, data.count - done) }
-      guard count > 0 else { return }
+      let count = data.withUnsafeBytes {
+        Glibc.send(connection, $0.baseAddress! + done, data.count - done, Int32(MSG_NOSIGNAL))
+      }
+      guard count > 0 else { return false }
       done += count
     }
+    return true
   }
 }

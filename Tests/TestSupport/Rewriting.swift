@@ -18,7 +18,7 @@ public func widen(_ source: String, to target: String) throws {
   for name in try FileSystem.names(in: source) where name.hasSuffix(".json") && !name.hasSuffix(".index.json") {
     try FileSystem.copy(FileSystem.join(source, name), to: FileSystem.join(target, name))
   }
-  let names = old.names.sorted()
+  let names = old.names
   let items = names.map { SafetensorsLayout.Item(name: $0, dtype: .f64, shape: old[$0]?.entry.shape ?? []) }
   let path = FileSystem.join(target, Checkpoint.singleName)
   let layout = try SafetensorsLayout(path: path, items: items)

@@ -98,7 +98,7 @@ import Testing
     let reader = try reader(maxLength: 10)
     let text = String(repeating: "The quick brown fox jumps over the lazy dog.\n", count: 20)
     let data = try read([text], name: "story.txt", reader)
-    let whole = reader.tokenizer?.encode(text + "\n".prefix(0) + (reader.end ?? "")) ?? []
+    let whole = try reader.tokenizer?.encode(text + "\n".prefix(0) + (reader.end ?? "")) ?? []
     #expect(data.records.allSatisfy { $0.tokens.count <= 10 && $0.labels == $0.tokens })
     #expect(
       whole.starts(with: data.records.flatMap(\.tokens)) && whole.count - data.records.flatMap(\.tokens).count < 2)

@@ -25,7 +25,7 @@ private func run(
 }
 
 /// The programs stand where the tests do.
-private func built(_ name: String) -> URL {
+func built(_ name: String) -> URL {
   let test = CommandLine.arguments.first { $0.hasSuffix(".xctest") } ?? CommandLine.arguments[0]
   return URL(fileURLWithPath: test).deletingLastPathComponent().appendingPathComponent(name)
 }
@@ -58,10 +58,46 @@ private func built(_ name: String) -> URL {
     return (scratch("base"), scratch("adapter"))
   }
 
+  /// The weights are mapped, and their pages go with the file's end.
+  @Test(arguments: ["cut", "emptied"])
+  func aModelThatIsCutWhileItRunsIsAnError(how: String) throws {
+    let scratch = try ScratchDirectory()
+    try FileSystem.makeDirectory(scratch("model"))
+    let chat = Fixtures.path("running/chat")
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+      try FileSystem.copy("\(chat)/\(name)", to: scratch("model/\(name)"))
+    }
+    // Long enough that the file is cut before it has been read to its end.
+    try overwrite(scratch("text"), String(repeating: "The quick brown fox jumps. ", count: 20_000))
+    let process = Process()
+    process.executableURL = built("peft-tool")
+    process.arguments = ["perplexity", scratch("model"), scratch("text"), "--window", "4"]
+    let (output, error) = (Pipe(), Pipe())
+    process.standardOutput = output
+    process.standardError = error
+    try process.run()
+    let weights = scratch("model/model.safetensors")
+    func isMapped() -> Bool {
+      let maps = "/proc/\(process.processIdentifier)/maps"
+      return (try? String(contentsOfFile: maps, encoding: .utf8))?.contains(weights) ?? false
+    }
+    while process.isRunning && !isMapped() { usleep(1000) }
+    // Past the header, in the middle of the weights; or all of it.
+    #expect(truncate(weights, how == "cut" ? 8192 : 0) == 0)
+    let said = String(decoding: error.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+    process.waitUntilExit()
+    #expect(process.terminationReason == .exit && process.terminationStatus == 2, "\(process.terminationStatus)")
+    #expect(said.contains("model.safetensors") && said.contains("was cut"), "\(said)")
+    #expect(output.fileHandleForReading.readDataToEndOfFile().isEmpty)
+  }
+
   @Test func aKilledMergeLeavesNothingAtTheOutputAndTheNextOneSucceeds() throws {
     let scratch = try ScratchDirectory()
     let (base, adapter) = try largeBase(scratch)
-    let before = try contents("\(base)/config.json")
+    func digests() throws -> [String] {
+      try ["config.json", "model.safetensors"].map { try SHA256.digest(of: File.open(reading: "\(base)/\($0)")) }
+    }
+    let before = try digests()
     var generator = SeededGenerator(seed: 23)
     var killed = 0
     for _ in 0..<100 {
@@ -81,7 +117,7 @@ private func built(_ name: String) -> URL {
       }
     }
     #expect(killed > 0)
-    #expect(try contents("\(base)/config.json") == before)
+    #expect(try digests() == before)
     #expect(try run("peft-tool", ["merge", base, adapter, scratch("out")]).code == 0)
     let left = try FileSystem.names(in: scratch.path).filter { $0.contains("partial") }
     #expect(left.isEmpty)
@@ -109,6 +145,31 @@ private func built(_ name: String) -> URL {
       #expect(try FileSystem.names(in: scratch.path) == ["count"], "call \(call)")
     }
     #expect(try Checkpoint(path: "\(root)/base").shards.map { try contents($0.path) } == base)
+  }
+
+  @Test func aFailureWhileAnOutputIsReplacedKeepsTheOldOne() throws {
+    let scratch = try ScratchDirectory()
+    let root = Fixtures.path("merge/llama-f32-qv")
+    let library = built("libFaultInjection.so").path
+    let words = ["merge", "--threads", "1", "--force", "\(root)/base", "\(root)/adapter", scratch("out")]
+    func reset() throws {
+      if FileSystem.kind(scratch("out")) != nil { try FileSystem.remove(scratch("out")) }
+      try FileSystem.makeDirectory(scratch("out"))
+      try overwrite(scratch("out/old"), "old")
+    }
+    try reset()
+    let whole = try run("peft-tool", words, environment: ["LD_PRELOAD": library, "FAULT_COUNT": scratch("count")])
+    #expect(whole.code == 0, "\(whole.error)")
+    let count = try #require(Int(FileSystem.text(scratch("count"))))
+    #expect(count > 5)
+    try reset()
+    for call in 1...count {
+      let answer = try run(
+        "peft-tool", words, environment: ["LD_PRELOAD": library, "FAULT_AT": "\(call)", "FAULT_CODE": "\(ENOSPC)"])
+      #expect(answer.code == 2, "call \(call): \(answer.error)")
+      #expect(try FileSystem.names(in: scratch("out")) == ["old"], "call \(call)")
+      #expect(try FileSystem.names(in: scratch.path) == ["count", "out"], "call \(call)")
+    }
   }
 
   @Test func anInterruptedMergeCleansUp() throws {

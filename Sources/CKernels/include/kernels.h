@@ -56,6 +56,11 @@ void kernels_add_column_square_sums(const float *w, size_t rows, size_t columns,
 void kernels_scale_rows(float *w, size_t rows, size_t columns, const float *factors);
 void kernels_scale_columns(float *w, size_t rows, size_t columns, const float *factors);
 
+// True if no element is infinite or a NaN: none whose exponent's bits, given in their place, are all ones.
+int kernels_all_finite_16(const uint16_t *words, size_t count, uint16_t exponent);
+int kernels_all_finite_32(const uint32_t *words, size_t count, uint32_t exponent);
+int kernels_all_finite_64(const uint64_t *words, size_t count, uint64_t exponent);
+
 /// Threads that share loops: one for each core that the process may use, or PEFT_THREADS.
 size_t kernels_threads(void);
 

@@ -1,4 +1,4 @@
-internal import Numerics
+internal import TensorMath
 
 /// A layer's learnt prompt, attended to beside the sequence and let in by a gate.
 ///

@@ -1,4 +1,4 @@
-public import Numerics
+public import TensorMath
 
 /// A linear layer with low-rank adapters beside its frozen weight: h = W0·x + s·B(A(dropout x)) for each active adapter.
 ///
@@ -20,8 +20,8 @@ public final class LoRALinear: LinearLayer {
     var hasMagnitude = false
     /// The bias of B; empty for none.
     var bias: [Float] = []
-    /// The first token that the adapter acts on, counted in the pass: aLoRA's. Nil for all tokens.
-    var firstToken: (() -> Int)?
+    /// True for an aLoRA, which acts from its invocation in the sequence on.
+    var isInvoked = false
 
     public init(a: WeightMatrix, b: WeightMatrix, scale: Float, dropout: Double = 0) {
       self.a = a
@@ -53,7 +53,14 @@ public final class LoRALinear: LinearLayer {
 
   func remove(_ name: String) { adapters.removeAll { $0.name == name } }
 
-  public override func callAsFunction(_ x: Matrix<Float>) -> Matrix<Float> {
+  public override func callAsFunction(_ x: Matrix<Float>) -> Matrix<Float> { adapted(x, rowsBefore: x.rows) }
+
+  override func callAsFunction(_ x: Matrix<Float>, _ pass: Pass) -> Matrix<Float> {
+    adapted(x, rowsBefore: pass.rowsBeforeAdapter(of: x.rows))
+  }
+
+  /// - Parameter rowsBefore: rows at the beginning that an aLoRA leaves alone.
+  private func adapted(_ x: Matrix<Float>, rowsBefore: Int) -> Matrix<Float> {
     var y = base(x)
     for (name, weight) in active {
       guard weight != 0, let factors = adapters.first(where: { $0.name == name })?.factors, !factors.isFolded else {
@@ -61,8 +68,8 @@ public final class LoRALinear: LinearLayer {
       }
       var change = factors.b.project(factors.a.project(x))
       if !factors.bias.isEmpty { change.addToRows(factors.bias) }
-      if let first = factors.firstToken?() {
-        for index in 0..<min(max(0, first), change.rows) * change.columns { change.values[index] = 0 }
+      if factors.isInvoked {
+        for index in 0..<rowsBefore * change.columns { change.values[index] = 0 }
       }
       y.add(change, scale: factors.scale * weight)
     }

@@ -1,6 +1,6 @@
-internal import Numerics
 internal import PEFT
 internal import TensorFiles
+internal import TensorMath
 
 /// An adapter in the form in which a model uses it.
 struct LoadedAdapter {
@@ -10,7 +10,7 @@ struct LoadedAdapter {
   /// Low-rank factors of linear layers, which stay apart, by path.
   var factors: [String: LoRALinear.Factors] = [:]
   /// What takes the place of parameters, by the parameter's name.
-  var replaced: [String: WeightMatrix] = [:]
+  var replaced: [ExactName: WeightMatrix] = [:]
   var prompt: PromptAdapter?
   /// Tokens from which on an aLoRA acts; nil for another adapter.
   var invocation: [Int]?
@@ -52,7 +52,7 @@ struct LoadedAdapter {
   }
 
   private mutating func use(_ plan: MergePlan, _ model: CausalLanguageModel) throws(ModelError) {
-    var apart: Set<String> = []
+    var apart: Set<ExactName> = []
     let adapter = plan.adapter
     let isApart = staysApart
     if config.peftType == .lora && (config.targetParameters ?? []).isEmpty && config.useBDLoRA.isEmptyOrFalse {
@@ -70,8 +70,11 @@ struct LoadedAdapter {
         apart.insert(model.base.storedName("\(module.path).weight") ?? "\(module.path).weight")
       }
     }
-    let changed = try withAdapterErrors({ () throws(AdapterError) in try plan.changedTensors(skipping: apart) })
-    replaced = try model.values(of: changed)
+    // In f32, as all sums are: rounded to the base's dtype they would be another model's than PEFT's, which adds while it runs.
+    let changed = try withAdapterErrors({ () throws(AdapterError) in
+      try plan.changedTensors(skipping: apart, widening: true)
+    })
+    replaced = try model.values(of: consume changed)
   }
 
   /// True for a plain LoRA: s·B·A beside a weight that stays what it is.
@@ -137,8 +140,8 @@ extension CausalLanguageModel {
   }
 
   /// All parameters by their names in the model.
-  var parametersByName: [String: Parameter] {
-    var found: [String: Parameter] = [:]
+  var parametersByName: [ExactName: Parameter] {
+    var found: [ExactName: Parameter] = [:]
     for (path, module) in root.namedModules() {
       for (name, parameter) in module.parameters {
         found["\(path.replacing(".base_layer", with: "")).\(name)"] = parameter
@@ -148,16 +151,19 @@ extension CausalLanguageModel {
   }
 
   /// Names in the model by the checkpoint's names.
-  var parameterNames: [String: String] {
+  var parameterNames: [ExactName: String] {
     Dictionary(
-      parametersByName.keys.map { (base.storedName($0) ?? $0, $0) }, uniquingKeysWith: { first, _ in first })
+      parametersByName.keys.map { (base.storedName($0.text) ?? $0.text, $0.text) },
+      uniquingKeysWith: { first, _ in first })
   }
 
   /// Tensors that a merge computed, by the names of the parameters whose place they take. Throws `.unsupported` for one that is none's.
-  func values(of tensors: [ChangedTensor]) throws(ModelError) -> [String: WeightMatrix] {
+  ///
+  /// Memory: each tensor's bytes go as soon as its value is made.
+  func values(of tensors: consuming [ChangedTensor]) throws(ModelError) -> [ExactName: WeightMatrix] {
     let names = parameterNames
-    var values: [String: WeightMatrix] = [:]
-    for tensor in tensors {
+    var values: [ExactName: WeightMatrix] = [:]
+    while let tensor = tensors.popLast() {
       guard let name = names[tensor.name] else {
         throw .unsupported(
           what: "'\(tensor.name)' of the adapter", reason: "a causal language model has no such parameter.")

@@ -1,6 +1,6 @@
-internal import Numerics
 internal import PEFT
 internal import TensorFiles
+internal import TensorMath
 
 /// An adapter that learns inputs instead of weights: virtual tokens before the sequence, or keys and values before each layer's.
 ///
@@ -58,7 +58,7 @@ enum PromptAdapter {
       var prompts: [Int: AdaptionPrompt] = [:]
       for entry in file.entries where entry.name.hasSuffix(".adaption_prompt") {
         let path = entry.name.dropLast(".adaption_prompt".count)
-        guard let index = path.split(separator: ".").compactMap({ Int($0) }).last, index < model.attentions.count else {
+        guard let index = path.parts().compactMap({ Int($0) }).last, index < model.attentions.count else {
           throw .adapter(.tensorUnexpected(path: file.path, tensor: entry.name))
         }
         let attention = model.attentions[index]

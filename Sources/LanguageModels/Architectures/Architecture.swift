@@ -51,12 +51,9 @@ extension ParameterSource {
       width: width, epsilon: epsilon)
   }
 
-  /// The head; a tied one that the checkpoint does not hold has the embedding's weight.
+  /// The head; a tied one has the embedding's weight.
   func head(_ path: String, tiedTo embedding: Embedding, _ width: Int, _ vocabulary: Int) throws(ModelError) -> Linear {
-    if base.isTied || !holds("\(path).weight") {
-      guard base.isTied else {
-        throw .parameterMissing(path: base.path, name: "\(path).weight")
-      }
+    if base.isTied {
       return Linear(
         Parameter(name: "\(path).weight", stored: embedding.weight.stored, isVector: false), bias: nil)
     }

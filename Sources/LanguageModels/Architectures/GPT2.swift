@@ -35,7 +35,7 @@ extension Architecture {
         [
           ("c_fc", try source.conv1D("\(path).mlp.c_fc", hidden, inner)),
           ("c_proj", try source.conv1D("\(path).mlp.c_proj", inner, hidden)),
-          ("act", try Activation.named("activation_function", config, default: "gelu_new")),
+          ("act", try Activation("activation_function", config, default: "gelu_new")),
           ("dropout", try dropout("resid_pdrop")),
         ])
       layers.append(

@@ -6,7 +6,10 @@ internal import TensorFiles
 struct LlamaLike {
   /// What stands before `Model`, `Attention` and the other classes' names.
   let name: String
-  var hiddenActivation = (key: "hidden_act", fallback: "silu")
+  /// The name of the activation where config.json does not say.
+  var activation = "silu"
+  /// The activation that a name in config.json means.
+  var activationMeaning: @Sendable (String) -> String = { $0 }
   /// Biases of queries, keys and values where config.json does not say.
   var hasQueryBias = false
   /// True if `attention_bias` and `mlp_bias` are read.
@@ -63,7 +66,7 @@ struct LlamaLike {
           ("gate_proj", try source.linear("\(path).mlp.gate_proj", hidden, inner, bias: innerBias)),
           ("up_proj", try source.linear("\(path).mlp.up_proj", hidden, inner, bias: innerBias)),
           ("down_proj", try source.linear("\(path).mlp.down_proj", inner, hidden, bias: innerBias)),
-          ("act_fn", try Activation.named(hiddenActivation.key, config, default: hiddenActivation.fallback)),
+          ("act_fn", try Activation("hidden_act", config, default: activation, meaning: activationMeaning)),
         ])
       layers.append(
         DecoderLayer(
@@ -129,8 +132,9 @@ extension Architecture {
 
   static let gemma = Architecture(type: "gemma") { config, source throws(ModelError) in
     try LlamaLike(
-      name: "Gemma",
-      hiddenActivation: (config.value("hidden_act") == nil ? "hidden_activation" : "hidden_act", "gelu_pytorch_tanh"),
+      name: "Gemma", activation: "gelu_pytorch_tanh",
+      // What early files call gelu is the approximation. Source: transformers `GemmaConfig.__post_init__`.
+      activationMeaning: { $0 == "gelu" ? "gelu_pytorch_tanh" : $0 },
       readsBiases: true, normsAddOne: true, scalesEmbedding: true, headWidth: 256
     ).make(config, source)
   }

@@ -55,7 +55,7 @@ extension Architecture {
             feedForward: FeedForward(up: "fc1", down: "fc2", function: "activation_fn"), normsAfter: !normsBefore),
           [
             ("self_attn", Attention("OPTAttention", layout, index: index, projections)),
-            ("activation_fn", try Activation.named("activation_function", config, default: "relu")),
+            ("activation_fn", try Activation("activation_function", config, default: "relu")),
             ("self_attn_layer_norm", try norm("\(path).self_attn_layer_norm")),
             ("fc1", try source.linear("\(path).fc1", hidden, inner, bias: bias)),
             ("fc2", try source.linear("\(path).fc2", inner, hidden, bias: bias)),

@@ -45,23 +45,27 @@ public struct ChatTemplate {
   /// Of several named ones `default` is taken, and `tool_use` where there are tools.
   /// Throws `.templateNotUnderstood` if there is none, or if it uses what is not known here.
   public init(directory: String) throws(ModelError) {
-    let file = FileSystem.join(directory, "chat_template.jinja")
-    let toolFile = FileSystem.join(FileSystem.join(directory, "additional_chat_templates"), "tool_use.jinja")
-    let configPath = FileSystem.join(directory, "tokenizer_config.json")
-    settings = FileSystem.kind(configPath) == .file ? (try? JSONValue(contentsOf: configPath)) ?? .null : .null
+    func path(_ name: String) throws(ModelError) -> String? {
+      try asModelError { () throws(TensorFileError) in try ModelFiles.path(name, in: directory) }
+    }
+    let (file, toolFile) = (try path("chat_template.jinja"), try path("additional_chat_templates/tool_use.jinja"))
+    let config = try path("tokenizer_config.json")
+    let configPath = config ?? FileSystem.join(directory, "tokenizer_config.json")
+    settings = try asModelError { () throws(TensorFileError) in
+      if let config { try JSONValue(contentsOf: config) } else { .null }
+    }
     let named = settings["chat_template"]?.elements ?? []
-    func text(_ path: String, _ name: String) -> (path: String, text: String)? {
-      if FileSystem.kind(path) == .file, let text = try? FileSystem.text(path) { return (path, text) }
+    func text(_ path: String?, _ name: String) throws(ModelError) -> (path: String, text: String)? {
+      if let path { return (path, try asModelError { () throws(TensorFileError) in try FileSystem.text(path) }) }
       let found = named.first { $0["name"]?.stringValue == name }?["template"]?.stringValue
       return found.map { (configPath, $0) }
     }
     let only = settings["chat_template"]?.stringValue.map { (path: configPath, text: $0) }
-    guard let found = text(file, "default") ?? only else {
-      let path = FileSystem.kind(file) == .file ? file : configPath
-      throw .templateNotUnderstood(path: path, reason: "there is none. Use --prompt without --chat.")
+    guard let found = try text(file, "default") ?? only else {
+      throw .templateNotUnderstood(path: file ?? configPath, reason: "there is none. Give the prompt as text.")
     }
     plain = try Source(found.path, found.text)
-    let tools = text(toolFile, "tool_use")
+    let tools = try text(toolFile, "tool_use")
     forTools = if let tools { try Source(tools.path, tools.text) } else { nil }
   }
 

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 /// What ends a generation.
 public struct StopConditions: Sendable {
@@ -14,8 +14,7 @@ public struct StopConditions: Sendable {
   /// The end-of-sequence ids of generation_config.json, or else of config.json. Source: transformers `GenerationConfig`.
   public static func endIDs(directory: String) -> Set<Int> {
     for name in ["generation_config.json", "config.json"] {
-      let path = FileSystem.join(directory, name)
-      guard FileSystem.kind(path) == .file, let json = try? JSONValue(contentsOf: path),
+      guard let path = try? ModelFiles.path(name, in: directory), let json = try? JSONValue(contentsOf: path),
         let value = json["eos_token_id"]
       else {
         continue
@@ -31,10 +30,11 @@ extension PeftModel {
   /// Goes on from a prompt, token by token.
   ///
   /// - Parameter each: told of each token as it comes; false ends the generation.
-  /// Returns the new tokens, an end-of-sequence id left out. Throws `.contextTooLong` before anything is computed, `.tokenOutside`.
+  /// Returns the new tokens, an end-of-sequence id left out. Throws `.contextTooLong` before anything is computed, `.tokenOutside`,
+  /// `.file` if the checkpoint is cut meanwhile, and what `each` throws.
   public func generate(
     _ prompt: [Int], sampling: Sampling = Sampling(), stop: StopConditions = StopConditions(),
-    each: (Int) -> Bool = { _ in true }
+    each: (Int) throws(ModelError) -> Bool = { _ in true }
   ) throws(ModelError) -> [Int] {
     let needed = virtualTokens + prompt.count + max(0, stop.newTokens - 1)
     guard needed <= model.contextLength else { throw .contextTooLong(tokens: needed + 1, limit: model.contextLength) }
@@ -52,7 +52,7 @@ extension PeftModel {
       tokens.append(token)
       seen.insert(token)
       input = [token]
-      if !each(token) { break }
+      if try !each(token) { break }
     }
     return tokens
   }
@@ -75,28 +75,29 @@ public struct TextStream {
   public private(set) var isStopped = false
 
   /// - Parameter prompt: what comes before, which decides about a leading space.
-  public init(_ tokenizer: Tokenizer, after prompt: [Int], stops: [String] = []) {
+  /// Throws `.tokenizerTooCostly`.
+  public init(_ tokenizer: Tokenizer, after prompt: [Int], stops: [String] = []) throws(ModelError) {
     self.tokenizer = tokenizer
     self.stops = stops.filter { !$0.isEmpty }
     context = Array(prompt.suffix(4))
-    base = Array(tokenizer.decode(context).utf8).count
+    base = Array(try tokenizer.decode(context).utf8).count
   }
 
   private let context: [Int]
   private let base: Int
 
-  /// Takes one more token and returns the text that can be shown now.
-  public mutating func add(_ token: Int) -> String {
+  /// Takes one more token and returns the text that can be shown now. Throws `.tokenizerTooCostly`.
+  public mutating func add(_ token: Int) throws(ModelError) -> String {
     tokens.append(token)
-    return advance(isLast: false)
+    return try advance(isLast: false)
   }
 
-  /// What is left when no token follows.
-  public mutating func finish() -> String { advance(isLast: true) }
+  /// What is left when no token follows. Throws `.tokenizerTooCostly`.
+  public mutating func finish() throws(ModelError) -> String { try advance(isLast: true) }
 
-  private mutating func advance(isLast: Bool) -> String {
+  private mutating func advance(isLast: Bool) throws(ModelError) -> String {
     guard !isStopped else { return "" }
-    var bytes = Array(tokenizer.decode(context + tokens, skipsSpecial: false).utf8.dropFirst(base))
+    var bytes = Array(try tokenizer.decode(context + tokens, skipsSpecial: false).utf8.dropFirst(base))
     for stop in stops.map({ Array($0.utf8) }) {
       guard bytes.count >= stop.count else { continue }
       for start in max(0, shown - stop.count)...bytes.count - stop.count where bytes[start...].starts(with: stop) {

@@ -1,5 +1,5 @@
 internal import Glibc
-internal import Numerics
+internal import TensorMath
 
 /// How well a model foretells a text.
 public struct Perplexity: Sendable, Hashable {

@@ -1,5 +1,5 @@
 internal import Glibc
-internal import Numerics
+internal import TensorMath
 
 /// How the next token is chosen. Source: transformers/generation/logits_process.py, in its order.
 public struct Sampling: Sendable {

@@ -14,41 +14,38 @@ struct AddedTokens {
     let isWholeWord: Bool
   }
 
-  /// Tokens by the first byte of what is looked for, longest first.
-  private struct Finder {
-    var byFirst: [UInt8: [(content: [UInt8], token: Token)]] = [:]
-
-    mutating func add(_ content: [UInt8], _ token: Token) {
-      guard let first = content.first else { return }
-      byFirst[first, default: []].append((content, token))
-      byFirst[first]?.sort { $0.content.count > $1.content.count }
-    }
-  }
-
   let byID: [Int: Token]
-  private var plain = Finder()
-  private var normalised = Finder()
+  private let tokens: [Token]
+  /// Places in `tokens` by what is looked for.
+  private let plain: PrefixTable
+  private let normalised: PrefixTable
 
   /// Throws `.configValue` for an entry without id and content.
   init(_ json: JSONValue?, normalizer: Normalizer?, path: String) throws(ModelError) {
+    let entries = json?.elements ?? []
+    // One for all of them, as if they were one text.
+    let budget = TokenBudget(
+      byteCount: entries.reduce(0) { $0 + ($1["content"]?.stringValue?.utf8.count ?? 0) }, path: path)
     var byID: [Int: Token] = [:]
-    for entry in json?.elements ?? [] {
+    var tokens: [Token] = []
+    for entry in entries {
       guard let id = entry["id"]?.integerValue, (0..<1 << 30).contains(id), let content = entry["content"]?.stringValue
       else { throw .configValue(path: path, key: "added_tokens", expected: "tokens", found: entry.compactText) }
       func flag(_ key: String) -> Bool { entry[key]?.boolValue ?? false }
       let bytes = Array(content.utf8)
-      let decoded = flag("normalized") ? normalizer?(bytes) ?? bytes : bytes
+      let decoded = flag("normalized") ? try normalizer?(bytes, budget) ?? bytes : bytes
       let token = Token(
         id: id, content: bytes, decoded: decoded, isSpecial: flag("special"), isNormalised: flag("normalized"),
         takesSpaceLeft: flag("lstrip"), takesSpaceRight: flag("rstrip"), isWholeWord: flag("single_word"))
       byID[id] = token
-      if token.isNormalised {
-        normalised.add(token.decoded, token)
-      } else {
-        plain.add(token.content, token)
-      }
+      tokens.append(token)
     }
     self.byID = byID
+    self.tokens = tokens
+    // Of tokens that look alike the first counts.
+    let places = tokens.indices.reversed()
+    plain = PrefixTable(places.filter { !tokens[$0].isNormalised }.map { (tokens[$0].content, $0) })
+    normalised = PrefixTable(places.filter { tokens[$0].isNormalised }.map { (tokens[$0].decoded, $0) })
   }
 
   enum Piece {
@@ -56,36 +53,41 @@ struct AddedTokens {
     case token(Int)
   }
 
-  /// A text divided at added tokens; what lies between is normalised.
-  func divide(_ text: [UInt8], _ normalizer: Normalizer?) -> [Piece] {
-    Self.divide(text, plain).flatMap { piece -> [Piece] in
-      guard case .text(let part) = piece else { return [piece] }
-      let changed = normalizer?(part) ?? part
-      return Self.divide(changed, normalised)
+  /// A text divided at added tokens; what lies between is normalised. Throws `.tokenizerTooCostly`.
+  func divide(_ text: [UInt8], _ normalizer: Normalizer?, _ budget: TokenBudget) throws(ModelError) -> [Piece] {
+    var pieces: [Piece] = []
+    for piece in try divide(text, plain, budget) {
+      guard case .text(let part) = piece else {
+        pieces.append(piece)
+        continue
+      }
+      pieces += try divide(try normalizer?(part, budget) ?? part, normalised, budget)
     }
+    return pieces
   }
 
-  private static func divide(_ text: [UInt8], _ finder: Finder) -> [Piece] {
-    guard !finder.byFirst.isEmpty else { return text.isEmpty ? [] : [.text(text)] }
+  private func divide(_ text: [UInt8], _ table: PrefixTable, _ budget: TokenBudget) throws(ModelError) -> [Piece] {
+    guard !table.isEmpty else { return text.isEmpty ? [] : [.text(text)] }
     var pieces: [Piece] = []
     var (start, index) = (0, 0)
     while index < text.count {
-      guard let candidates = finder.byFirst[text[index]],
-        let found = candidates.first(where: { text[index...].starts(with: $0.content) })
-      else {
+      // The longest that begins here.
+      var found: (token: Token, end: Int)?
+      try table.matches(in: text, at: index, budget) { place, end in found = (tokens[place], end) }
+      guard let found else {
         index += 1
         continue
       }
-      var (left, right) = (index, index + found.content.count)
-      if found.token.isWholeWord, isWord(before: left, text) || isWord(at: right, text) {
+      var (left, right) = (index, found.end)
+      if found.token.isWholeWord, Self.isWord(before: left, text) || Self.isWord(at: right, text) {
         index += 1
         continue
       }
       if found.token.takesSpaceLeft {
-        while left > start, isSpace(text, endingAt: left) > 0 { left -= isSpace(text, endingAt: left) }
+        while left > start, Self.isSpace(text, endingAt: left) > 0 { left -= Self.isSpace(text, endingAt: left) }
       }
       if found.token.takesSpaceRight {
-        while right < text.count, isSpace(text, at: right) > 0 { right += isSpace(text, at: right) }
+        while right < text.count, Self.isSpace(text, at: right) > 0 { right += Self.isSpace(text, at: right) }
       }
       if left > start { pieces.append(.text(Array(text[start..<left]))) }
       pieces.append(.token(found.token.id))

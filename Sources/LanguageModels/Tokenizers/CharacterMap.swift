@@ -55,16 +55,23 @@ struct CharacterMap {
     return nil
   }
 
-  func normalise(_ text: [UInt8]) -> [UInt8] {
+  /// Throws `.tokenizerTooCostly`.
+  func normalise(_ text: [UInt8], _ budget: TokenBudget) throws(ModelError) -> [UInt8] {
     var result: [UInt8] = []
     for grapheme in String(decoding: text, as: UTF8.self) {
       let bytes = Array(String(grapheme).utf8)
       if bytes.count < 6, let whole = replacement(bytes[...]) {
+        try budget.spend(whole.count)
         result += whole
         continue
       }
-      for range in characterBounds(bytes) { result += replacement(bytes[range]) ?? bytes[range] }
+      for range in characterBounds(bytes) {
+        let piece = replacement(bytes[range]) ?? bytes[range]
+        try budget.spend(piece.count)
+        result += piece
+      }
     }
-    return result
+    // A rule may begin in the middle of a character.
+    return String(validating: result, as: UTF8.self) == nil ? repaired(result) : result
   }
 }

@@ -45,10 +45,15 @@ indirect enum Normalizer {
     }
   }
 
-  func callAsFunction(_ text: [UInt8]) -> [UInt8] {
+  /// Throws `.tokenizerTooCostly`.
+  func callAsFunction(_ text: [UInt8], _ budget: TokenBudget) throws(ModelError) -> [UInt8] {
+    try budget.spend(text.count + 1)
     switch self {
-    case .sequence(let parts): return parts.reduce(text) { $1($0) }
-    case .precompiled(let map): return map.normalise(text)
+    case .sequence(let parts):
+      var text = text
+      for part in parts { text = try part(text, budget) }
+      return text
+    case .precompiled(let map): return try map.normalise(text, budget)
     case .unicode(let composed, let compatible):
       return Self.normalised(text, composed: composed, compatible: compatible)
     case .lowercase: return Array(String(decoding: text, as: UTF8.self).lowercased().utf8)
@@ -62,16 +67,26 @@ indirect enum Normalizer {
       if left { scalars = Array(scalars.drop { $0.properties.isWhitespace }) }
       if right { while scalars.last?.properties.isWhitespace ?? false { scalars.removeLast() } }
       return Array(String(String.UnicodeScalarView(scalars)).utf8)
-    case .prepend(let prefix): return text.isEmpty ? text : prefix + text
+    case .prepend(let prefix):
+      try budget.spend(prefix.count)
+      return text.isEmpty ? text : prefix + text
     case .replace(let pattern, let content):
-      var result: [UInt8] = []
-      var end = 0
-      for range in pattern.matches(in: text) {
-        result += text[end..<range.lowerBound] + content
-        end = range.upperBound
-      }
-      return result + text[end...]
+      return try Self.replaced(text, pattern, content, budget)
     }
+  }
+
+  /// A text with matches replaced. Throws `.tokenizerTooCostly`.
+  static func replaced(
+    _ text: [UInt8], _ pattern: TextPattern, _ content: [UInt8], _ budget: TokenBudget
+  ) throws(ModelError) -> [UInt8] {
+    var result: [UInt8] = []
+    var end = 0
+    for range in try pattern.matches(in: text, budget) {
+      try budget.spend(content.count)
+      result += text[end..<range.lowerBound] + content
+      end = range.upperBound
+    }
+    return result + text[end...]
   }
 
   private static func normalised(_ text: [UInt8], composed: Bool, compatible: Bool) -> [UInt8] {

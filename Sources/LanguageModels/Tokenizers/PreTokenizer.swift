@@ -16,6 +16,12 @@ indirect enum PreTokenizer {
   case split(TextPattern, Behaviour, inverted: Bool)
   case metaspace(replacement: [UInt8], scheme: String, splits: Bool)
 
+  /// What `Metaspace` writes for a space, one character; nil if a file says something else.
+  static func metaspace(_ json: JSONValue) -> [UInt8]? {
+    let text = json["replacement"]?.stringValue ?? "▁"
+    return text.unicodeScalars.count == 1 ? Array(text.utf8) : nil
+  }
+
   /// GPT-2's words.
   private static let words = #"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"#
   private static let punctuation = #"[\p{P}\x21-\x2F\x3A-\x40\x5B-\x60\x7B-\x7E]"#
@@ -70,36 +76,54 @@ indirect enum PreTokenizer {
     case "Metaspace":
       let adds = json["add_prefix_space"]?.boolValue
       let scheme = json["prepend_scheme"]?.stringValue ?? (adds == false ? "never" : "always")
-      self = .metaspace(
-        replacement: Array((json["replacement"]?.stringValue ?? "▁").utf8), scheme: scheme,
-        splits: json["split"]?.boolValue ?? true)
+      guard let replacement = Self.metaspace(json) else {
+        throw unknown("Metaspace with \(json["replacement"]?.compactText ?? "")")
+      }
+      self = .metaspace(replacement: replacement, scheme: scheme, splits: json["split"]?.boolValue ?? true)
     default: throw unknown(type)
     }
   }
 
-  /// The words of pieces of text. `isFirst` tells whether a piece begins the whole input.
-  func callAsFunction(_ pieces: [(text: [UInt8], isFirst: Bool)]) -> [(text: [UInt8], isFirst: Bool)] {
-    switch self {
-    case .sequence(let parts): return parts.reduce(pieces) { $1($0) }
-    default: return pieces.flatMap { piece in split(piece.text, piece.isFirst) }
+  /// What a piece of text costs beside its bytes.
+  private static let pieceCost = 32
+
+  /// The words of pieces of text. `isFirst` tells whether a piece begins the whole input. Throws `.tokenizerTooCostly`.
+  func callAsFunction(
+    _ pieces: [(text: [UInt8], isFirst: Bool)], _ budget: TokenBudget
+  ) throws(ModelError) -> [(text: [UInt8], isFirst: Bool)] {
+    if case .sequence(let parts) = self {
+      var pieces = pieces
+      for part in parts { pieces = try part(pieces, budget) }
+      return pieces
     }
+    var words: [(text: [UInt8], isFirst: Bool)] = []
+    for piece in pieces { words += try split(piece.text, piece.isFirst, budget) }
+    return words
   }
 
-  private func split(_ text: [UInt8], _ isFirst: Bool) -> [(text: [UInt8], isFirst: Bool)] {
-    func numbered(_ words: [[UInt8]]) -> [(text: [UInt8], isFirst: Bool)] {
-      words.enumerated().map { ($1, isFirst && $0 == 0) }
+  private func split(
+    _ text: [UInt8], _ isFirst: Bool, _ budget: TokenBudget
+  ) throws(ModelError) -> [(text: [UInt8], isFirst: Bool)] {
+    try budget.spend(text.count + Self.pieceCost)
+    func numbered(_ words: [[UInt8]]) throws(ModelError) -> [(text: [UInt8], isFirst: Bool)] {
+      try budget.spend(words.count, times: Self.pieceCost)
+      return words.enumerated().map { ($1, isFirst && $0 == 0) }
     }
     switch self {
     case .sequence: return [(text, isFirst)]
     case .byteLevel(let addsPrefixSpace, let pattern):
       var text = text
       if addsPrefixSpace, let first = text.first, first != 0x20 { text.insert(0x20, at: 0) }
-      let words = pattern.map { Self.pieces(text, $0.matches(in: text), .isolated, inverted: false) } ?? [text]
-      return numbered(words.map(ByteLetters.encode))
+      var words = [text]
+      if let pattern { words = Self.pieces(text, try pattern.matches(in: text, budget), .isolated, inverted: false) }
+      // A byte becomes two at most.
+      try budget.spend(text.count, times: 2)
+      return try numbered(words.map(ByteLetters.encode))
     case .split(let pattern, let behaviour, let inverted):
-      return numbered(Self.pieces(text, pattern.matches(in: text), behaviour, inverted: inverted))
+      return try numbered(Self.pieces(text, pattern.matches(in: text, budget), behaviour, inverted: inverted))
     case .metaspace(let replacement, let scheme, let splits):
       var changed: [UInt8] = []
+      try budget.spend(text.count, times: replacement.count)
       for byte in text { if byte == 0x20 { changed += replacement } else { changed.append(byte) } }
       if (scheme == "always" || (scheme == "first" && isFirst)) && !changed.starts(with: replacement) {
         changed = replacement + changed
@@ -115,7 +139,7 @@ indirect enum PreTokenizer {
           index += 1
         }
       }
-      return numbered(Self.pieces(changed, marks, .mergedWithNext, inverted: false))
+      return try numbered(Self.pieces(changed, marks, .mergedWithNext, inverted: false))
     }
   }
 

@@ -25,8 +25,10 @@ indirect enum TokenDecoder {
     case "Metaspace":
       let scheme =
         json["prepend_scheme"]?.stringValue ?? (json["add_prefix_space"]?.boolValue == false ? "never" : "always")
-      self = .metaspace(
-        replacement: Array((json["replacement"]?.stringValue ?? "▁").utf8), addsPrefix: scheme != "never")
+      guard let replacement = PreTokenizer.metaspace(json) else {
+        throw .tokenizerComponent(path: path, part: "decoder", found: json.compactText)
+      }
+      self = .metaspace(replacement: replacement, addsPrefix: scheme != "never")
     case "Replace":
       guard let pattern = TextPattern(tokenizer: json["pattern"]) else {
         throw .tokenizerComponent(path: path, part: "decoder", found: json.compactText)
@@ -42,10 +44,14 @@ indirect enum TokenDecoder {
     }
   }
 
-  /// Tokens as they become pieces of text; joined they are the text.
-  func callAsFunction(_ tokens: [[UInt8]]) -> [[UInt8]] {
+  /// Tokens as they become pieces of text; joined they are the text. Throws `.tokenizerTooCostly`.
+  func callAsFunction(_ tokens: [[UInt8]], _ budget: TokenBudget) throws(ModelError) -> [[UInt8]] {
+    try budget.spend(tokens.reduce(1) { $0 + $1.count + 1 })
     switch self {
-    case .sequence(let parts): return parts.reduce(tokens) { $1($0) }
+    case .sequence(let parts):
+      var tokens = tokens
+      for part in parts { tokens = try part(tokens, budget) }
+      return tokens
     case .byteLevel: return [repaired(tokens.flatMap(ByteLetters.decode))]
     case .metaspace(let replacement, let addsPrefix):
       return tokens.enumerated().map { index, token in
@@ -63,7 +69,9 @@ indirect enum TokenDecoder {
         return result
       }
     case .replace(let pattern, let content):
-      return tokens.map { Normalizer.replace(pattern, content)($0) }
+      var replaced: [[UInt8]] = []
+      for token in tokens { replaced.append(try Normalizer.replaced(token, pattern, content, budget)) }
+      return replaced
     case .byteFallback: return Self.joiningBytes(tokens)
     case .fuse: return [tokens.flatMap { $0 }]
     case .strip(let content, let start, let stop):

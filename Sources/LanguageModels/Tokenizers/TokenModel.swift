@@ -8,8 +8,8 @@ protocol TokenModel {
   func token(of id: Int) -> [UInt8]?
   /// Greatest id.
   var largestID: Int { get }
-  /// The ids of a word.
-  func encode(_ word: [UInt8]) -> [Int]
+  /// The ids of a word. Throws `.tokenizerTooCostly`.
+  func encode(_ word: [UInt8], _ budget: TokenBudget) throws(ModelError) -> [Int]
 }
 
 /// Bounds of the characters of valid UTF-8.
@@ -107,7 +107,10 @@ final class BytePairModel: TokenModel {
   func id(of token: [UInt8]) -> Int? { vocabulary.ids[token] }
   func token(of id: Int) -> [UInt8]? { vocabulary.tokens[id] }
 
-  func encode(_ word: [UInt8]) -> [Int] {
+  func encode(_ word: [UInt8], _ budget: TokenBudget) throws(ModelError) -> [Int] {
+    // Each character is looked up with what stands before and after it.
+    try budget.spend(word.count, times: 16 + prefix.count)
+    try budget.spend(suffix.count)
     if let known = cache[word] { return known }
     let ids = merged(word)
     if word.count < 256 {
@@ -229,7 +232,7 @@ final class UnigramModel: TokenModel {
   private let usesBytes: Bool
   private let byteIDs: [Int?]
   private let leastScore: Double
-  private let longest: Int
+  private let table: PrefixTable
 
   let largestID: Int
 
@@ -253,7 +256,7 @@ final class UnigramModel: TokenModel {
     usesBytes = json["byte_fallback"]?.boolValue ?? false
     byteIDs = vocabulary.byteIDs
     leastScore = scores.min() ?? 0
-    longest = vocabulary.ids.keys.map(\.count).max() ?? 0
+    table = PrefixTable(vocabulary.ids.map { ($0.key, $0.value) })
     largestID = scores.count - 1
   }
 
@@ -266,23 +269,21 @@ final class UnigramModel: TokenModel {
     var id = -1
   }
 
-  func encode(_ word: [UInt8]) -> [Int] {
+  func encode(_ word: [UInt8], _ budget: TokenBudget) throws(ModelError) -> [Int] {
     guard !word.isEmpty else { return [] }
     let bounds = characterBounds(word)
     var nodes = [Node](repeating: Node(), count: word.count + 1)
     let unknownScore = leastScore - 10
-    for (index, first) in bounds.enumerated() {
+    for first in bounds {
       let start = first.lowerBound
       let score = nodes[start].score
       var hasSingle = false
-      for last in bounds[index...] {
-        guard last.upperBound - start <= longest else { break }
-        guard let id = vocabulary.ids[Array(word[start..<last.upperBound])] else { continue }
+      try table.matches(in: word, at: start, budget) { id, end in
         let candidate = score + scores[id]
-        if nodes[last.upperBound].start < 0 || candidate > nodes[last.upperBound].score {
-          nodes[last.upperBound] = Node(score: candidate, start: start, id: id)
+        if nodes[end].start < 0 || candidate > nodes[end].score {
+          nodes[end] = Node(score: candidate, start: start, id: id)
         }
-        if last == first { hasSingle = true }
+        if end == first.upperBound { hasSingle = true }
       }
       if !hasSingle {
         let candidate = score + unknownScore

@@ -19,21 +19,22 @@ public final class Tokenizer {
   ///
   /// Throws `.tokenizerMissing`, `.tokenizerComponent` for what is not known, `.configValue`, `.file`.
   public convenience init(directory: String) throws(ModelError) {
-    let path = FileSystem.join(directory, "tokenizer.json")
-    if FileSystem.kind(path) == .file {
+    func file(_ name: String) throws(ModelError) -> String? {
+      try asModelError { () throws(TensorFileError) in try ModelFiles.path(name, in: directory) }
+    }
+    if let path = try file("tokenizer.json") {
       let json = try asModelError { () throws(TensorFileError) in try JSONValue(contentsOf: path) }
       try self.init(json: json, path: path)
       return
     }
-    let (vocabulary, merges) = (FileSystem.join(directory, "vocab.json"), FileSystem.join(directory, "merges.txt"))
-    guard FileSystem.kind(vocabulary) == .file, FileSystem.kind(merges) == .file else {
+    guard let vocabulary = try file("vocab.json"), let merges = try file("merges.txt") else {
       throw .tokenizerMissing(path: directory)
     }
     let vocab = try asModelError { () throws(TensorFileError) in try JSONValue(contentsOf: vocabulary) }
     let text = try asModelError { () throws(TensorFileError) in try FileSystem.text(merges) }
     let lines = text.split(separator: "\n").map { $0.last == "\r" ? $0.dropLast() : $0 }
     let pairs = lines.filter { !$0.hasPrefix("#version") && !$0.isEmpty }.map { JSONValue.string(String($0)) }
-    let settings = try? JSONValue(contentsOf: FileSystem.join(directory, "tokenizer_config.json"))
+    let settings = try file("tokenizer_config.json").flatMap { try? JSONValue(contentsOf: $0) }
     try self.init(json: Self.byteLevel(vocab, pairs, settings), path: vocabulary)
   }
 
@@ -82,10 +83,7 @@ public final class Tokenizer {
 
   init(json: JSONValue, path: String) throws(ModelError) {
     self.path = path
-    for key in ["normalizer", "pre_tokenizer", "post_processor", "decoder"]
-    where json[key]?.isNested(deeperThan: 64) ?? false {
-      throw .tokenizerComponent(path: path, part: key, found: "more than 64 levels")
-    }
+    try TokenBudget.check(partsOf: json, path: path)
     let normalizer = try Normalizer(json["normalizer"], path: path)
     self.normalizer = normalizer
     preTokenizer = try PreTokenizer(json["pre_tokenizer"], path: path)
@@ -158,15 +156,18 @@ public final class Tokenizer {
   /// The ids of a text. Added tokens in the text are found, special ones too.
   ///
   /// - Parameter addsSpecial: whether the post-processor's tokens go around it.
-  public func encode(_ text: String, addsSpecial: Bool = true) -> [Int] {
+  /// Throws `.tokenizerTooCostly` if the file makes more work of the text than a tokenizer does.
+  public func encode(_ text: String, addsSpecial: Bool = true) throws(ModelError) -> [Int] {
     var ids = addsSpecial ? before : []
     var isFirst = true
-    for piece in added.divide(Array(text.utf8), normalizer) {
+    let bytes = Array(text.utf8)
+    let budget = TokenBudget(byteCount: bytes.count, path: path)
+    for piece in try added.divide(bytes, normalizer, budget) {
       switch piece {
       case .token(let id): ids.append(id)
       case .text(let text):
-        let words = preTokenizer?([(text, isFirst)]) ?? [(text, isFirst)]
-        for word in words { ids += model.encode(word.text) }
+        let words = try preTokenizer?([(text, isFirst)], budget) ?? [(text, isFirst)]
+        for word in words { ids += try model.encode(word.text, budget) }
       }
       isFirst = false
     }
@@ -174,7 +175,9 @@ public final class Tokenizer {
   }
 
   /// The text of ids. Bytes that are no UTF-8 become replacement characters; ids that the tokenizer does not know are left out.
-  public func decode(_ ids: [Int], skipsSpecial: Bool = false) -> String {
+  ///
+  /// Throws `.tokenizerTooCostly` as `encode(_:addsSpecial:)`.
+  public func decode(_ ids: [Int], skipsSpecial: Bool = false) throws(ModelError) -> String {
     var tokens: [[UInt8]] = []
     for id in ids {
       if let token = added.byID[id] {
@@ -184,18 +187,8 @@ public final class Tokenizer {
         tokens.append(token)
       }
     }
-    let pieces = decoder?(tokens) ?? [Array(tokens.joined(separator: [0x20]))]
+    let budget = TokenBudget(byteCount: tokens.reduce(0) { $0 + $1.count }, path: path)
+    let pieces = try decoder?(tokens, budget) ?? [Array(tokens.joined(separator: [0x20]))]
     return String(decoding: pieces.flatMap { $0 }, as: UTF8.self)
-  }
-}
-
-extension JSONValue {
-  /// True if there are more levels of arrays and objects than that.
-  fileprivate func isNested(deeperThan levels: Int) -> Bool {
-    switch self {
-    case .array(let items): levels <= 0 || items.contains { $0.isNested(deeperThan: levels - 1) }
-    case .object(let members): levels <= 0 || members.contains { $0.value.isNested(deeperThan: levels - 1) }
-    default: false
-    }
   }
 }

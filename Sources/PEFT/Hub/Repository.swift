@@ -33,6 +33,16 @@ public struct Repository: Sendable, Hashable {
 
 /// How far the download of one file is.
 public struct HubProgress: Sendable, Hashable {
+  /// What goes on.
+  public enum State: Sendable, Hashable {
+    /// Bytes come.
+    case transferring
+    /// Another program fetches the same file; this one waits until it is done.
+    case waiting
+    /// A request failed for that reason and is made again after so many seconds.
+    case retrying(seconds: Double, reason: String)
+  }
+
   /// `owner/name`.
   public let repository: String
   public let file: String
@@ -40,6 +50,7 @@ public struct HubProgress: Sendable, Hashable {
   public let doneBytes: Int
   /// Bytes of the whole file, if the hub says.
   public let totalBytes: Int?
+  public let state: State
 }
 
 /// Where repositories are kept and fetched from, as the environment says: HF_HUB_CACHE, HF_HOME, HF_ENDPOINT, HF_TOKEN,
@@ -55,12 +66,14 @@ public struct Hub: Sendable {
   let token: String?
   /// True to use what is in the cache only.
   public let isOffline: Bool
+  package var limits = HubLimits()
 
   public init(cache: String, endpoint: String = "https://huggingface.co", token: String? = nil, isOffline: Bool = false)
   {
     self.cache = cache
     self.endpoint = endpoint.hasSuffix("/") ? String(endpoint.dropLast()) : endpoint
-    self.token = token
+    // What cannot stand in a header is no token.
+    self.token = token.flatMap { $0.utf8.allSatisfy { (0x21...0x7E).contains($0) } && !$0.isEmpty ? $0 : nil }
     self.isOffline = isOffline
   }
 
@@ -86,37 +99,39 @@ public struct Hub: Sendable {
   /// The directory of a repository's files: in the cache, or downloaded into it.
   ///
   /// - Parameter report: told of each file that is downloaded when it begins, some times a second, and when it ends.
-  /// Throws `.notInCache` when offline, `.download`, `.file`.
+  /// What huggingface_hub put into the cache is used as it is, if nothing is missing. A task that is cancelled ends the
+  /// download at once; what is there by then is kept.
+  /// Throws `.notInCache`, `.incompleteInCache` when offline; `.download`, `.hubRefused`, `.hubBusy`,
+  /// `.downloadInterrupted`, `.file`.
   public func directory(of repository: Repository, report: @escaping (HubProgress) -> Void = { _ in })
     throws(AdapterError)
     -> String
   {
-    if let found = cached(repository) { return found }
-    guard !isOffline else {
+    switch HubSnapshot(repository, folder: folder(repository)) {
+    case .whole(let directory): return directory
+    case .incomplete(let directory, let missing) where isOffline:
+      throw .incompleteInCache(name: repository.name, directory: directory, missing: missing)
+    case .absent where isOffline:
       throw .notInCache(name: repository.name, revision: repository.revision, cache: cache)
+    case .usable(let directory):
+      if isOffline { return directory }
+      do throws(AdapterError) { return try download(repository, report) } catch {
+        // Nothing that is needed is missing: without the hub it is used as it is.
+        if case .downloadInterrupted = error { throw error }
+        return directory
+      }
+    case .incomplete, .absent: return try download(repository, report)
     }
-    return try HubDownload(hub: self, repository: repository, report: report).run()
+  }
+
+  private func download(
+    _ repository: Repository, _ report: @escaping (HubProgress) -> Void
+  ) throws(AdapterError) -> String {
+    try HubDownload(hub: self, repository: repository, report: report).run()
   }
 
   /// Where the repository's folder stands in the cache.
   func folder(_ repository: Repository) -> String {
     FileSystem.join(cache, "models--" + repository.name.replacing("/", with: "--"))
-  }
-
-  /// The snapshot that a revision names, if it is there with a configuration or weights.
-  func cached(_ repository: Repository) -> String? {
-    let folder = folder(repository)
-    var commit = repository.revision
-    if let text = try? FileSystem.text("\(folder)/refs/\(repository.revision)"),
-      let word = text.split(whereSeparator: \.isWhitespace).first
-    {
-      commit = String(word)
-    }
-    guard !commit.contains("/"), !commit.contains("..") else { return nil }
-    let snapshot = "\(folder)/snapshots/\(commit)"
-    guard FileSystem.kind(snapshot) == .directory, let names = try? FileSystem.names(in: snapshot),
-      names.contains(where: { $0.hasSuffix(".safetensors") || $0.hasSuffix(".bin") })
-    else { return nil }
-    return snapshot
   }
 }

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// AdaLoRA: ΔW = B·(A∘E) · alpha / (init_r + 1e-5). Pruned ranks are pruned in the file already.
@@ -19,7 +19,7 @@ extension AdapterMethod {
       "tfinal": 0, "tinit": 0, "total_step": null, "trainable_token_indices": null, "use_bdlora": null, \
       "use_dora": false, "use_qalora": false, "use_rslora": false, "velora_config": null}
       """,
-    prefixes: ["lora_"], merging: .rule { module throws(AdapterError) in try AdaLoRARule(module) })
+    prefixes: ["lora_"], takesConv1D: true, merging: .rule { module throws(AdapterError) in try AdaLoRARule(module) })
 }
 
 private struct AdaLoRARule: LowRankRule {
@@ -30,6 +30,9 @@ private struct AdaLoRARule: LowRankRule {
 
   init(_ module: MethodModule) throws(AdapterError) {
     let input = module.shape.input
+    if let error = module.groupedConvolution(found: module.tensors["lora_A"]?.shape.last, expected: input) {
+      throw error
+    }
     a = try module.tensor("lora_A", "[k, \(input)]") { $0.count == 2 && $0[1] == input }
     b = try module.tensor("lora_B", [module.shape.output, a.shape[0]])
     e = try module.tensor("lora_E", [a.shape[0], 1])

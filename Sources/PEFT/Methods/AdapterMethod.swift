@@ -21,6 +21,12 @@ struct AdapterMethod: Sendable {
   let prefixes: [String]
   /// Stored tensors that are no parameters: PEFT does not count them.
   var buffers: Set<String> = []
+  /// True if PEFT puts the method on transformers' Conv1D, whose weight is stored `[in, out]`.
+  var takesConv1D = false
+  /// True if PEFT keeps in the saved `fan_in_fan_out` whether the last module that it adapted was a Conv1D.
+  var keepsFanInFanOut = true
+  /// True if PEFT leaves targets that are no torch Linear as they are, and says nothing.
+  var passesOverOthers = false
   let merging: Merging
 
   /// All methods but LoRA.
@@ -40,9 +46,12 @@ struct AdapterMethod: Sendable {
   /// The configuration's defaults as a document.
   var defaultSettings: [JSONValue.Member] { JSONValue(parsing: defaults)?.members ?? [] }
 
+  /// Whether modules can be stored in full beside the method's tensors, such as a classifier that the task adds.
+  var savesModules: Bool { defaults.contains("\"modules_to_save\"") }
+
   /// The module's path and the tensor's role in a name without `base_model.model.`; nil if the name is not the method's.
   func split(_ name: String) -> (path: String, role: String)? {
-    let parts = name.split(separator: ".", omittingEmptySubsequences: false)
+    let parts = name.parts(keepingEmpty: true)
     guard let index = parts.firstIndex(where: { part in prefixes.contains { part.hasPrefix($0) } }), index > 0 else {
       return nil
     }

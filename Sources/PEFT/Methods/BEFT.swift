@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// BEFT: b' = b + the trained bias; the weight stays. Source: peft/tuners/beft/layer.py `Linear.merge`.
@@ -18,15 +18,9 @@ private struct BEFTRule: WeightRule {
     change = try module.tensor("beft_bias", [1, module.shape.output])
   }
 
-  var changesBias: Bool { true }
+  var addedBias: StoredTensor? { change }
   var changesWeight: Bool { false }
-  var needsBias: Bool { true }
+  var isAdditive: Bool { true }
 
   func makeChange<Scalar: FactorElement>(scale: Scalar) throws(TensorFileError) -> RowChange<Scalar> { { _, _ in } }
-
-  func changedBias(
-    _ bias: [Double], weight: () throws(TensorFileError) -> Matrix<Double>
-  ) throws(TensorFileError) -> [Double] {
-    zip(bias, try change.values(Double.self)).map { $0 + $1 }
-  }
 }

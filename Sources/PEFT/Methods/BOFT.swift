@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// BOFT: W' = diag(s)·(M·Wᵀ)ᵀ, M a product of butterfly factors, each a permuted block-diagonal rotation.

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// C³A: ΔW is made of circulant blocks: ΔW[i·b+p, j·b+q] = k[i, j, (q-p) mod b] / in.

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// DEFT: W' = W + Q·(c·R - rightᵀ·W), the projection Q·rightᵀ made from P by ReLU or QR; `para` leaves R out.
@@ -13,7 +13,7 @@ extension AdapterMethod {
       "layers_pattern": null, "layers_to_transform": null, "modules_to_save": null, "para": false, "r": 8, \
       "target_modules": null}
       """,
-    prefixes: ["deft_"], merging: .rule { module throws(AdapterError) in try DEFTRule(module) })
+    prefixes: ["deft_"], takesConv1D: true, merging: .rule { module throws(AdapterError) in try DEFTRule(module) })
 }
 
 private struct DEFTRule: WeightRule {

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// DeLoRA: ΔW = (B·diag(λ/(r·‖A_i‖·‖B_i‖))·A) ∘ w_norm, the norms at least 1e-4, w_norm one a column.

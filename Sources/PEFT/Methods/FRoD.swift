@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// FRoD: W' = U·(S + diag(λ))·Vᵀ with a shared V, a sparse S, and U = W·V⁻ᵀ with its columns normalised.
@@ -14,7 +14,7 @@ extension AdapterMethod {
       "save_projection": true, "sparse_rate": 0.01, "target_modules": null}
       """,
     prefixes: ["frod_"], buffers: ["frod_V", "frod_s_indices", "frod_s_size"],
-    merging: .rule { module throws(AdapterError) in try FRoDRule(module) })
+    takesConv1D: true, merging: .rule { module throws(AdapterError) in try FRoDRule(module) })
 }
 
 private struct FRoDRule: WeightRule {
@@ -43,11 +43,12 @@ private struct FRoDRule: WeightRule {
   /// The last two parts of the path; only the last where the other is a number. Source: model.py `_category_from_key`.
   private static func category(_ path: String) -> String {
     if path.hasSuffix(".attention.output.dense") || path == "attention.output.dense" { return "attention_output" }
-    let parts = path.split(separator: ".").suffix(2).map(String.init)
+    let parts = path.parts().suffix(2).map(String.init)
     return parts.count == 2 && Int(parts[0]) == nil ? parts.joined(separator: "_") : parts.last ?? path
   }
 
   var needsWholeWeight: Bool { true }
+  var arithmeticOfPEFT: PEFTArithmetic { .roundedFactors }
 
   func makeChange<Scalar: FactorElement>(scale: Scalar) throws(TensorFileError) -> RowChange<Scalar> {
     let v = try v.matrix(Double.self)

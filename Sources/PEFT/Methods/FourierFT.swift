@@ -1,6 +1,6 @@
 internal import Glibc
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// FourierFT: ΔW = scaling · Re(ifft2(F)), F holding a few coefficients at places that a seed draws.
@@ -14,7 +14,8 @@ extension AdapterMethod {
       "layers_pattern": null, "layers_to_transform": null, "modules_to_save": null, "n_frequency": 1000, \
       "n_frequency_pattern": {}, "random_loc_seed": 777, "scaling": 150.0, "target_modules": null}
       """,
-    prefixes: ["fourierft_"], merging: .rule { module throws(AdapterError) in try FourierFTRule(module) })
+    prefixes: ["fourierft_"], takesConv1D: true,
+    merging: .rule { module throws(AdapterError) in try FourierFTRule(module) })
 }
 
 private struct FourierFTRule: LowRankRule {

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// GLoRA: W' = W + W∘A + B and b' = b + b∘D + E + W·C, each of A to E a product, a vector, a number or nothing.
@@ -65,6 +65,7 @@ private struct GLoRARule: WeightRule {
   }
 
   var changesBias: Bool { true }
+  var biasArithmeticOfPEFT: PEFTArithmetic { .roundedFactors }
 
   func makeChange<Scalar: FactorElement>(scale: Scalar) throws(TensorFileError) -> RowChange<Scalar> {
     let (a, b) = (try a.matrix(Scalar.self), try b.matrix(Scalar.self))

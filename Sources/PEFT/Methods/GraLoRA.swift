@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// GraLoRA: a grid of k × k blocks with a low-rank product each, and a plain LoRA beside them if `hybrid_r` is not zero.
@@ -12,7 +12,8 @@ extension AdapterMethod {
       "hybrid_r": 0, "init_weights": true, "layers_pattern": null, "layers_to_transform": null, \
       "modules_to_save": null, "r": 32, "target_modules": null}
       """,
-    prefixes: ["gralora_"], merging: .rule { module throws(AdapterError) in try GraLoRARule(module) })
+    prefixes: ["gralora_"], takesConv1D: true, merging: .rule { module throws(AdapterError) in try GraLoRARule(module) }
+  )
 }
 
 private struct GraLoRARule: WeightRule {

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// HRA: W' = W·Π(I - 2uuᵀ), reflections at normalised vectors in their order; with `apply_GS` they are made orthogonal

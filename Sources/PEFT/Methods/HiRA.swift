@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// HiRA: W' = W + W∘(B·A). Source: peft/tuners/hira/layer.py `Linear.merge`, `Embedding`, `_ConvNd.get_delta_weight`.
@@ -10,7 +10,8 @@ extension AdapterMethod {
       "layers_pattern": null, "layers_to_transform": null, "modules_to_save": null, "r": 32, \
       "rank_pattern": {}, "target_modules": null}
       """,
-    prefixes: ["hira_"], merging: .rule { module throws(AdapterError) in try HiRARule(module) })
+    prefixes: ["hira_"], takesConv1D: true, keepsFanInFanOut: false,
+    merging: .rule { module throws(AdapterError) in try HiRARule(module) })
 }
 
 private struct HiRARule: WeightRule {

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// (IA)³: learned factors for activations, one an output feature, or one an input of feed-forward layers.
@@ -11,32 +11,38 @@ extension AdapterMethod {
       {"exclude_modules": null, "fan_in_fan_out": false, "feedforward_modules": null, \
       "init_ia3_weights": true, "modules_to_save": null, "target_modules": null}
       """,
-    prefixes: ["ia3_"], merging: .rule { module throws(AdapterError) in try IA3Rule(module) })
+    prefixes: ["ia3_"], takesConv1D: true, merging: .rule { module throws(AdapterError) in try IA3Rule(module) })
 }
 
 private struct IA3Rule: WeightRule {
   let factors: StoredTensor
   let isFeedForward: Bool
+  /// Groups of a convolution.
+  private var groups = 1
+  private let outputsInGroup: Int
 
   init(_ module: MethodModule) throws(AdapterError) {
     let shape = module.shape
-    isFeedForward = try Self.isFeedForward(module)
+    // Where the configuration names none, PEFT goes by the model type, as the shape of a linear layer's factors shows.
+    isFeedForward =
+      module.setting("feedforward_modules") == .null && shape.kernel.isEmpty
+      ? module.tensors["ia3_l"]?.shape == [1, shape.input]
+      : try MethodModule.isFeedForward(module.config, module.path)
     if shape.kernel.isEmpty {
       factors = try module.tensor("ia3_l", isFeedForward ? [1, shape.input] : [shape.output, 1])
     } else {
       let ones = [Int](repeating: 1, count: shape.kernel.count)
-      factors = try module.tensor("ia3_l", [1, isFeedForward ? shape.channels : shape.output] + ones)
+      let channels = shape.channels
+      // One factor a channel of the input, of which a group's outputs read their part only.
+      let groups =
+        isFeedForward ? max(1, (module.tensors["ia3_l"]?.shape.dropFirst().first ?? 0) / max(1, channels)) : 1
+      guard shape.output % groups == 0 else {
+        throw module.refuse("its \(groups) groups do not divide \(shape.output) outputs.")
+      }
+      self.groups = groups
+      factors = try module.tensor("ia3_l", [1, isFeedForward ? groups * channels : shape.output] + ones)
     }
-  }
-
-  /// PEFT compares the ends of names, without a dot.
-  private static func isFeedForward(_ module: MethodModule) throws(AdapterError) -> Bool {
-    if let pattern = module.setting("feedforward_modules").stringValue {
-      return try Pattern(pattern).matchesWhole(module.path)
-    }
-    return (module.setting("feedforward_modules").elements ?? []).contains {
-      $0.stringValue.map(module.path.hasSuffix) ?? false
-    }
+    outputsInGroup = max(1, shape.output / groups)
   }
 
   var changesBias: Bool { !isFeedForward }
@@ -48,11 +54,13 @@ private struct IA3Rule: WeightRule {
         for row in rows { block.scaleRow(row - rows.lowerBound, by: factors[row]) }
       }
     }
+    let (channels, outputs) = (factors.count / groups, outputsInGroup)
     return { rows, block in
       // A kernel's places share their channel's factor.
-      let places = block.columns / factors.count
+      let places = block.columns / channels
       for row in 0..<rows.count {
-        for column in 0..<block.columns { block[row, column] *= factors[column / places] }
+        let first = (rows.lowerBound + row) / outputs * channels
+        for column in 0..<block.columns { block[row, column] *= factors[first + column / places] }
       }
     }
   }
@@ -61,5 +69,14 @@ private struct IA3Rule: WeightRule {
     _ bias: [Double], weight: () throws(TensorFileError) -> Matrix<Double>
   ) throws(TensorFileError) -> [Double] {
     zip(bias, try factors.values(Double.self)).map { $0 * $1 }
+  }
+}
+
+extension MethodModule {
+  /// True if `feedforward_modules` names a module. PEFT compares the ends of names, without a dot.
+  static func isFeedForward(_ config: PeftConfig, _ path: String) throws(AdapterError) -> Bool {
+    let setting = config.settings["feedforward_modules"] ?? .null
+    if let pattern = setting.stringValue { return try Pattern(pattern).matchesWhole(path) }
+    return (setting.elements ?? []).contains { $0.stringValue.map(path.hasSuffix) ?? false }
   }
 }

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// LoHa: ΔW = alpha/r · (w1_a·w1_b) ∘ (w2_a·w2_b); of a convolution with `use_effective_conv2d` each half is

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// LoKr: ΔW = alpha/r · w1 ⊗ w2, each stored whole or as a product; which of the two shows in the file.

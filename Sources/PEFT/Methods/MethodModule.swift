@@ -17,22 +17,26 @@ struct WeightShape: Sendable, Hashable {
 }
 
 /// The tensors that a method stores for one module, and what they act on: what a rule is made of.
-struct MethodModule: Sendable {
+struct MethodModule {
   let config: PeftConfig
   let configPath: String
   let file: File
   /// The path in the model.
   let path: String
   /// Tensors by what follows the module's path: `ia3_l`, `oft_R.weight`.
-  let tensors: [String: TensorEntry]
+  let tensors: [ExactName: TensorEntry]
   /// Tensors of the whole adapter, by what follows `base_model.`: `vera_A`.
-  let shared: [String: TensorEntry]
+  let shared: [ExactName: TensorEntry]
   let shape: WeightShape
+  /// Modules of the adapter.
+  let moduleCount: Int
   /// All modules of the adapter with their shapes, in the order in which the model registers them; nil where that order
   /// is not known.
   let siblings: [Sibling]?
   /// Greatest output and input of all modules.
   let largest: (output: Int, input: Int)
+  /// What the configuration's patterns spend from, for all modules together.
+  let patterns: PatternBudget
 
   /// Another module of the same adapter.
   struct Sibling: Sendable {
@@ -117,7 +121,7 @@ struct MethodModule: Sendable {
   /// Source: peft/utils/other.py `get_pattern_key`.
   func number(_ key: String, pattern map: String) throws(AdapterError) -> Double {
     for member in setting(map).members ?? [] {
-      let pattern = try Pattern("(.*\\.)?(\(member.key))$")
+      let pattern = try Pattern("(.*\\.)?(\(member.key))$", patterns)
       guard try pattern.matchesStart(path) else { continue }
       guard let value = PythonNumber(json: member.value) else {
         throw .configValue(path: configPath, key: map, expected: "numbers", found: member.value.compactText)
@@ -125,6 +129,14 @@ struct MethodModule: Sendable {
       return value.doubleValue
     }
     return try number(key)
+  }
+
+  /// The refusal of a convolution with groups, if that is why a size is a multiple of what the weight needs.
+  func groupedConvolution(found: Int?, expected: Int) -> AdapterError? {
+    guard let found, !shape.kernel.isEmpty, expected > 0, found > expected, found.isMultiple(of: expected) else {
+      return nil
+    }
+    return refuse("it is a convolution with groups, which PEFT cannot merge either.")
   }
 
   /// Says why this adapter cannot be merged.

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// MiSS: W'[o,i] = W[o,i] + M[i mod r, o]; "mini" repeats fewer columns of M, and "bat" adds

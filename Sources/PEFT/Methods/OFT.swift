@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// OFT: W' = W·blockdiag(R)ᵀ with rotations R made from skew-symmetric blocks; of an embedding W' = W·blockdiag(R).
@@ -30,16 +30,27 @@ private struct OFTRule: WeightRule {
     isEmbedding = module.shape.isEmbedding
     let width = module.shape.input
     let role = isEmbedding ? "oft_embedding_R.weight" : "oft_R.weight"
+    guard module.tensors["oft_r"] == nil else {
+      throw module.refuse(
+        "PEFT 0.16 gave OFT another form, and has not read the earlier one since. Train the adapter again, or merge it "
+          + "with PEFT 0.15.")
+    }
     skew = try module.tensor(role, "[blocks, b·(b-1)/2]") { $0.count == 2 && $0[0] > 0 }
     // b from b·(b-1)/2 values.
     let values = skew.shape[1]
     let size = Int((1 + Double(1 + 8 * values).squareRoot()) / 2)
+    if let error = module.groupedConvolution(found: size * skew.shape[0], expected: width) { throw error }
     guard size * (size - 1) / 2 == values, width % size == 0, skew.shape[0] == 1 || skew.shape[0] * size == width else {
       throw .methodShape(
         path: module.file.path, tensor: skew.entry.name, found: skew.shape, expected: [],
         form: "[blocks, b·(b-1)/2] with blocks·b = \(width)")
     }
     self.size = size
+    guard !module.flag("use_cayley_neumann") || !module.config.precedes(0, 18) else {
+      throw module.refuse(
+        "PEFT 0.18 changed what use_cayley_neumann computes, and refuses earlier adapters. Train it again, or merge it "
+          + "with PEFT 0.17.")
+    }
     terms = module.flag("use_cayley_neumann") ? try module.integer("num_cayley_neumann_terms", 0...1000) : nil
     bound = module.flag("coft") ? try module.number("eps") / Double(skew.shape[0]).squareRoot() : nil
   }

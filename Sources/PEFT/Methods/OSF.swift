@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// OSF: the least singular components of W give way to trained ones: W' = (top-k part of W) + U·diag(S)·V.
@@ -12,7 +12,7 @@ extension AdapterMethod {
       {"effective_rank": null, "init_weights": true, "modules_to_save": null, "rank_pattern": null, \
       "target_modules": null, "target_svd_config": null}
       """,
-    prefixes: ["osf_"], merging: .rule { module throws(AdapterError) in try OSFRule(module) })
+    prefixes: ["osf_"], passesOverOthers: true, merging: .rule { module throws(AdapterError) in try OSFRule(module) })
 }
 
 private struct OSFRule: WeightRule {
@@ -31,6 +31,7 @@ private struct OSFRule: WeightRule {
   }
 
   var needsWholeWeight: Bool { true }
+  var arithmeticOfPEFT: PEFTArithmetic { .decomposed }
 
   func makeChange<Scalar: FactorElement>(scale: Scalar) throws(TensorFileError) -> RowChange<Scalar> {
     var right = try v.matrix(Double.self)

@@ -1,6 +1,6 @@
 internal import Glibc
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// PEANuT: ΔW is what a small network makes of W: x = f(Wᵀ·Aᵀ), layers with residuals, then B.
@@ -20,7 +20,7 @@ private struct PEANuTRule: WeightRule {
   private let b: StoredTensor
   private let encoders: [StoredTensor]
   private let decoders: [StoredTensor]
-  private let activation: Activation
+  private let activation: ActivationFunction
   private let scale: Double
 
   init(_ module: MethodModule) throws(AdapterError) {
@@ -36,9 +36,9 @@ private struct PEANuTRule: WeightRule {
     self.encoders = encoders
     self.decoders = decoders
     let name = module.setting("act_fn").stringValue ?? "null"
-    guard let activation = Activation(name) else {
+    guard let activation = ActivationFunction(name) else {
       throw .configValue(
-        path: module.configPath, key: "act_fn", expected: "one of \(Activation.names.joined(separator: ", "))",
+        path: module.configPath, key: "act_fn", expected: "one of \(ActivationFunction.names.joined(separator: ", "))",
         found: name)
     }
     self.activation = activation
@@ -58,14 +58,14 @@ private struct PEANuTRule: WeightRule {
     return { _, weight in
       let original = Matrix(rows: weight.rows, columns: weight.columns, values: weight.values.map { Double($0) })
       // x is [in, r].
-      var x = original.times(a, transposingSelf: true, transposingOther: true).mapped(activation.value)
+      var x = original.times(a, transposingSelf: true, transposingOther: true).mapped(activation.double)
       var residuals: [Matrix<Double>] = []
       for layer in up {
         residuals.append(x)
-        x = x.times(layer, transposingOther: true).mapped(activation.value)
+        x = x.times(layer, transposingOther: true).mapped(activation.double)
       }
       for layer in down {
-        x = x.times(layer, transposingOther: true).mapped(activation.value)
+        x = x.times(layer, transposingOther: true).mapped(activation.double)
         if let residual = residuals.popLast() { x.add(residual, scale: 1) }
       }
       var result = original

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// RandLoRA: ΔW = alpha/r · Σ over random bases, each B_k·diag(λ_k)·A·diag(γ_k); the bases are shared, stored or drawn
@@ -16,7 +16,7 @@ extension AdapterMethod {
       "target_modules": null, "very_sparse": false}
       """,
     prefixes: ["randlora_"], buffers: ["randlora_A", "randlora_B"],
-    merging: .rule { module throws(AdapterError) in try RandLoRARule(module) })
+    takesConv1D: true, merging: .rule { module throws(AdapterError) in try RandLoRARule(module) })
 }
 
 private struct RandLoRARule: LowRankRule {
@@ -29,6 +29,8 @@ private struct RandLoRARule: LowRankRule {
   /// Bases that this weight uses, and those that are stored.
   private let bases: Int
   private let storedBases: Int
+
+  var arithmeticOfPEFT: PEFTArithmetic { .roundedFactors }
 
   init(_ module: MethodModule) throws(AdapterError) {
     shape = module.shape

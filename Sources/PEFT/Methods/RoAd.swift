@@ -1,6 +1,6 @@
 internal import Glibc
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// RoAd: pairs of outputs, half a group apart, are rotated and scaled, the bias with them.

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// TinyLoRA: ΔW = B·(Σ v_i·P_i)·A with frozen A, B and P; v is shared by groups of modules in the model's order.
@@ -14,7 +14,7 @@ extension AdapterMethod {
       "weight_tying": 0.0}
       """,
     prefixes: ["tinylora_"], buffers: ["tinylora_A", "tinylora_B", "tinylora_P"],
-    merging: .rule { module throws(AdapterError) in try TinyLoRARule(module) })
+    takesConv1D: true, merging: .rule { module throws(AdapterError) in try TinyLoRARule(module) })
 }
 
 private struct TinyLoRARule: LowRankRule {
@@ -24,18 +24,24 @@ private struct TinyLoRARule: LowRankRule {
   private let p: Projection
 
   init(_ module: MethodModule) throws(AdapterError) {
-    guard let siblings = module.siblings, let index = siblings.firstIndex(where: { $0.path == module.path }) else {
-      throw module.refuse(
-        "which vector belongs to which module follows from the order of the model's modules, which is not known for this "
-          + "model type.")
-    }
     let shape = module.shape
     a = try module.tensor("tinylora_A", "[r, \(shape.input)]") { $0.count == 2 && $0[1] == shape.input && $0[0] > 0 }
     let rank = a.shape[0]
     b = try module.tensor("tinylora_B", [shape.output, rank])
     let tying = try module.number("weight_tying")
-    let groups = max(1, Int((Double(siblings.count) * (1 - tying)).rounded(.toNearestOrEven)))
-    let group = min(index / max(1, siblings.count / groups), groups - 1)
+    guard (0...1).contains(tying) else {
+      throw .configValue(
+        path: module.configPath, key: "weight_tying", expected: "a number from 0 to 1", found: "\(tying)")
+    }
+    let groups = max(1, Int((Double(module.moduleCount) * (1 - tying)).rounded(.toNearestOrEven)))
+    // One vector for all needs no order, unless the projection is drawn anew for each.
+    let index = module.siblings?.firstIndex { $0.path == module.path }
+    guard let index = index ?? (groups == 1 && module.tensors["tinylora_P"] != nil ? 0 : nil) else {
+      throw module.refuse(
+        "which vector belongs to which module follows from the order of the model's modules, which is not known for this "
+          + "model type.")
+    }
+    let group = min(index / max(1, module.moduleCount / groups), groups - 1)
     let count = try module.integer("u", 1...1_000_000)
     v = try module.sharedTensor("tinylora_v.\(group)", [count])
     if module.tensors["tinylora_P"] != nil {

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// Uni-LoRA: every element of all A and B is one of a few shared values, scaled by how often it is used. Which one is
@@ -15,7 +15,7 @@ extension AdapterMethod {
       """,
     prefixes: ["unilora_"],
     buffers: ["unilora_indices_A", "unilora_indices_B", "unilora_scales_A", "unilora_scales_B"],
-    merging: .rule { module throws(AdapterError) in try UniLoRARule(module) })
+    takesConv1D: true, merging: .rule { module throws(AdapterError) in try UniLoRARule(module) })
 }
 
 private struct UniLoRARule: LowRankRule {
@@ -27,6 +27,8 @@ private struct UniLoRARule: LowRankRule {
   private let useScales: [Float]
   private let shape: WeightShape
   private let rank: Int
+
+  var arithmeticOfPEFT: PEFTArithmetic { .roundedFactors }
 
   init(_ module: MethodModule) throws(AdapterError) {
     shape = module.shape
@@ -48,7 +50,7 @@ private struct UniLoRARule: LowRankRule {
     }
     var (before, total) = (0, 0)
     for sibling in siblings {
-      if sibling.path == module.path { before = total }
+      if sibling.path.isExactly(module.path) { before = total }
       total += rank * (sibling.input + sibling.output)
     }
     let seed = try module.integer("proj_seed", 0...Int.max)

@@ -1,6 +1,6 @@
 internal import Glibc
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// VB-LoRA: ΔW = B·A, both composed of a shared bank's vectors, weighted by the softmax of the greatest logits.
@@ -15,7 +15,7 @@ extension AdapterMethod {
       "modules_to_save": null, "num_vectors": 256, "r": 4, "save_only_topk_weights": false, \
       "target_modules": null, "topk": 2, "vblora_dropout": 0.0, "vector_length": 256}
       """,
-    prefixes: ["vblora_"], merging: .rule { module throws(AdapterError) in try VBLoRARule(module) })
+    prefixes: ["vblora_"], takesConv1D: true, merging: .rule { module throws(AdapterError) in try VBLoRARule(module) })
 }
 
 private struct VBLoRARule: LowRankRule {

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// VeRA: ΔW = (λ_b∘B)·(λ_d∘A) with projections that all modules share, stored or drawn from a seed.
@@ -13,6 +13,7 @@ extension AdapterMethod {
       "r": 256, "save_projection": true, "target_modules": null, "vera_dropout": 0.0}
       """,
     prefixes: ["vera_"], buffers: ["vera_A", "vera_B"],
+    takesConv1D: true,
     merging: .rule { module throws(AdapterError) in
       try SharedProjectionRule(
         module, names: ("vera_A", "vera_B"), scales: ("vera_lambda_d", "vera_lambda_b"), copies: 1)
@@ -30,6 +31,7 @@ extension AdapterMethod {
       "save_projection": true, "target_modules": null}
       """,
     prefixes: ["pvera_"], buffers: ["pvera_A", "pvera_B"],
+    takesConv1D: true,
     merging: .rule { module throws(AdapterError) in
       try SharedProjectionRule(
         module, names: ("pvera_A", "pvera_B"), scales: ("pvera_lambda_d", "pvera_lambda_b"), copies: 2)

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 extension AdapterMethod {
   /// WaveFT: ΔW = scaling · inverse wavelet transform of a few coefficients at places that a seed draws.
@@ -14,7 +14,7 @@ extension AdapterMethod {
       "n_frequency_pattern": {}, "proportional_parameters": false, "random_loc_seed": 777, "scaling": 25.0, \
       "target_modules": null, "use_idwt": true, "wavelet_family": "db1"}
       """,
-    prefixes: ["waveft_"], merging: .rule { module throws(AdapterError) in try WaveFTRule(module) })
+    prefixes: ["waveft_"], takesConv1D: true, merging: .rule { module throws(AdapterError) in try WaveFTRule(module) })
 }
 
 private struct WaveFTRule: WeightRule {

@@ -1,5 +1,5 @@
-internal import Numerics
 internal import TensorFiles
+internal import TensorMath
 
 /// How a method changes one weight, seen as a matrix `[out, in]`; a kernel's extents count as inputs.
 protocol WeightRule: Sendable {
@@ -7,12 +7,16 @@ protocol WeightRule: Sendable {
   var needsWholeWeight: Bool { get }
   /// True if the rule adds a ΔW that does not depend on the weight, so that it can have a weight of its own.
   var isAdditive: Bool { get }
+  /// What PEFT's own way of computing the change is like.
+  var arithmeticOfPEFT: PEFTArithmetic { get }
+  /// The same of the bias.
+  var biasArithmeticOfPEFT: PEFTArithmetic { get }
   /// False if the weight stays as it is.
   var changesWeight: Bool { get }
   /// True if the rule changes the layer's bias, where there is one.
   var changesBias: Bool { get }
-  /// True if the rule makes no sense without a bias.
-  var needsBias: Bool { get }
+  /// What the rule adds to the layer's bias, one an output. The layer must have one then.
+  var addedBias: StoredTensor? { get }
 
   /// Reads the adapter's tensors and returns what changes rows of the weight in place.
   ///
@@ -26,15 +30,27 @@ protocol WeightRule: Sendable {
   ) throws(TensorFileError) -> [Double]
 }
 
+/// How PEFT computes a change, beside what it rounds to the weight's dtype element by element.
+enum PEFTArithmetic: Sendable {
+  /// Nothing more.
+  case rounded
+  /// A decomposition of the weight in f32.
+  case decomposed
+  /// Products of factors that have been rounded to the weight's dtype.
+  case roundedFactors
+}
+
 /// Changes the rows of a range in place; the block holds just these rows.
 typealias RowChange<Scalar: FactorElement> = (Range<Int>, inout Matrix<Scalar>) throws(TensorFileError) -> Void
 
 extension WeightRule {
   var needsWholeWeight: Bool { false }
   var isAdditive: Bool { false }
+  var arithmeticOfPEFT: PEFTArithmetic { .rounded }
+  var biasArithmeticOfPEFT: PEFTArithmetic { .rounded }
   var changesWeight: Bool { true }
   var changesBias: Bool { false }
-  var needsBias: Bool { false }
+  var addedBias: StoredTensor? { nil }
 
   func changedBias(
     _ bias: [Double], weight: () throws(TensorFileError) -> Matrix<Double>

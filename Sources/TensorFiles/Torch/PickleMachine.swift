@@ -6,23 +6,53 @@ struct PickleMachine {
   private let path: String
   private let bytes: [UInt8]
   private let origin: Int
-  private var position = 0
+  /// Where the next pickle begins in the bytes.
+  private(set) var position: Int
+  private var budget: PickleBudget
+  private(set) var arena = PickleArena()
   private var stack: [PickleValue] = []
   private var memo: [Int: PickleValue] = [:]
 
-  /// Values that may be built; a state dict of 100,000 tensors has some three million.
-  private static let valueLimit = 50_000_000
-  private static let memoLimit = 20_000_000
-
+  /// A machine for the pickles of one file, one after the other, all on one budget.
+  ///
   /// - Parameter origin: where the bytes begin in the file, for errors.
-  init(path: String, bytes: [UInt8], origin: Int) {
+  init(path: String, bytes: [UInt8], from position: Int = 0, origin: Int, budget: PickleBudget) {
     self.path = path
     self.bytes = bytes
+    self.position = position
     self.origin = origin
+    self.budget = budget
   }
 
-  /// Bytes read so far.
-  var consumedBytes: Int { position }
+  /// The elements of a tuple or a list.
+  private func elements(_ place: Int) -> [PickleValue] { arena.sequences[place] }
+
+  private mutating func spend(values: Int = 1, bytes: Int = 0) throws(TensorFileError) {
+    guard budget.spend(values: values, bytes: bytes) else {
+      throw malformed("it takes more memory than a state dict does")
+    }
+  }
+
+  private mutating func push(_ value: PickleValue) throws(TensorFileError) {
+    try spend()
+    stack.append(value)
+  }
+
+  private mutating func pushSequence(
+    _ elements: [PickleValue], _ make: (Int) -> PickleValue
+  ) throws(TensorFileError) {
+    try spend()
+    arena.sequences.append(elements)
+    try push(make(arena.sequences.count - 1))
+  }
+
+  private mutating func pushDictionary(
+    _ members: [(key: String, value: PickleValue)]
+  ) throws(TensorFileError) {
+    try spend(values: 1 + members.count)
+    arena.dictionaries.append(members)
+    try push(.dictionary(arena.dictionaries.count - 1))
+  }
 
   private func malformed(_ reason: String) -> TensorFileError {
     .pickleMalformed(path: path, byteOffset: origin + position, reason: reason)
@@ -30,10 +60,10 @@ struct PickleMachine {
 
   /// Runs to the end of one pickle. Throws `.pickleMalformed`, `.pickleOpcode`, `.pickleGlobal`.
   mutating func run() throws(TensorFileError) -> PickleValue {
-    var steps = 0
+    stack.removeAll()
+    memo.removeAll()
     while true {
-      steps += 1
-      guard steps <= Self.valueLimit else { throw malformed("more than \(Self.valueLimit) steps") }
+      guard budget.spendStep() else { throw malformed("it takes more steps than a state dict does") }
       let opcode = try take()
       if opcode == UInt8(ascii: ".") {
         guard stack.count == 1, let value = stack.popLast() else {
@@ -50,23 +80,23 @@ struct PickleMachine {
     case 0x80:
       let version = try take()
       guard version <= 3 else { throw malformed("protocol \(version); torch writes 2") }
-    case UInt8(ascii: "("): stack.append(.mark)
-    case UInt8(ascii: "N"): stack.append(.none)
-    case 0x88: stack.append(.bool(true))
-    case 0x89: stack.append(.bool(false))
-    case UInt8(ascii: "J"): stack.append(.integer(Int(Int32(truncatingIfNeeded: try number(4)))))
-    case UInt8(ascii: "K"): stack.append(.integer(try number(1)))
-    case UInt8(ascii: "M"): stack.append(.integer(try number(2)))
+    case UInt8(ascii: "("): try push(.mark)
+    case UInt8(ascii: "N"): try push(.none)
+    case 0x88: try push(.bool(true))
+    case 0x89: try push(.bool(false))
+    case UInt8(ascii: "J"): try push(.integer(Int(Int32(truncatingIfNeeded: try number(4)))))
+    case UInt8(ascii: "K"): try push(.integer(try number(1)))
+    case UInt8(ascii: "M"): try push(.integer(try number(2)))
     case 0x8A: try long()
     case UInt8(ascii: "G"):
       let bits = try slice(8).reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
-      stack.append(.float(Double(bitPattern: bits)))
-    case UInt8(ascii: "X"): stack.append(.string(try text(try number(4))))
-    case UInt8(ascii: "U"): stack.append(.string(try text(try number(1))))
-    case UInt8(ascii: "]"): stack.append(.list(PickleList()))
-    case UInt8(ascii: "}"): stack.append(.dictionary(PickleDictionary()))
-    case UInt8(ascii: ")"): stack.append(.tuple([]))
-    case UInt8(ascii: "t"): stack.append(.tuple(try aboveMark()))
+      try push(.float(Double(bitPattern: bits)))
+    case UInt8(ascii: "X"): try push(.string(try text(try number(4))))
+    case UInt8(ascii: "U"): try push(.string(try text(try number(1))))
+    case UInt8(ascii: "]"): try pushSequence([]) { .list($0) }
+    case UInt8(ascii: "}"): try pushDictionary([])
+    case UInt8(ascii: ")"): try pushSequence([]) { .tuple($0) }
+    case UInt8(ascii: "t"): try pushSequence(try aboveMark()) { .tuple($0) }
     case 0x85: try tuple(1)
     case 0x86: try tuple(2)
     case 0x87: try tuple(3)
@@ -76,21 +106,21 @@ struct PickleMachine {
     case UInt8(ascii: "j"): try get(try number(4))
     case UInt8(ascii: "a"):
       let value = try pop()
-      try list().elements.append(value)
+      let place = try list()
+      try spend()
+      arena.sequences[place].append(value)
     case UInt8(ascii: "e"):
       let values = try aboveMark()
-      try list().elements += values
+      let place = try list()
+      try spend(values: values.count)
+      arena.sequences[place] += values
     case UInt8(ascii: "s"):
       let value = try pop()
       let key = try pop()
-      try dictionary().members.append((try name(key), value))
+      try set([key, value])
     case UInt8(ascii: "u"):
       let values = try aboveMark()
-      guard values.count % 2 == 0 else { throw malformed("a key without a value") }
-      let target = try dictionary()
-      for index in stride(from: 0, to: values.count, by: 2) {
-        target.members.append((try name(values[index]), values[index + 1]))
-      }
+      try set(values)
     case UInt8(ascii: "c"): try global()
     case UInt8(ascii: "Q"): try persistent()
     case UInt8(ascii: "R"), 0x81: try call()
@@ -124,7 +154,9 @@ struct PickleMachine {
   }
 
   private mutating func text(_ count: Int) throws(TensorFileError) -> String {
-    guard let text = String(validating: try slice(count), as: UTF8.self) else {
+    let bytes = try slice(count)
+    try spend(bytes: count)
+    guard let text = String(validating: bytes, as: UTF8.self) else {
       throw malformed("text that is no UTF-8")
     }
     return text
@@ -143,7 +175,7 @@ struct PickleMachine {
     guard digits.count <= 8 else { throw malformed("a number of \(digits.count) bytes") }
     var value = digits.reversed().reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
     if let last = digits.last, last >= 0x80, digits.count < 8 { value |= UInt64.max << (8 * UInt64(digits.count)) }
-    stack.append(.integer(Int(Int64(bitPattern: value))))
+    try push(.integer(Int(Int64(bitPattern: value))))
   }
 
   // MARK: The stack
@@ -165,19 +197,24 @@ struct PickleMachine {
   private mutating func tuple(_ count: Int) throws(TensorFileError) {
     var values: [PickleValue] = []
     for _ in 0..<count { values.insert(try pop(), at: 0) }
-    stack.append(.tuple(values))
+    try pushSequence(values) { .tuple($0) }
   }
 
-  private func list() throws(TensorFileError) -> PickleList {
+  private func list() throws(TensorFileError) -> Int {
     guard case .list(let list)? = stack.last else { throw malformed("appending to something that is no list") }
     return list
   }
 
-  private func dictionary() throws(TensorFileError) -> PickleDictionary {
-    guard case .dictionary(let dictionary)? = stack.last else {
+  /// Gives the dict on top of the stack keys and values, which take turns.
+  private mutating func set(_ values: [PickleValue]) throws(TensorFileError) {
+    guard values.count % 2 == 0 else { throw malformed("a key without a value") }
+    guard case .dictionary(let place)? = stack.last else {
       throw malformed("setting an item of something that is no dict")
     }
-    return dictionary
+    try spend(values: values.count)
+    for index in stride(from: 0, to: values.count, by: 2) {
+      arena.dictionaries[place].append((try name(values[index]), values[index + 1]))
+    }
   }
 
   private func name(_ key: PickleValue) throws(TensorFileError) -> String {
@@ -190,13 +227,13 @@ struct PickleMachine {
 
   private mutating func put(_ place: Int) throws(TensorFileError) {
     guard let value = stack.last else { throw malformed("nothing to remember") }
-    guard memo.count < Self.memoLimit else { throw malformed("too much is remembered") }
+    try spend(values: 2)
     memo[place] = value
   }
 
   private mutating func get(_ place: Int) throws(TensorFileError) {
     guard let value = memo[place] else { throw malformed("value \(place) was never remembered") }
-    stack.append(value)
+    try push(value)
   }
 
   // MARK: Names and calls
@@ -207,67 +244,80 @@ struct PickleMachine {
     guard let global = PickleGlobal(module: module, name: name) else {
       throw .pickleGlobal(path: path, byteOffset: start, name: "\(module).\(name)")
     }
-    stack.append(.global(global))
+    try push(.global(global))
   }
 
   /// `('storage', class, key, location, count)`, with a sixth value in early files.
   private mutating func persistent() throws(TensorFileError) {
-    guard case .tuple(let parts) = try pop(), parts.count == 5 || parts.count == 6, case .string("storage") = parts[0],
-      case .global(.storageClass(let dtype)) = parts[1], case .string(let key) = parts[2],
+    guard case .tuple(let place) = try pop(), case let parts = elements(place), parts.count == 5 || parts.count == 6,
+      case .string("storage") = parts[0], case .global(.storageClass(let dtype)) = parts[1],
+      case .string(let key) = parts[2],
       case .integer(let count) = parts[4]
     else { throw malformed("a reference that is no storage") }
     if parts.count == 6 {
       guard case .none = parts[5] else { throw malformed("a storage that is a view of another") }
     }
     guard count >= 0 else { throw malformed("a storage of \(count) elements") }
-    stack.append(.storage(TorchStorage(key: key, dtype: dtype, count: count)))
+    try spend()
+    arena.storages.append(TorchStorage(key: key, dtype: dtype, count: count))
+    try push(.storage(arena.storages.count - 1))
   }
 
   private mutating func call() throws(TensorFileError) {
-    guard case .tuple(let arguments) = try pop(), case .global(let global) = try pop() else {
+    guard case .tuple(let place) = try pop(), case .global(let global) = try pop() else {
       throw malformed("a call of something that is no known name")
     }
+    let arguments = elements(place)
     switch global {
     case .orderedDictionary:
-      let dictionary = PickleDictionary()
+      var members: [(key: String, value: PickleValue)] = []
       // Early files give the members as a list of pairs.
       if let first = arguments.first {
         guard case .list(let pairs) = first, arguments.count == 1 else {
           throw malformed("an OrderedDict of something else")
         }
-        for pair in pairs.elements {
-          let parts: [PickleValue]
-          switch pair {
-          case .list(let list): parts = list.elements
-          case .tuple(let values): parts = values
-          default: throw malformed("an OrderedDict of something else")
+        try spend(values: elements(pairs).count)
+        for pair in elements(pairs) {
+          guard let parts = pairElements(pair), parts.count == 2 else {
+            throw malformed("an OrderedDict of something else")
           }
-          guard parts.count == 2 else { throw malformed("an OrderedDict of something else") }
-          dictionary.members.append((try name(parts[0]), parts[1]))
+          members.append((try name(parts[0]), parts[1]))
         }
       }
-      stack.append(.dictionary(dictionary))
-    case .rebuildTensor: stack.append(.tensor(try tensor(arguments)))
+      try pushDictionary(members)
+    case .rebuildTensor:
+      let tensor = try tensor(arguments)
+      try spend(values: 3 + tensor.shape.count)
+      arena.tensors.append(tensor)
+      try push(.tensor(arena.tensors.count - 1))
     case .rebuildParameter:
       guard case .tensor(let tensor)? = arguments.first, arguments.count == 3 else {
         throw malformed("a parameter of something that is no tensor")
       }
-      stack.append(.tensor(tensor))
+      try push(.tensor(tensor))
     case .size:
       guard case .tuple(let extents)? = arguments.first, arguments.count == 1 else {
         throw malformed("a size of no tuple")
       }
-      stack.append(.tuple(extents))
+      try push(.tuple(extents))
     default: throw malformed("a call of a type")
+    }
+  }
+
+  private func pairElements(_ value: PickleValue) -> [PickleValue]? {
+    switch value {
+    case .list(let place), .tuple(let place): elements(place)
+    default: nil
     }
   }
 
   /// `(storage, offset, size, stride, …)`; the dtype is the storage's, or follows for untyped bytes.
   private func tensor(_ arguments: [PickleValue]) throws(TensorFileError) -> TorchTensor {
-    guard arguments.count >= 4, case .storage(let storage) = arguments[0], case .integer(let offset) = arguments[1],
-      case .tuple(let size) = arguments[2], case .tuple(let stride) = arguments[3], size.count == stride.count,
-      size.count <= 64
+    guard arguments.count >= 4, case .storage(let place) = arguments[0], case .integer(let offset) = arguments[1],
+      case .tuple(let sizes) = arguments[2], case .tuple(let steps) = arguments[3],
+      case (let size, let stride) = (elements(sizes), elements(steps)), size.count == stride.count, size.count <= 64
     else { throw malformed("a tensor that is none") }
+    let storage = arena.storages[place]
     var dtype = storage.dtype
     for case .global(.dtype(let given)) in arguments.dropFirst(4) { dtype = given }
     guard let dtype else { throw malformed("a tensor without an element type") }

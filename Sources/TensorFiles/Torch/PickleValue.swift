@@ -1,29 +1,53 @@
 /// What the restricted pickle machine can build: tensors and plain containers, nothing else.
-indirect enum PickleValue {
+///
+/// Containers, storages and tensors lie in the machine's arena and are named by their places there: a value owns no other, so that
+/// values as deep as a file likes, or within themselves, are let go in one step.
+enum PickleValue {
   case none
   case bool(Bool)
   case integer(Int)
   case float(Double)
   case string(String)
-  case tuple([PickleValue])
-  case list(PickleList)
-  case dictionary(PickleDictionary)
+  case tuple(Int)
+  case list(Int)
+  case dictionary(Int)
   /// A name of the allow-list, not yet called.
   case global(PickleGlobal)
-  case storage(TorchStorage)
-  case tensor(TorchTensor)
+  case storage(Int)
+  case tensor(Int)
   /// Where a group of values on the stack begins.
   case mark
 }
 
-/// A list, shared by reference as in Python.
-final class PickleList {
-  var elements: [PickleValue] = []
+/// What the pickles of one file have built.
+struct PickleArena {
+  /// The elements of tuples and lists, shared by their places as in Python.
+  var sequences: [[PickleValue]] = []
+  /// The members of dicts and OrderedDicts; keys other than strings are kept by their description.
+  var dictionaries: [[(key: String, value: PickleValue)]] = []
+  var storages: [TorchStorage] = []
+  var tensors: [TorchTensor] = []
 }
 
-/// A dict or an OrderedDict; keys other than strings are kept by their description.
-final class PickleDictionary {
-  var members: [(key: String, value: PickleValue)] = []
+/// What the pickles of one file may cost together.
+///
+/// A state dict of 100,000 tensors takes some five million steps and 300 million bytes.
+struct PickleBudget {
+  private var steps = 30_000_000
+  private var bytes = 700_000_000
+
+  /// Instructions; false if they are spent.
+  mutating func spendStep() -> Bool {
+    steps -= 1
+    return steps >= 0
+  }
+
+  /// Memory for that many values and that much text; false if it is spent. What was let go is not given back.
+  mutating func spend(values: Int, bytes more: Int = 0) -> Bool {
+    // Neither count is over a file's length.
+    bytes -= values * 48 + more
+    return bytes >= 0
+  }
 }
 
 /// A name that a pickle may use. Anything else is refused, whatever it is.
@@ -73,8 +97,8 @@ enum PickleGlobal: Equatable {
 }
 
 /// A storage that a pickle names: its bytes lie elsewhere in the file.
-struct TorchStorage: Equatable {
-  let key: String
+struct TorchStorage: Hashable {
+  @ExactName var key: String
   /// Nil for untyped bytes.
   let dtype: DType?
   /// Elements; bytes of an untyped storage.
@@ -82,7 +106,7 @@ struct TorchStorage: Equatable {
 }
 
 /// A tensor as a view of a storage.
-struct TorchTensor: Equatable {
+struct TorchTensor: Hashable {
   let storage: TorchStorage
   let dtype: DType
   /// In elements.

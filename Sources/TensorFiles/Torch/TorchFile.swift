@@ -6,11 +6,15 @@ struct TorchFile {
   /// Tensors by name, in the order of the state dict.
   private(set) var tensors: [(name: String, tensor: TorchTensor)] = []
   /// Where each storage's bytes lie, by its key.
-  private var storages: [String: Range<Int>] = [:]
+  private var storages: [ExactName: Range<Int>] = [:]
   private let file: File
+  /// Bytes that the tensors may have together: views of one storage would make a small file as large as they like.
+  private let copyLimit: Int
+
+  private static func copyLimit(fileBytes: Int) -> Int { 1 << 26 + 4 * min(fileBytes, 1 << 58) }
 
   /// Bytes that the pickle of a state dict may have.
-  private static let pickleLimit = 1_000_000_000
+  private static let pickleLimit = 200_000_000
   /// What a file that torch wrote before 1.6 begins with: a pickle of this number.
   private static let legacyMagic: [UInt8] = [
     0x80, 2, 0x8A, 10, 0x6C, 0xFC, 0x9C, 0x46, 0xF9, 0x20, 0x6A, 0xA8, 0x50, 0x19,
@@ -21,85 +25,80 @@ struct TorchFile {
     file = try File.open(reading: path)
     let count = try file.byteCount()
     let start = try file.bytes(0..<min(count, Self.legacyMagic.count))
-    let root: PickleValue
+    copyLimit = Self.copyLimit(fileBytes: count)
     if start.starts(with: [0x50, 0x4B, 3, 4]) {
-      root = try readArchive()
+      try readArchive()
     } else if start == Self.legacyMagic {
-      root = try readStackedPickles(count)
+      try readStackedPickles(count)
     } else {
       throw .notTorch(path: path)
     }
-    try collect(root)
     for (name, tensor) in tensors { try check(name, tensor) }
   }
 
-  private mutating func readArchive() throws(TensorFileError) -> PickleValue {
+  private mutating func readArchive() throws(TensorFileError) {
     let archive = try ZipArchive(file)
-    let pickles = archive.records.keys.filter { $0 == "data.pkl" || $0.hasSuffix("/data.pkl") }
+    let pickles = archive.records.keys.filter { $0 == "data.pkl" || $0.text.endsExactly("/data.pkl") }
     guard pickles.count == 1, let pickle = pickles.first else {
       throw .archive(path: file.path, reason: "\(pickles.count) records named data.pkl; expected one")
     }
-    let root = pickle.dropLast("data.pkl".count)
-    guard !archive.records.keys.contains(where: { $0.hasPrefix("\(root)code/") || $0 == "\(root)constants.pkl" }) else {
+    let root = pickle.text.dropLast("data.pkl".count)
+    guard
+      !archive.records.keys.contains(where: {
+        $0.text.hasPrefix("\(root)code/") || $0.text.isExactly("\(root)constants.pkl")
+      })
+    else {
       throw .archive(path: file.path, reason: "it is a TorchScript program, not a state dict")
     }
-    for (name, range) in archive.records where name.hasPrefix("\(root)data/") {
-      storages[String(name.dropFirst(root.count + 5))] = range
+    for (name, range) in archive.records where name.text.hasPrefix("\(root)data/") {
+      storages[String(name.text.dropFirst(root.count + 5))] = range
     }
     if archive.records["\(root)byteorder"] != nil {
       guard try archive.bytes("\(root)byteorder", limit: 100) == Array("little".utf8) else {
         throw .archive(path: file.path, reason: "its bytes are in big-endian order")
       }
     }
-    let bytes = try archive.bytes(pickle, limit: Self.pickleLimit)
-    var machine = PickleMachine(path: file.path, bytes: bytes, origin: archive.records[pickle]?.lowerBound ?? 0)
-    return try machine.run()
+    let bytes = try archive.bytes(pickle.text, limit: Self.pickleLimit)
+    var machine = PickleMachine(
+      path: file.path, bytes: bytes, origin: archive.records[pickle]?.lowerBound ?? 0, budget: PickleBudget())
+    try collect(machine.run(), machine.arena)
   }
 
   /// Magic number, protocol, system, state dict, the storages' keys; then each storage with its count before it.
-  private mutating func readStackedPickles(_ count: Int) throws(TensorFileError) -> PickleValue {
+  private mutating func readStackedPickles(_ count: Int) throws(TensorFileError) {
     // The pickles come first, but nothing says how long they are.
     let head = try file.bytes(0..<min(count, Self.pickleLimit))
-    var position = Self.legacyMagic.count + 1
-    func next() throws(TensorFileError) -> PickleValue {
-      guard position <= head.count else {
-        throw .pickleMalformed(path: file.path, byteOffset: position, reason: "it ends in the middle")
-      }
-      var machine = PickleMachine(path: file.path, bytes: Array(head[position...]), origin: position)
-      defer { position += machine.consumedBytes }
-      return try machine.run()
+    func failure(_ position: Int, _ reason: String) -> TensorFileError {
+      .pickleMalformed(path: file.path, byteOffset: position, reason: reason)
     }
     guard head.count > Self.legacyMagic.count, head[Self.legacyMagic.count] == UInt8(ascii: ".") else {
       throw .notTorch(path: file.path)
     }
-    guard case .integer(1001) = try next() else {
-      throw .pickleMalformed(path: file.path, byteOffset: position, reason: "an unknown protocol of torch")
+    var machine = PickleMachine(
+      path: file.path, bytes: head, from: Self.legacyMagic.count + 1, origin: 0, budget: PickleBudget())
+    guard case .integer(1001) = try machine.run() else {
+      throw failure(machine.position, "an unknown protocol of torch")
     }
-    guard case .dictionary(let system) = try next() else {
-      throw .pickleMalformed(path: file.path, byteOffset: position, reason: "no description of the system")
+    guard case .dictionary(let system) = try machine.run() else {
+      throw failure(machine.position, "no description of the system")
     }
-    if case .bool(false)? = system.members.first(where: { $0.key == "little_endian" })?.value {
+    if case .bool(false)? = machine.arena.dictionaries[system].first(where: { $0.key == "little_endian" })?.value {
       throw .archive(path: file.path, reason: "its bytes are in big-endian order")
     }
-    let root = try next()
-    guard case .list(let keys) = try next() else {
-      throw .pickleMalformed(path: file.path, byteOffset: position, reason: "no list of storages")
-    }
-    var sizes: [String: Int] = [:]
-    try Self.visit(root, 0, path: file.path) { storage in
-      sizes[storage.key] = (storage.dtype?.bitCount ?? 8) / 8
-    }
-    for key in keys.elements {
+    let root = try machine.run()
+    guard case .list(let keys) = try machine.run() else { throw failure(machine.position, "no list of storages") }
+    var position = machine.position
+    let sizes = Dictionary(
+      machine.arena.storages.map { ($0.key, ($0.dtype?.bitCount ?? 8) / 8) }, uniquingKeysWith: { _, last in last })
+    for key in machine.arena.sequences[keys] {
       guard case .string(let key) = key, let width = sizes[key], position <= count - 8 else {
-        throw .pickleMalformed(
-          path: file.path, byteOffset: position, reason: "a storage that no tensor uses, or no bytes for it")
+        throw failure(position, "a storage that no tensor uses, or no bytes for it")
       }
       let digits = try file.bytes(position..<position + 8)
       let elements = digits.reversed().reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
       let (bytes, overflow) = elements.multipliedReportingOverflow(by: UInt64(width))
       guard !overflow, bytes <= UInt64(count - position - 8), storages[key] == nil else {
-        throw .pickleMalformed(
-          path: file.path, byteOffset: position, reason: "storage '\(key)' reaches past the end, or is there twice")
+        throw failure(position, "storage '\(key)' reaches past the end, or is there twice")
       }
       storages[key] = position + 8..<position + 8 + Int(bytes)
       position += 8 + Int(bytes)
@@ -107,33 +106,23 @@ struct TorchFile {
     guard position == count else {
       throw .archive(path: file.path, reason: "\(count - position) bytes follow the last storage")
     }
-    return root
-  }
-
-  /// Calls the body for every storage of the tensors in a value.
-  private static func visit(
-    _ value: PickleValue, _ depth: Int, path: String, _ body: (TorchStorage) -> Void
-  ) throws(TensorFileError) {
-    guard depth < 20 else { throw .pickleMalformed(path: path, byteOffset: 0, reason: "containers within containers") }
-    switch value {
-    case .tensor(let tensor): body(tensor.storage)
-    case .dictionary(let dictionary):
-      for member in dictionary.members { try visit(member.value, depth + 1, path: path, body) }
-    default: break
-    }
+    try collect(root, machine.arena)
   }
 
   /// The state dict: the top level, or what stands under `state_dict` or `model_state_dict`.
-  private mutating func collect(_ root: PickleValue) throws(TensorFileError) {
+  private mutating func collect(_ root: PickleValue, _ arena: PickleArena) throws(TensorFileError) {
     guard case .dictionary(var dictionary) = root else {
       throw .pickleMalformed(path: file.path, byteOffset: 0, reason: "the top level is no dict")
     }
     for key in ["state_dict", "model_state_dict"] {
-      if case .dictionary(let inner)? = dictionary.members.first(where: { $0.key == key })?.value { dictionary = inner }
+      if case .dictionary(let inner)? = arena.dictionaries[dictionary].first(where: { $0.key == key })?.value {
+        dictionary = inner
+      }
     }
-    var positions: [String: Int] = [:]
-    for (key, value) in dictionary.members {
-      guard case .tensor(let tensor) = value else { continue }
+    var positions: [ExactName: Int] = [:]
+    for (key, value) in arena.dictionaries[dictionary] {
+      guard case .tensor(let place) = value else { continue }
+      let tensor = arena.tensors[place]
       // As in Python, the last of equal keys counts.
       if let index = positions[key] {
         tensors[index].tensor = tensor
@@ -159,11 +148,8 @@ struct TorchFile {
     guard tensor.storage.dtype == nil || storageWidth == width else {
       throw failure("its element type differs from its storage's")
     }
-    var count = 1
-    for extent in tensor.shape {
-      let (product, overflow) = count.multipliedReportingOverflow(by: extent)
-      guard !overflow, product <= 1 << 48 else { throw failure("its shape \(tensor.shape) is too large") }
-      count = product
+    guard let count = TensorEntry.elementCount(tensor.shape), count <= 1 << 48 else {
+      throw failure("its shape \(tensor.shape) is too large")
     }
     if count == 0 { return }
     var last = tensor.offset
@@ -175,10 +161,6 @@ struct TorchFile {
     }
     guard last < range.count / width else {
       throw failure("it reaches element \(last) of a storage of \(range.count / width)")
-    }
-    // A tensor that repeats few values many times would make a small file large.
-    guard count <= max(1 << 24, 16 * (range.count / width)) else {
-      throw failure("it spreads \(range.count / width) elements over \(count)")
     }
   }
 
@@ -196,21 +178,19 @@ struct TorchFile {
 
   /// The tensors as a file's entries, and those that had to be laid out anew, in a second file; names of tensors that are another's
   /// under a second name are left out and returned.
-  func views() throws(TensorFileError) -> (files: [SafetensorsFile], aliases: [String: String]) {
+  func views() throws(TensorFileError) -> (files: [SafetensorsFile], aliases: [ExactName: String]) {
     var plain: [TensorEntry] = []
     var strided: [(name: String, tensor: TorchTensor)] = []
-    var aliases: [String: String] = [:]
-    var seen: [(tensor: TorchTensor, name: String)] = []
-    var firstByStorage: [String: [Int]] = [:]
+    var aliases: [ExactName: String] = [:]
+    var seen: [TorchTensor: String] = [:]
+    var budget = copyLimit
     for (name, tensor) in tensors {
-      if let index = firstByStorage[tensor.storage.key]?.first(where: { seen[$0].tensor == tensor }),
-        !tensor.shape.contains(0)
-      {
-        aliases[name] = seen[index].name
+      if !tensor.shape.contains(0), let first = seen[tensor] {
+        aliases[name] = first
         continue
       }
-      firstByStorage[tensor.storage.key, default: []].append(seen.count)
-      seen.append((tensor, name))
+      seen[tensor] = name
+      try spend(tensor, name, from: &budget)
       guard isRowMajor(tensor), let range = storages[tensor.storage.key] else {
         strided.append((name, tensor))
         continue
@@ -229,17 +209,38 @@ struct TorchFile {
 
   /// All tensors, each with bytes of its own.
   func copied() throws(TensorFileError) -> SafetensorsFile {
+    var budget = copyLimit
+    for (name, tensor) in tensors { try spend(tensor, name, from: &budget) }
     if tensors.allSatisfy({ isRowMajor($0.tensor) }) {
       let entries = tensors.compactMap { name, tensor -> TensorEntry? in
         guard let range = storages[tensor.storage.key] else { return nil }
-        let start = range.lowerBound + tensor.offset * tensor.dtype.bitCount / 8
         let count = tensor.shape.reduce(1, *) * tensor.dtype.bitCount / 8
+        let start = range.lowerBound + (count == 0 ? 0 : tensor.offset) * tensor.dtype.bitCount / 8
         return TensorEntry(
           name: name, dtype: tensor.dtype, shape: tensor.shape, byteRange: start..<start + count)
       }
       return SafetensorsFile(unchecked: file, entries: entries)
     }
     return try laidOut(tensors)
+  }
+
+  /// Takes a tensor's bytes from what all may have; of one that must be laid out anew, also those that it is read from.
+  private func spend(_ tensor: TorchTensor, _ name: String, from budget: inout Int) throws(TensorFileError) {
+    let width = tensor.dtype.bitCount / 8
+    let count = tensor.shape.reduce(1, *)
+    var bytes = count * width
+    if count > 0, !isRowMajor(tensor) { bytes += (touched(tensor).count) * width }
+    guard bytes <= budget else {
+      throw .torchTensor(
+        path: file.path, tensor: name,
+        reason: "with the tensors before it, it has over \(copyLimit) bytes: views of few")
+    }
+    budget -= bytes
+  }
+
+  /// The elements of its storage from the tensor's first to its last.
+  private func touched(_ tensor: TorchTensor) -> Range<Int> {
+    tensor.offset..<zip(tensor.shape, tensor.strides).reduce(tensor.offset) { $0 + ($1.0 - 1) * $1.1 } + 1
   }
 
   private func laidOut(_ strided: [(name: String, tensor: TorchTensor)]) throws(TensorFileError) -> SafetensorsFile {
@@ -255,27 +256,32 @@ struct TorchFile {
           TensorEntry(name: name, dtype: tensor.dtype, shape: tensor.shape, byteRange: position..<position))
         continue
       }
-      // The part of the storage that the tensor touches.
-      let last = zip(tensor.shape, tensor.strides).reduce(tensor.offset) { $0 + ($1.0 - 1) * $1.1 }
-      let start = range.lowerBound + tensor.offset * width
-      let bytes = try file.bytes(start..<range.lowerBound + (last + 1) * width)
+      let part = touched(tensor)
+      let bytes = try file.bytes(
+        range.lowerBound + part.lowerBound * width..<range.lowerBound + part.upperBound * width)
+      let start = position
       var dense: [UInt8] = []
-      dense.reserveCapacity(count * width)
       var index = [Int](repeating: 0, count: tensor.shape.count)
+      var place = 0
       for _ in 0..<count {
-        let place = zip(index, tensor.strides).reduce(0) { $0 + $1.0 * $1.1 } * width
-        dense += bytes[place..<place + width]
+        dense += bytes[place * width..<(place + 1) * width]
         for axis in index.indices.reversed() {
           index[axis] += 1
+          place += tensor.strides[axis]
           if index[axis] < tensor.shape[axis] { break }
+          place -= index[axis] * tensor.strides[axis]
           index[axis] = 0
+        }
+        if dense.count >= 1 << 20 {
+          try target.write(dense.span.bytes, at: position)
+          position += dense.count
+          dense.removeAll(keepingCapacity: true)
         }
       }
       try target.write(dense.span.bytes, at: position)
-      entries.append(
-        TensorEntry(
-          name: name, dtype: tensor.dtype, shape: tensor.shape, byteRange: position..<position + dense.count))
       position += dense.count
+      entries.append(
+        TensorEntry(name: name, dtype: tensor.dtype, shape: tensor.shape, byteRange: start..<position))
     }
     return SafetensorsFile(unchecked: target, entries: entries)
   }
@@ -288,7 +294,7 @@ extension SafetensorsFile {
   /// Throws: what `SafetensorsFile.init` and `TorchFile.init` throw.
   package static func openAny(
     path: String
-  ) throws(TensorFileError) -> (files: [SafetensorsFile], aliases: [String: String]) {
+  ) throws(TensorFileError) -> (files: [SafetensorsFile], aliases: [ExactName: String]) {
     guard path.hasSuffix(".bin") || path.hasSuffix(".pt") || path.hasSuffix(".pth") else {
       return ([try SafetensorsFile(path: path)], [:])
     }

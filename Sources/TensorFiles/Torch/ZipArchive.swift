@@ -8,8 +8,8 @@ internal import CZlib
 struct ZipArchive {
   private let file: File
   /// Bytes of each record's data by name.
-  let records: [String: Range<Int>]
-  private let checksums: [String: UInt32]
+  let records: [ExactName: Range<Int>]
+  private let checksums: [ExactName: UInt32]
 
   private static let recordLimit = 10_000_000
 
@@ -23,8 +23,8 @@ struct ZipArchive {
       throw reader.failure("its directory lies outside the file")
     }
     let directory = try file.bytes(end.offset..<end.offset + end.size)
-    var records: [String: Range<Int>] = [:]
-    var checksums: [String: UInt32] = [:]
+    var records: [ExactName: Range<Int>] = [:]
+    var checksums: [ExactName: UInt32] = [:]
     var position = 0
     for _ in 0..<end.records {
       let entry = try reader.entry(directory, &position)

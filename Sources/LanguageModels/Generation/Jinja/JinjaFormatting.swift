@@ -33,7 +33,7 @@ extension JinjaMachine {
         switch flag {
         case "-": spec.align = "<"
         case "+": spec.sign = "+"
-        case " ": if spec.sign != "+" { spec.sign = " " }
+        case " ": spec.sign = spec.sign ?? " "
         case "#": spec.isAlternate = true
         default: if spec.align == nil { (spec.fill, spec.align) = ("0", "=") }
         }
@@ -76,10 +76,12 @@ extension JinjaMachine {
       if spec.align == "=" { (spec.align, spec.fill) = (nil, " ") }
       spec.align = spec.align ?? ">"
       if type == "c", case .integer(let code)? = item.number {
-        guard let code = UInt32(exactly: code), let scalar = Unicode.Scalar(code) else {
-          throw JinjaFailure("\(code) is no character")
+        return spec.text([try character(code)])
+      }
+      if type == "c" {
+        guard case .text(let text) = item, text.scalars.count == 1 else {
+          throw JinjaFailure("'%c' of \(item.typeName)")
         }
-        return spec.text([scalar])
       }
       return spec.text(isMarkup ? try escaped(item) : type == "r" ? try represented(item) : try written(item))
     case "d", "i", "u":
@@ -102,6 +104,13 @@ extension JinjaMachine {
       return try spec.number(.number(try double(item)))
     default: throw JinjaFailure("the format '%\(String(Character(type)))'")
     }
+  }
+
+  private func character(_ code: Int) throws(JinjaFailure) -> Unicode.Scalar {
+    guard let code = UInt32(exactly: code), let scalar = Unicode.Scalar(code) else {
+      throw JinjaFailure("\(code) is no character")
+    }
+    return scalar
   }
 
   /// Python's `str.format`, in which attributes are found as templates find them.
@@ -186,13 +195,17 @@ extension JinjaMachine {
     let format = try reader.specification()
     switch value {
     case .text(let text):
-      guard format.type == nil || format.type == "s", format.align != "=" else {
-        throw JinjaFailure("a number's format for a text")
-      }
+      guard format.type == nil || format.type == "s", format.align != "=", format.sign == nil, format.grouping == nil,
+        !format.isAlternate
+      else { throw JinjaFailure("a number's format for a text") }
       return format.text(text.scalars)
-    case .bool where format.type == nil, .undefined:
-      return format.text(try written(value))
-    case .integer, .number, .bool: return try format.number(value)
+    case .integer, .bool, .number:
+      if format.type == "c", case .integer(let code)? = value.number {
+        var format = format
+        format.align = format.align ?? "<"
+        return format.text([try character(code)])
+      }
+      return try format.number(value)
     default: throw JinjaFailure("a format for \(value.typeName)")
     }
   }

@@ -64,6 +64,7 @@ extension JinjaMachine {
       default: return nil
       }
     case .range(let range):
+      if word == "count" || word == "index" { return method(Self.listMethods) }
       return ["start": .integer(range.start), "stop": .integer(range.end), "step": .integer(range.step)][word]
     case .namespace(let space): return space.value(name)
     case .loop(let loop): return try attribute(word, of: loop)

@@ -5,7 +5,8 @@ struct JinjaNumberFormat {
   var fill: Unicode.Scalar = " "
   /// `<`, `>`, `^` or `=`; nil for what the value's type has.
   var align: Unicode.Scalar?
-  var sign: Unicode.Scalar = "-"
+  /// `+`, ` ` or `-` where one is asked for.
+  var sign: Unicode.Scalar?
   var isAlternate = false
   var width = 0
   var grouping: Unicode.Scalar?
@@ -77,7 +78,7 @@ struct JinjaNumberFormat {
       }
       text = grouped + text.dropFirst(whole.count)
     }
-    let mark = isNegative ? "-" : sign == "-" ? "" : String(Character(sign))
+    let mark = isNegative ? "-" : sign.map { $0 == "-" ? "" : String(Character($0)) } ?? ""
     let prefix = ["0x", "0X", "0o", "0b"].first { isAlternate && text.hasPrefix($0) } ?? ""
     let digits = [Unicode.Scalar](String(text.dropFirst(prefix.count)))
     let front = [Unicode.Scalar](mark + prefix)

@@ -234,7 +234,10 @@ extension JinjaBudget {
     case .function(let function): return .object(ObjectIdentifier(function))
     case .loop(let loop): return .object(ObjectIdentifier(loop))
     case .iterator(let iterator): return .object(ObjectIdentifier(iterator))
-    case .list, .dictionary, .view, .range: throw JinjaFailure("\(value.typeName) as a key")
+    case .range(let range):
+      guard range.count > 0 else { return .tuple([.integer(0), .none, .none]) }
+      return .tuple([.integer(range.count), .integer(range.start), range.count == 1 ? .none : .integer(range.step)])
+    case .list, .dictionary, .view: throw JinjaFailure("\(value.typeName) as a key")
     }
   }
 

@@ -1,0 +1,188 @@
+internal import TensorFiles
+internal import TensorMath
+
+/// How much of a base a merge changes for one module, or for one tensor that it replaces.
+struct ModuleChange: Sendable {
+  /// The module's path as the adapter names it; of a bias and of a replaced tensor, that of the tensor.
+  let path: String
+  /// ‖W' - W‖² before rounding; nil where the base has no such tensor.
+  var changeSquares: Double?
+  /// ‖W‖².
+  var weightSquares = 0.0
+  /// True if ΔW does not depend on W, so that nothing but zeros changes nothing.
+  let isAdditive: Bool
+  /// The base weight's dtype.
+  let dtype: DType
+}
+
+extension MergePlan {
+  /// What the merge changes, computed by the pieces of work that would write it, of which nothing is kept.
+  ///
+  /// Precision: f64 throughout, so that a half weight's rounding does not count. Memory: a block for each of `workers`, or
+  /// a weight where a rule needs all of it. Throws `.file`.
+  func moduleChanges(workers: Int) async throws -> [ModuleChange] {
+    let outputs = shards.flatMap(\.outputs)
+    ComputeBackend.useOneThreadInsideBLAS()
+    let parts = try await withThrowingTaskGroup(of: [ModuleChange].self) { group in
+      for worker in 0..<max(1, workers) {
+        group.addTask {
+          var scratch = MergeScratch(allowsNonFinite: true)
+          var found: [ModuleChange] = []
+          for index in stride(from: worker, to: outputs.count, by: max(1, workers)) {
+            try Task.checkCancellation()
+            found += try self.changes(of: outputs[index], &scratch)
+          }
+          return found
+        }
+      }
+      var all: [ModuleChange] = []
+      for try await part in group { all += part }
+      return all
+    }
+    var byPath: [String: ModuleChange] = [:]
+    for change in parts {
+      guard var sum = byPath[change.path] else {
+        byPath[change.path] = change
+        continue
+      }
+      if let added = change.changeSquares { sum.changeSquares = (sum.changeSquares ?? 0) + added }
+      sum.weightSquares += change.weightSquares
+      byPath[change.path] = sum
+    }
+    return byPath.values.sorted { naturallyPrecedes($0.path, $1.path) }
+  }
+
+  private func change(
+    of file: SafetensorsFile, _ entry: TensorEntry, _ update: LoRAUpdate, _ name: String, _ scratch: inout MergeScratch
+  ) throws(AdapterError) -> ModuleChange {
+    let sink = ChangeSink(file.file, entry)
+    let work = MergeWork.merge(
+      source: file.file, entry: entry, update: update, rows: 0..<update.rows,
+      target: update.firstRow * update.columns * 8, dtype: .f64)
+    try perform([work], sink, &scratch)
+    return sink.change(update.terms.first?.owner.path ?? name, isAdditive: update.isPlain)
+  }
+
+  private func changes(of output: Output, _ scratch: inout MergeScratch) throws(AdapterError) -> [ModuleChange] {
+    let name = output.item.name
+    switch output.source {
+    case .copy: return []
+    case .merge(let file, let entry, let updates):
+      var found: [ModuleChange] = []
+      for update in updates { found.append(try change(of: file, entry, update, name, &scratch)) }
+      return found
+    case .mergeRows(let file, let entry, let update, _): return [try change(of: file, entry, update, name, &scratch)]
+    case .change(let file, let entry, let change):
+      let sink = ChangeSink(file.file, entry)
+      let work = MergeWork.change(
+        source: file.file, entry: entry, change: change, rows: 0..<change.storedRows, target: 0, dtype: .f64)
+      try perform([work], sink, &scratch)
+      return [
+        sink.change(change.owners.first?.path ?? name, isAdditive: change.rules.allSatisfy { $0.rule.isAdditive })
+      ]
+    case .changeBias, .addBias:
+      // A bias is computed in f64 and then rounded to its dtype; its own sources say how.
+      let sink = ChangeSink(output.source, output.item)
+      guard let sink else { return [] }
+      let widened = Shard(name: "", outputs: [output], metadata: [])
+      let layout = try asAdapterError { () throws(TensorFileError) in
+        try SafetensorsLayout(path: "", items: [output.item])
+      }
+      sink.offset = layout.header.count
+      try perform(MergeWork.pieces(widened, layout: layout), sink, &scratch)
+      return [sink.change(name, isAdditive: true)]
+    case .replaceRows(let file, let entry, let rows):
+      let width = entry.shape.last ?? 0
+      let sink = ChangeSink(file.file, entry)
+      let order = Dictionary(rows.indices.enumerated().map { ($1, $0) }, uniquingKeysWith: { $1 })
+      let work = order.filter { $0.key < entry.shape[0] }.map { row, position in
+        MergeWork.convert(
+          source: rows.file, entry: rows.entry, elements: position * width..<(position + 1) * width,
+          target: row * width * 8, dtype: .f64)
+      }
+      try perform(work, sink, &scratch)
+      return [sink.change(Self.module(name), isAdditive: false)]
+    case .replace(let file, let entry):
+      guard let location = base.checkpoint[name], location.entry.shape == entry.shape, entry.dtype.isComputable,
+        location.entry.dtype.isComputable
+      else {
+        return [ModuleChange(path: Self.module(name), changeSquares: nil, isAdditive: false, dtype: entry.dtype)]
+      }
+      let sink = ChangeSink(base.checkpoint.shards[location.shard].file, location.entry)
+      let work = MergeWork.convert(
+        source: file.file, entry: entry, elements: 0..<entry.elementCount, target: 0, dtype: .f64)
+      try perform([work], sink, &scratch)
+      return [sink.change(Self.module(name), isAdditive: false)]
+    }
+  }
+
+  private func perform(
+    _ work: [MergeWork], _ sink: ChangeSink, _ scratch: inout MergeScratch
+  ) throws(AdapterError) {
+    try asAdapterError { () throws(TensorFileError) in
+      for piece in work { try piece.perform(into: sink, scratch: &scratch) }
+    }
+  }
+
+  /// The module of a weight; of other tensors the name.
+  private static func module(_ name: String) -> String {
+    name.hasSuffix(".weight") ? String(name.dropLast(".weight".count)) : name
+  }
+}
+
+/// Compares what a merge writes with what was there, and keeps the sums only.
+private final class ChangeSink: TensorSink {
+  private let source: File
+  private let entry: TensorEntry
+  private let format: FloatFormat
+  /// The format of what is written.
+  private let written: FloatFormat
+  /// Where the first byte would stand.
+  var offset = 0
+  private var changeSquares = 0.0
+  private var weightSquares = 0.0
+
+  /// For what is written in f64.
+  init(_ source: File, _ entry: TensorEntry, written: FloatFormat = .f64) {
+    self.source = source
+    self.entry = entry
+    format = entry.dtype.format ?? .f32
+    self.written = written
+  }
+
+  /// For a bias, which is written in its own dtype.
+  convenience init?(_ biasSource: MergePlan.Source, _ item: SafetensorsLayout.Item) {
+    guard let written = item.dtype.format else { return nil }
+    switch biasSource {
+    case .changeBias(let file, let entry, _), .addBias(let file, let entry, _):
+      self.init(file.file, entry, written: written)
+    default: return nil
+    }
+  }
+
+  func copy(_ range: Range<Int>, from file: File, to byteOffset: Int) throws(TensorFileError) {
+    let bytes = try file.bytes(range)
+    try write(bytes.span.bytes, at: byteOffset)
+  }
+
+  func write(_ bytes: RawSpan, at byteOffset: Int) throws(TensorFileError) {
+    let first = (byteOffset - offset) / written.byteCount
+    let count = bytes.byteCount / written.byteCount
+    var after = [Double](repeating: 0, count: count)
+    var span = after.mutableSpan
+    decode(bytes, from: written, into: &span)
+    let start = entry.byteRange.lowerBound + first * format.byteCount
+    let before = Double.decoded(try source.bytes(start..<start + count * format.byteCount), format)
+    for index in 0..<count {
+      let difference = after[index] - before[index]
+      changeSquares += difference * difference
+      weightSquares += before[index] * before[index]
+    }
+  }
+
+  func change(_ path: String, isAdditive: Bool) -> ModuleChange {
+    ModuleChange(
+      path: path, changeSquares: changeSquares, weightSquares: weightSquares, isAdditive: isAdditive, dtype: entry.dtype
+    )
+  }
+}

@@ -1,0 +1,96 @@
+internal import TensorFiles
+internal import TensorMath
+
+/// What a method's rule does to a weight that is not at hand.
+///
+/// The rule is the one that a merge applies; it is applied to zeros where it adds something, and else to numbers that
+/// nothing but the identity leaves as they are.
+struct RuleProbe {
+  /// ‖ΔW‖, where it does not depend on the weight and the weight's shape is known.
+  var norm: Double?
+  /// True if it changes nothing, false if it changes something; nil where only the weight can tell.
+  var isIdentity: Bool?
+
+  /// Tries the rule of one module.
+  ///
+  /// - Parameter readsValues: false to make the rule only, which checks names and shapes.
+  /// Cost: as a merge of the module; memory: a block of rows, or a weight where the rule needs all of it.
+  /// Throws what the rule's making throws, `.tensorMissing` where tensors do not fit together, `.file`.
+  init(
+    _ part: Adapter.MethodPart, shared: [ExactName: TensorEntry], config: PeftConfig, configPath: String,
+    file: SafetensorsFile, readsValues: Bool = true
+  ) throws(AdapterError) {
+    guard case .rule(let makeRule)? = AdapterMethod.named(config.peftType)?.merging else { return }
+    switch StoredShape(config.peftType, part, shared: shared, config: config) {
+    case .dependsOnWeight: return
+    case .linear:
+      guard readsValues else { return }
+      isIdentity = try Self.isZero(part, file)
+    case .known(let shape, let isWhole):
+      let (count, overflow) = shape.output.multipliedReportingOverflow(by: shape.input)
+      guard count > 0, !overflow else { return }
+      let rule = try makeRule(
+        MethodModule(
+          config: config, configPath: configPath, file: file.file, path: part.path, tensors: part.tensors,
+          shared: shared,
+          shape: shape, moduleCount: 1, siblings: nil, largest: (shape.output, shape.input),
+          patterns: PatternBudget()))
+      guard readsValues else { return }
+      let squares = try asAdapterError { () throws(TensorFileError) in try Self.changeSquares(rule, shape) }
+      isIdentity = squares.change <= squares.weight * 0x1p-40
+      if rule.isAdditive, rule.changesWeight, isWhole { norm = squares.change.squareRoot() }
+      if !squares.change.isFinite { isIdentity = nil }
+    }
+  }
+
+  private static func isZero(_ part: Adapter.MethodPart, _ file: SafetensorsFile) throws(AdapterError) -> Bool {
+    for (role, entry) in part.tensors where entry.dtype.isComputable && role != "supertuning_lora_A.weight" {
+      let scan = try asAdapterError { () throws(TensorFileError) in try ValueScan(file.file, entry) }
+      if !scan.isZero { return false }
+    }
+    return true
+  }
+
+  private static func changeSquares(
+    _ rule: any WeightRule, _ shape: WeightShape
+  ) throws(TensorFileError) -> (change: Double, weight: Double) {
+    var (change, weight) = (0.0, 0.0)
+    func add(_ before: [Double], _ after: [Double]) {
+      for (old, new) in zip(before, after) {
+        change += (new - old) * (new - old)
+        weight += old * old
+      }
+    }
+    if rule.changesWeight {
+      let apply = try rule.makeChange(scale: 1.0)
+      let step = rule.needsWholeWeight ? shape.output : max(LowRankUpdate.rowGroup, 1 << 16 / max(1, shape.input))
+      for first in stride(from: 0, to: shape.output, by: step) {
+        let rows = first..<min(first + step, shape.output)
+        let values = (0..<rows.count * shape.input).map { rule.isAdditive ? 0 : probe($0 + first * shape.input) }
+        var block = Matrix<Double>(rows: rows.count, columns: shape.input, values: values)
+        try apply(rows, &block)
+        add(values, block.values)
+      }
+    }
+    if rule.changesBias {
+      let values = (0..<shape.output).map { probe($0) }
+      add(
+        values,
+        try rule.changedBias(values) {
+          Matrix(rows: shape.output, columns: shape.input, values: (0..<shape.output * shape.input).map(probe))
+        })
+    }
+    if let added = rule.addedBias {
+      let values = try added.values(Double.self)
+      add([Double](repeating: 0, count: values.count), values)
+    }
+    return (change, weight)
+  }
+
+  /// Numbers from -1 to 1 without a pattern.
+  private static func probe(_ index: Int) -> Double {
+    var word = UInt64(truncatingIfNeeded: index) &* 0x9E37_79B9_7F4A_7C15
+    word = (word ^ (word >> 30)) &* 0xBF58_476D_1CE4_E5B9
+    return Double(Int64(bitPattern: word ^ (word >> 27)) >> 11) * 0x1p-52
+  }
+}

@@ -1,0 +1,61 @@
+internal import TensorFiles
+
+extension Validation {
+  /// Tensors that each module needs, of methods whose rules cannot be made without the base.
+  private static let neededRoles: [String: [String]] = [
+    "DEFT": ["deft_P"], "OSF": ["osf_svd_params.U_low", "osf_svd_params.S_low", "osf_svd_params.V_low"],
+    "FROD": ["frod_lambda_l", "frod_lambda_s_values"], "TINYLORA": ["tinylora_A", "tinylora_B"],
+    "FOURIERFT": ["fourierft_spectrum"], "WAVEFT": ["waveft_spectrum"], "SHIRA": ["shira_weight", "shira_indices"],
+    "SUPERTUNING": ["supertuning_values"],
+  ]
+
+  /// Looks at the tensors of another method than LoRA: each module's by the rule that a merge would make of them.
+  mutating func checkMethod(_ method: AdapterMethod, _ file: SafetensorsFile, _ config: PeftConfig) {
+    let configPath = FileSystem.join(path, PeftConfig.fileName)
+    let parts: MethodParts
+    do throws(AdapterError) {
+      parts = try MethodParts(file, config, method)
+    } catch {
+      note("tensor", error)
+      return
+    }
+    checkRankSetting(method, config)
+    for part in parts.modules {
+      if config.peftType == AdapterMethod.oft.type,
+        part.tensors.keys.contains(where: { ["oft_r", "oft_s"].contains($0) })
+      {
+        note("format", part.path, "stored in the form of PEFT before 0.16, which is read no more; train it again")
+        continue
+      }
+      for role in Self.neededRoles[config.peftType.rawValue] ?? [] where part.tensors[role] == nil {
+        note(
+          "tensor", .tensorMissing(path: file.path, module: part.path, tensor: role))
+      }
+      do throws(AdapterError) {
+        _ = try RuleProbe(
+          part, shared: parts.shared, config: config, configPath: configPath, file: file, readsValues: false)
+      } catch {
+        switch error {
+        // What is not merged may still be sound.
+        case .unsupported: continue
+        case .adapterDType: note("dtype", error)
+        case .methodShape: note("shape", error)
+        default: note("tensor", error)
+        }
+      }
+    }
+  }
+
+  /// PEFT refuses a rank below one, where the method has one by default.
+  private mutating func checkRankSetting(_ method: AdapterMethod, _ config: PeftConfig) {
+    for member in method.defaultSettings where ["r", "init_r", "target_r"].contains(member.key) {
+      guard (member.value.integerValue ?? 0) > 0, let rank = config.settings[member.key]?.integerValue, rank <= 0 else {
+        continue
+      }
+      note(
+        "configuration",
+        .configValue(
+          path: FileSystem.join(path, PeftConfig.fileName), key: member.key, expected: "1 or more", found: "\(rank)"))
+    }
+  }
+}

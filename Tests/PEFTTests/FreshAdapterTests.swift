@@ -1,0 +1,68 @@
+import PEFT
+import TensorFiles
+import TestSupport
+import Testing
+
+@Suite struct FreshAdapterTests {
+  static let cases = (try? FileSystem.names(in: Fixtures.path("init"))) ?? []
+
+  @Test(arguments: cases)
+  func aSeedDrawsWhatPEFTDrawsAfterManualSeed(name: String) throws {
+    let root = Fixtures.path("init/\(name)")
+    let facts = try JSONValue(contentsOf: "\(root)/case.json")
+    let seed = try #require(facts["seed"]?.integerValue)
+    let config = try PeftConfig.load(directory: root)
+    let base = try BaseModel(
+      path: Fixtures.path(try #require(facts["base"]?.stringValue)), taskType: config.taskType)
+    let maker = try AdapterInitializer(base: base, config: config, configPath: "x", seed: UInt64(seed))
+    #expect(maker.isInModelOrder)
+    let scratch = try ScratchDirectory()
+    try maker.write(to: scratch("adapter"))
+    let made = try SafetensorsFile(path: scratch("adapter/adapter_model.safetensors"))
+    let drawn = try SafetensorsFile(path: "\(root)/adapter_model.safetensors")
+    #expect(made.entries.map(\.name) == drawn.entries.map(\.name))
+    #expect(made.entries.map(\.shape) == drawn.entries.map(\.shape))
+    #expect(made.entries.map(\.dtype) == drawn.entries.map(\.dtype))
+    for (ours, theirs) in zip(made.entries, drawn.entries) {
+      if ours.name.hasSuffix("lora_magnitude_vector") {
+        // No draw: a norm, whose sum torch orders otherwise.
+        for (x, y) in zip(try doubles(made.file, ours), try doubles(drawn.file, theirs)) {
+          #expect(abs(x - y) <= 4e-3 * y)
+        }
+        continue
+      }
+      let same = try made.file.bytes(ours.byteRange) == drawn.file.bytes(theirs.byteRange)
+      #expect(same, "\(ours.name)")
+    }
+  }
+
+  @Test func anUnknownOrderOfModulesIsSaid() throws {
+    let scratch = try ScratchDirectory()
+    try copyDirectory(Fixtures.path("merge/llama-f32-qv/base"), to: scratch("base"))
+    var json = try JSONValue(contentsOf: scratch("base/config.json"))
+    json["model_type"] = .string("unheard_of")
+    try overwrite(scratch("base/config.json"), json.compactText)
+    let config = try PeftConfig.load(directory: Fixtures.path("merge/llama-f32-qv/adapter"))
+    let base = try BaseModel(path: scratch("base"), taskType: config.taskType)
+    #expect(try !AdapterInitializer(base: base, config: config, configPath: "x", seed: 1).isInModelOrder)
+  }
+
+  @Test(arguments: [
+    #""peft_type": "IA3""#, #""init_lora_weights": "pissa""#, #""use_dora": true, "init_lora_weights": false"#,
+    #""target_parameters": ["mlp.experts"]"#, #""trainable_token_indices": [1]"#, #""use_qalora": true"#,
+    #""kasa_config": {}"#, #""use_bdlora": {"nblocks": 2}"#, #""layer_replication": [[0, 1]]"#,
+    #""modules_to_save": ["nowhere"]"#, #""target_modules": ["embed_tokens"], "lora_bias": true"#,
+  ])
+  func whatIsNotStartedIsRefusedInTheWordsOfAStart(setting: String) throws {
+    let base = try BaseModel(path: Fixtures.path("merge/llama-f32-qv/base"), taskType: "CAUSAL_LM")
+    let type = setting.contains("peft_type") ? "" : #""peft_type": "LORA", "#
+    let targets = setting.contains("target_modules") ? "" : #""target_modules": ["q_proj"], "#
+    let json = try #require(JSONValue(parsing: "{\(type)\(targets)\(setting)}"))
+    let config = try PeftConfig(json: json, path: "x")
+    let error = #expect(throws: AdapterError.self) {
+      try AdapterInitializer(base: base, config: config, configPath: "x", seed: 1)
+    }
+    let text = try #require(error).description
+    #expect(text.contains("no fresh adapter with") && !text.contains("merged"), "\(text)")
+  }
+}
