@@ -134,7 +134,9 @@ import Testing
     #expect(other.code == 2 && other.error.contains("max_steps is 6 now, and was 5"), "\(other.error)")
     let none = await run("train", chat, config, data, scratch("new"), "--resume-from-checkpoint", "last")
     #expect(none.code == 2 && none.error.contains("there is no checkpoint to go on from"))
-    #expect(await run("train", chat, config, data, scratch("out"), "--max-steps", "1").error.contains("Pass --force to replace it"))
+    #expect(
+      await run("train", chat, config, data, scratch("out"), "--max-steps", "1").error.contains(
+        "Pass --force to replace it"))
     let forced = await run("train", chat, config, data, scratch("out"), "--max-steps", "1", "--force")
     #expect(forced.code == 0 && FileSystem.kind(scratch("out/checkpoint-4")) == nil, "\(forced.error)")
   }
