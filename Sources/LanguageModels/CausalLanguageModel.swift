@@ -114,6 +114,13 @@ public final class CausalLanguageModel {
     return logits
   }
 
+  /// Parameters of the tables of tokens and positions.
+  public var embeddingParameterCount: Int {
+    root.namedModules().reduce(0) { sum, entry in
+      entry.module is Embedding ? sum + entry.module.parameters.reduce(0) { $0 + $1.parameter.count } : sum
+    }
+  }
+
   /// Parameters of the model, those under two names once.
   public var parameterCount: Int {
     let headPath = parts.head

@@ -9,15 +9,12 @@ public struct CommandLineTool: Sendable {
 
   /// Runs one command.
   ///
-  /// Returns 0 when done, 1 when the answer is no, 2 on wrong usage or failure.
+  /// Returns 0 when done, 1 when the answer is no, 2 on wrong usage or failure, 130 for a run that was stopped and can go on.
   public func run(_ words: [String]) async -> Int32 {
     do {
       return try await dispatch(words)
     } catch let error as UsageError {
       console.failure(error.description)
-    } catch let error as TrainingError {
-      console.failure(error.description)
-      if case .notFinite = error { return 1 }
     } catch {
       let command = CommandTable.commands.first { words.contains($0.name) }
       if Task.isCancelled { console.beginLine() }
@@ -27,6 +24,8 @@ public struct CommandLineTool: Sendable {
       } else {
         console.failure(ErrorText.text(error, of: command))
       }
+      if case TrainingError.notFinite = error { return 1 }
+      if case TrainingError.interrupted = error { return 130 }
     }
     return 2
   }

@@ -1,6 +1,7 @@
 internal import LanguageModels
 internal import PEFT
 internal import TensorFiles
+internal import Training
 
 /// What a command says of an error: its facts, and the flag that goes past it if the command takes one.
 enum ErrorText {
@@ -15,6 +16,8 @@ enum ErrorText {
       case .file(let inner): text(AdapterError.file(inner), of: command)
       default: error.description
       }
+    case TrainingError.file(let inner): text(AdapterError.file(inner), of: command)
+    case TrainingError.model(let inner): text(inner, of: command)
     default: "\(error)"
     }
   }

@@ -14,7 +14,8 @@ final class ProgressBar: Sendable {
 
   init(_ console: Console) { self.console = console }
 
-  func update(done: Int, total: Int) {
+  /// - Parameter note: what stands beside the bar; bytes, rate and time left if not given.
+  func update(done: Int, total: Int, text note: @autoclosure () -> String? = nil) {
     guard console.progress != .none && !console.isQuiet else { return }
     let now = Clock.seconds
     let tenth = Int(now * 10)
@@ -23,6 +24,10 @@ final class ProgressBar: Sendable {
     if console.progress == .json {
       let numbers: [JSONValue.Member] = [.init("done", .integer(done)), .init("total", .integer(total))]
       console.error(JSONValue.object([.init("progress", .object(numbers))]).compactText + "\n")
+      return
+    }
+    if let note = note() {
+      console.show(bar: Self.line(note, percent: total > 0 ? 100 * done / total : 100, width: console.width()))
       return
     }
     // What was there before, of a download that goes on, says nothing of the speed.
@@ -42,7 +47,10 @@ final class ProgressBar: Sendable {
       parts.append("\(timeText(Double(max(0, total - done)) / rate)) left")
     }
     while parts.count > 1 && parts.joined(separator: "  ").count >= width { parts.removeLast() }
-    let words = parts.joined(separator: "  ")
+    return line(parts.joined(separator: "  "), percent: percent, width: width)
+  }
+
+  private static func line(_ words: String, percent: Int, width: Int) -> String {
     let space = min(30, width - words.count - 4)
     guard space >= 5 else { return String(words.prefix(max(0, width - 1))) }
     let filled = space * percent / 100

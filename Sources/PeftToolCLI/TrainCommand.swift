@@ -11,23 +11,34 @@ extension CommandTable {
     operands: [
       Operand(name: "BASE", summary: "directory of a causal language model", isModel: true),
       Operand(name: "CONFIG", summary: "adapter_config.json of a fresh adapter, or an adapter to go on from"),
-      Operand(name: "DATA", summary: "JSONL file of records"),
+      Operand(name: "DATA", summary: "JSONL, JSON or text file of records, or a directory of them"),
       Operand(name: "OUT", summary: "directory to be made"),
     ],
     flags: TrainingArguments.settings.map { setting in
       Flag(
-        setting.name.replacing("_", with: "-"), value: setting.isSwitch ? nil : "X", setting.summary,
+        setting.name.replacing("_", with: "-"), value: setting.isSwitch ? nil : "VALUE", setting.summary,
         default: setting.isSwitch ? nil : setting.defaultText)
     } + [
+      Flag("gradient-checkpointing", "the old name of --activation-checkpointing"),
+      Flag("warmup-ratio", value: "X", "the old name of --warmup-steps, for a share"),
       Flag(
-        "arguments", value: "FILE", "JSON object of settings by transformers' names",
-        detail: "Options on the command line win over the file."),
-      Flag("eval-data", value: "FILE", "JSONL file whose loss is printed before and after"),
+        "arguments", value: "FILE", "settings by transformers' names, as JSON or YAML",
+        detail:
+          "Names of TRL, axolotl, LLaMA-Factory and mlx-lm are taken too, and each is said with what it became. Options on the command "
+          + "line win over the file."),
+      Flag("eval-data", value: "PATH", "records of evaluation", default: "valid.jsonl of a directory"),
       Flag("max-length", value: "N", "tokens of a record at most", default: "1024, or the model's context"),
       Flag("truncate", "cut longer records instead of refusing them"),
-      Flag("all-turns", "learn all of a conversation, not the assistant's turns alone"),
-      Flag("log", value: "FILE", "write a JSON document for each step"),
-      Flag("force", letter: "f", "replace OUT if it exists and is not empty"),
+      Flag("packing", "put records together up to the greatest length; none sees another"),
+      Flag("all-turns", "learn all of a record, not completions and the assistant's turns alone"),
+      Flag("dry-run", letter: "n", "show parameters, steps, memory and time, and write nothing"),
+      Flag("log", value: "FILE", "write a JSON document for each step, log and evaluation"),
+      Flag(
+        "resume-from-checkpoint", value: "PATH", "go on from a checkpoint of this run, or from its 'last'",
+        detail:
+          "The run continues to the same bits as one that was never stopped. Base, records, the adapter's configuration and "
+          + "all settings that decide the result must be what they were; what differs is named."),
+      Flag("force", letter: "f", "replace OUT if it exists and is not empty", remedy: .replaceOutput),
       jsonFlag,
     ],
     detail: """
@@ -43,86 +54,94 @@ extension CommandTable {
   let (base, config, data, output) = (
     invocation.operands[0], invocation.operands[1], invocation.operands[2], invocation.operands[3]
   )
-  let arguments = try trainingArguments(invocation)
-  try OutputDirectory.check(target: output, replacing: invocation.has("force"), inputs: [base, config])
-  let model = try CausalLanguageModel(directory: base)
-  let hasTokenizer = ["tokenizer.json", "vocab.json"].contains {
-    FileSystem.kind(FileSystem.join(base, $0)) == .file
+  let settings = try TrainingSettings(invocation)
+  for note in settings.notes { console.note(note) }
+  if settings.resumed == nil {
+    try OutputDirectory.check(
+      target: output, replacing: invocation.has("force"),
+      inputs: [base, config, data, settings.evaluationData(data), invocation.value("arguments")].compactMap { $0 })
   }
-  let tokenizer = hasTokenizer ? try Tokenizer(directory: base) : nil
-  var reader = TrainingData.Reader(
-    tokenizer: tokenizer, template: try? ChatTemplate(directory: base), end: endOfText(base),
-    vocabulary: model.vocabularySize,
-    maxLength: min(try invocation.integer("max-length") ?? 1024, model.contextLength))
-  reader.truncates = invocation.has("truncate")
-  reader.learnsAllTurns = invocation.has("all-turns")
+  let model = try CausalLanguageModel(directory: base)
+  let reader = try recordReader(settings, base, model)
   let records = try TrainingData(path: data, reader)
-  let held = try invocation.value("eval-data").map { path in try TrainingData(path: path, reader) }
-  let scratch = try ScratchAdapter(config, base: model.base, seed: arguments.seed)
+  let held = try settings.evaluationData(data).map { path in try TrainingData(path: path, reader) }
+  let scratch = try ScratchAdapter(config, base: model.base, seed: settings.arguments.seed)
   defer { scratch.remove() }
   let adapter = try StoredAdapter(directory: scratch.directory)
-  let trained = try TrainableModel(model, adapter: adapter, seed: arguments.seed)
+  try settings.check(adapter.config)
+  let trained = try TrainableModel(model, adapter: adapter, seed: settings.arguments.seed)
   try trained.check(records.records, path: data)
-  let trainer = Trainer(trained, records: records.records, arguments: arguments, padsLeft: padsLeft(base))
+  let trainer = Trainer(trained, records: records.records, arguments: settings.arguments, padsLeft: padsLeft(base))
   let all = model.parameterCount + trained.parameters.count
-  let tokens = records.records.reduce(0) { $0 + $1.tokens.count }
-  console.note(
-    "trainable params: \(grouped(trained.parameters.count)) || all params: \(grouped(all)) || trainable%: "
-      + fixed(100 * Double(trained.parameters.count) / Double(all), 4))
-  console.note(
-    "\(countText(records.records.count, "record")), \(countText(tokens, "token")), \(countText(trainer.steps, "step"))"
-      + (records.truncatedCount > 0
-        ? "; \(countText(records.truncatedCount, "record")) cut, \(countText(records.lostTokens, "token")) lost" : ""))
-  let before = held.map { trainer.evaluate($0.records) }
-  if let before { console.note("evaluation before: loss \(fixed(before, 4))") }
-  let log = try invocation.value("log").map { try File.create($0) }
-  var written = 0
-  let started = Clock.seconds
-  var (seen, last) = (0, 0.0)
-  try trainer.run { step in
-    (seen, last) = (seen + step.tokens, step.loss)
-    let rate = Double(seen) / max(Clock.seconds - started, 1e-9)
-    if let log {
-      let line = Array((stepJSON(step).compactText + "\n").utf8)
-      try log.write(line.span.bytes, at: written)
-      written += line.count
-    }
-    console.note(
-      "step \(step.step)/\(trainer.steps) loss \(fixed(step.loss, 4)) norm \(fixed(step.gradientNorm, 3)) "
-        + "rate \(step.learningRate) \(fixed(rate, 1)) tokens/s")
-    try Task.checkCancellation()
-    return true
+  let run = try TrainingRun(
+    trainer, held: held?.records ?? [], output: output, config: adapter.config, base: try model.base.fingerprint(),
+    parameters: all - model.embeddingParameterCount)
+  let summary = TrainingSummary(trainer, records, parameters: all, weightBytes: model.base.checkpoint.dataBytes)
+  if invocation.has("dry-run") {
+    summary.show(console, asJSON: invocation.has("json"))
+    return 0
   }
+  for line in summary.head { console.note(line) }
+  if let resumed = settings.resumed {
+    guard let path = resumed == "last" ? run.newestCheckpoint : resumed else {
+      throw TrainingError.noCheckpoint(path: output)
+    }
+    try run.resume(from: path)
+    console.note(
+      trainer.step < trainer.steps
+        ? "going on from \(path): step \(trainer.step) of \(trainer.steps)"
+        : "\(path) is at the last step, \(trainer.steps): nothing is left to train")
+  } else {
+    try Task.checkCancellation()
+    if FileSystem.kind(output) != nil { try FileSystem.remove(output) }
+  }
+  let before = settings.resumed == nil ? held.map { trainer.evaluate($0.records) } : nil
+  if let before { console.note("evaluation before: loss \(fixed(before.loss, 4))") }
+  let log = try invocation.value("log").map { try TrainingLog(path: $0, goingOnFrom: trainer.step) }
+  let lines = TrainingLines(console, first: trainer.step, steps: trainer.steps)
+  try run.run { event in
+    try log?.add(event)
+    lines.show(event)
+    return !Task.isCancelled
+  }
+  lines.finish()
   let after = held.map { trainer.evaluate($0.records) }
-  try trained.save(
-    to: output, config: adapter.config, replacing: invocation.has("force"), inputs: [base, config])
+  try run.finish()
   if invocation.has("json") {
     var answer: [JSONValue.Member] = [
-      .init("steps", .integer(trainer.steps)), .init("loss", .number(last)), .init("tokens", .integer(seen)),
-      .init("seconds", .number(Clock.seconds - started)),
+      .init("steps", .integer(trainer.steps)), .init("loss", .number(lines.loss)),
+      .init("tokens", .integer(lines.tokens)), .init("seconds", .number(lines.seconds)),
     ]
-    if let after { answer.append(.init("eval_loss", .number(after))) }
+    if let after {
+      answer += [.init("eval_loss", .number(after.loss)), .init("eval_nll_per_token", .number(after.lossPerToken))]
+    }
+    if let best = run.bestCheckpoint { answer.append(.init("best_checkpoint", .string(best))) }
     console.json(.object(answer))
   } else {
-    if let after { console.line("evaluation after: loss \(fixed(after, 4))") }
-    console.line("wrote \(output): \(countText(trainer.steps, "step")), loss \(fixed(last, 4))")
+    if let after {
+      console.line("evaluation after: loss \(fixed(after.loss, 4)), for a token \(fixed(after.lossPerToken, 4))")
+    }
+    let what = run.bestCheckpoint.map { "the adapter of \($0)" } ?? countText(trainer.steps, "step")
+    console.line("wrote \(output): \(what)" + (lines.tokens > 0 ? ", loss \(fixed(lines.loss, 4))" : ""))
   }
   return 0
 }
 
-/// Settings of `--arguments`, then those of the command line.
-private func trainingArguments(_ invocation: Invocation) throws -> TrainingArguments {
-  var arguments = TrainingArguments()
-  if let path = invocation.value("arguments") {
-    let json: JSONValue
-    do { json = try JSONValue(contentsOf: path) } catch { throw TrainingError.file(error) }
-    for member in json.members ?? [] { try arguments.set(member.key, member.value) }
+/// What turns records into tokens for a model.
+private func recordReader(
+  _ settings: TrainingSettings, _ base: String, _ model: CausalLanguageModel
+) throws -> RecordReader {
+  let hasTokenizer = ["tokenizer.json", "vocab.json"].contains {
+    FileSystem.kind(FileSystem.join(base, $0)) == .file
   }
-  for setting in TrainingArguments.settings {
-    guard let word = invocation.value(setting.name.replacing("_", with: "-")) else { continue }
-    try arguments.set(setting.name, JSONValue(parsing: word) ?? .string(word))
-  }
-  return arguments
+  let tokenizer = hasTokenizer ? try Tokenizer(directory: base) : nil
+  var reader = RecordReader(
+    tokenizer: tokenizer, template: try? ChatTemplate(directory: base), end: endOfText(base),
+    vocabulary: model.vocabularySize, maxLength: min(settings.maxLength ?? 1024, model.contextLength))
+  reader.truncates = settings.truncates
+  reader.learnsAll = settings.learnsAll
+  reader.packs = settings.packs
+  return reader
 }
 
 /// The adapter to begin with: the one given, or a fresh one of a configuration in a directory of its own.
@@ -148,14 +167,6 @@ private struct ScratchAdapter {
   }
 
   func remove() { if let scratch { try? FileSystem.remove(scratch) } }
-}
-
-private func stepJSON(_ step: TrainingStep) -> JSONValue {
-  .object([
-    .init("step", .integer(step.step)), .init("epoch", .number(step.epoch)), .init("loss", .number(step.loss)),
-    .init("grad_norm", .number(step.gradientNorm)), .init("learning_rate", .number(step.learningRate)),
-    .init("tokens", .integer(step.tokens)),
-  ])
 }
 
 /// True if the tokenizer's configuration puts padding before a text.

@@ -21,7 +21,7 @@ extension File {
 }
 
 extension FileSystem {
-  /// Gives a file another name, which it takes from whatever file has it. Throws `.system`.
+  /// Gives a file or directory another name, which it takes from whatever file has it. Throws `.system`.
   package static func move(_ source: String, to target: String) throws(TensorFileError) {
     guard rename(source, target) == 0 else { throw .system(path: target, operation: "create", code: errno) }
   }

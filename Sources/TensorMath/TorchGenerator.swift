@@ -18,6 +18,16 @@ public struct TorchGenerator: Sendable, Equatable {
     }
   }
 
+  /// A generator in the middle of its stream; nil unless there are 624 words and `next` is at most 624.
+  public init?(words: [UInt32], next: Int) {
+    guard words.count == 624, (0...624).contains(next) else { return nil }
+    state = words
+    self.next = next
+  }
+
+  /// The state: 624 words, and the place of the next one.
+  public var words: (words: [UInt32], next: Int) { (state, next) }
+
   /// The next 32 random bits.
   public mutating func nextBits() -> UInt32 {
     if next == 624 { refill() }

@@ -13,13 +13,33 @@ extension ParameterStore {
     return Double(norm)
   }
 
+  /// The first parameter with a gradient that is not finite.
+  var firstNotFinite: String? {
+    entries.first { entry in
+      !LentMatrix(gradients, from: entry.offset, rows: 1, columns: entry.count).squareSum.isFinite
+    }?.name
+  }
+
   /// One step of the optimizer for every parameter.
-  func update(_ optimizer: AdamW, step: Int, rate: Double, decay: Double) {
+  ///
+  /// - Parameter rate: a parameter's learning rate.
+  func update(_ optimizer: AdamW, step: Int, decay: Double, rate: (Entry) -> Double) {
     for entry in entries {
       let part = { (all: LentMatrix) in LentMatrix(all, from: entry.offset, rows: 1, columns: entry.count) }
       optimizer.update(
-        part(values), gradient: part(gradients), first: part(first), second: part(second), step: step, rate: rate,
-        decay: entry.decays ? decay : 0)
+        part(values), gradient: part(gradients), first: part(first), second: part(second), step: step,
+        rate: rate(entry), decay: entry.decays ? decay : 0)
     }
+  }
+}
+
+extension TrainingArguments {
+  /// A parameter's greatest rate: the one of all, or with LoRA+ its own.
+  ///
+  /// Source: peft/optimizers/loraplus.py `create_loraplus_optimizer`.
+  func greatestRate(of entry: ParameterStore.Entry) -> Double {
+    guard let ratio = loraPlusRatio else { return learningRate }
+    if entry.name.contains("lora_embedding_") { return loraPlusEmbeddingRate }
+    return entry.name.contains("lora_B") || entry.shape.count == 1 ? learningRate * ratio : learningRate
   }
 }

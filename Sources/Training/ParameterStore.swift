@@ -72,6 +72,14 @@ public final class ParameterStore {
   /// The values of a parameter. Traps on a name that is not there.
   public func values(of name: String) -> [Float] { parameter(name).value.values }
 
+  /// All values, and both moments, by the names that a checkpoint gives them.
+  var states: [(name: String, all: LentMatrix)] { [("value", values), ("exp_avg", first), ("exp_avg_sq", second)] }
+
+  /// One parameter's part of what all have.
+  func part(of all: LentMatrix, _ entry: Entry) -> LentMatrix {
+    LentMatrix(all, from: entry.offset, rows: 1, columns: entry.count)
+  }
+
   /// The gradient of a parameter. Traps on a name that is not there.
   public func gradient(of name: String) -> [Float] { parameter(name).gradient.values }
 

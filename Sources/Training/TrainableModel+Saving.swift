@@ -9,28 +9,25 @@ extension TrainableModel {
   public func save(
     to output: String, config: PeftConfig, replacing: Bool = false, inputs: [String] = []
   ) throws(TrainingError) {
-    do throws(TensorFileError) {
-      let directory = try OutputDirectory(target: output, replacing: replacing, inputs: inputs)
-      do throws(TensorFileError) {
-        let path = directory.path("adapter_model.safetensors")
-        let saved = savedTensors
-        let config = parts.budget?.saved(config) ?? config
-        let items = saved.values.map { SafetensorsLayout.Item(name: $0.name, dtype: $0.dtype, shape: $0.shape) }
-        let layout = try SafetensorsLayout(
-          path: path, items: SafetensorsLayout.libraryOrder(items), alignment: .library)
-        let file = try layout.create(at: path)
-        for entry in layout.entries {
-          guard let tensor = saved[entry.name] else { continue }
-          try file.write(tensor.bytes.span.bytes, at: entry.byteRange.lowerBound)
-        }
-        try File.create(directory.path(PeftConfig.fileName)).write(config.fileText)
-        try File.create(directory.path(ModelCard.fileName)).write(ModelCard(config: config, isFresh: false).text)
-        try directory.commit(durable: true)
-      } catch {
-        directory.discard()
-        throw error
-      }
-    } catch { throw .file(error) }
+    try writeDirectory(output, replacing: replacing, inputs: inputs) { directory throws(TensorFileError) in
+      try write(to: directory, config: config)
+    }
+  }
+
+  /// The files of the adapter in a directory that is there.
+  func write(to directory: OutputDirectory, config: PeftConfig) throws(TensorFileError) {
+    let saved = savedTensors
+    let config = parts.budget?.saved(config) ?? config
+    let items = saved.values.map { SafetensorsLayout.Item(name: $0.name, dtype: $0.dtype, shape: $0.shape) }
+    let path = directory.path("adapter_model.safetensors")
+    let layout = try SafetensorsLayout(path: path, items: SafetensorsLayout.libraryOrder(items), alignment: .library)
+    let file = try layout.create(at: path)
+    for entry in layout.entries {
+      guard let tensor = saved[entry.name] else { continue }
+      try file.write(tensor.bytes.span.bytes, at: entry.byteRange.lowerBound)
+    }
+    try File.create(directory.path(PeftConfig.fileName)).write(config.fileText)
+    try File.create(directory.path(ModelCard.fileName)).write(ModelCard(config: config, isFresh: false).text)
   }
 
   /// All that PEFT saves, by name: parameters as they are now, under all of their names, and what the adapter brought along.
@@ -48,4 +45,21 @@ extension TrainableModel {
     }
     return tensors
   }
+}
+
+/// Makes a directory that appears whole and on the disk, or not at all.
+func writeDirectory(
+  _ target: String, replacing: Bool, inputs: [String] = [],
+  _ write: (OutputDirectory) throws(TensorFileError) -> Void
+) throws(TrainingError) {
+  do throws(TensorFileError) {
+    let directory = try OutputDirectory(target: target, replacing: replacing, inputs: inputs)
+    do throws(TensorFileError) {
+      try write(directory)
+      try directory.commit(durable: true)
+    } catch {
+      directory.discard()
+      throw error
+    }
+  } catch { throw .file(error) }
 }

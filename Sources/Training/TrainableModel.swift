@@ -9,8 +9,10 @@ public final class TrainableModel {
   public var generator: TorchGenerator
   /// True if each layer keeps its input alone, and is run again on the way back.
   public var checkpointsActivations = false
+  /// Strength of the noise that training adds to embeddings; nil for none.
+  var noise: Double?
   let workspace: Workspace
-  private let model: FrozenModel
+  let model: FrozenModel
   let parts: TrainedParts
   /// Tensors that are saved as they were read.
   let carried: [CarriedTensor]
@@ -20,7 +22,7 @@ public final class TrainableModel {
   private let finalNorm: TrainedNorm?
   private let head: AdaptedLinear
   /// The lowest layer with something to train.
-  private let lowest: Int
+  let lowest: Int
 
   init(
     _ model: FrozenModel, parameters: ParameterStore, parts: TrainedParts, carried: [CarriedTensor] = [],
@@ -151,6 +153,7 @@ public final class TrainableModel {
     }
     parts.embedding?.apply(to: x, tokens: Array(batch.sequences.joined()), in: workspace)
     if model.embeddingScale != 1 { x.scale(by: model.embeddingScale) }
+    if let noise, pass.drops { addNoise(to: x, strength: noise, batch, pass) }
     guard let prompt = parts.prompt else { return x }
     let all = workspace.zeros(pass.lengths.reduce(0, +), x.columns)
     all.addRows(x, at: tokenRows(pass))
@@ -160,6 +163,23 @@ public final class TrainableModel {
       start += length
     }
     return all
+  }
+
+  /// Adds uniform noise within ± strength / √(padded length · width), drawn for padding too.
+  ///
+  /// Source: transformers/integrations/neftune.py `neftune_post_forward_hook`.
+  private func addNoise(to x: LentMatrix, strength: Double, _ batch: TokenBatch, _ pass: TrainingPass) {
+    let bound = Float(strength) / Float(batch.paddedLength * x.columns).squareRoot()
+    var row = 0
+    for holds in batch.heldRows(after: 0) {
+      guard holds else {
+        pass.generator.skip(words: x.columns)
+        continue
+      }
+      LentMatrix(x, from: row * x.columns, rows: 1, columns: x.columns)
+        .addToRows(pass.generator.uniform(count: x.columns, low: -bound, high: bound))
+      row += 1
+    }
   }
 
   private func addPositions(to x: LentMatrix, _ positions: (table: WeightMatrix, offset: Int), _ lengths: [Int]) {

@@ -1,19 +1,6 @@
 internal import Glibc
 internal import TensorMath
 
-/// A record that can be trained on: tokens, and what is to be learnt of them.
-public struct TrainingRecord: Sendable, Equatable {
-  public let tokens: [Int]
-  /// As many as tokens; -100 where nothing is learnt.
-  public let labels: [Int]
-
-  public init(tokens: [Int], labels: [Int]) {
-    precondition(tokens.count == labels.count, "labels do not fit the tokens")
-    self.tokens = tokens
-    self.labels = labels
-  }
-}
-
 /// What a step of a run gave.
 public struct TrainingStep: Sendable, Equatable {
   /// Counted from 1.
@@ -25,21 +12,35 @@ public struct TrainingStep: Sendable, Equatable {
   public let epoch: Double
   /// Tokens that were computed, without padding.
   public let tokens: Int
+  /// Tokens with padding, as transformers counts its operations.
+  let paddedTokens: Int
+  /// True if an epoch ends with it, or the run.
+  let endsEpoch: Bool
 }
 
-/// A run of training: batches in transformers' order, gradients, clipping, AdamW, the schedule.
+/// What an evaluation found.
+public struct Evaluation: Sendable, Equatable {
+  /// The mean over records of the mean loss of their batch's labelled tokens, as transformers has it.
+  public let loss: Double
+  /// The mean over all labelled tokens, without smoothing.
+  public let lossPerToken: Double
+}
+
+/// The steps of a run: batches in transformers' order, gradients, clipping, AdamW, the schedule.
 ///
 /// Source: transformers/trainer.py `Trainer._inner_training_loop`.
 public final class Trainer {
   public let model: TrainableModel
   public let arguments: TrainingArguments
   public let steps: Int
-  private let records: [TrainingRecord]
-  private let order: BatchOrder
+  let records: [TrainingRecord]
+  let order: BatchOrder
   private let optimizer: AdamW
-  private let padsLeft: Bool
+  let padsLeft: Bool
   /// Steps done.
-  public private(set) var step = 0
+  public internal(set) var step = 0
+  /// The generator before the epoch's order was drawn.
+  var epochGenerator: TorchGenerator
 
   /// - Parameter padsLeft: the tokenizer's padding side, which decides which draws of dropout meet which tokens.
   public init(
@@ -48,7 +49,7 @@ public final class Trainer {
     self.model = model
     self.records = records
     self.padsLeft = padsLeft
-    order = BatchOrder(records: records.count, arguments: arguments)
+    order = BatchOrder(lengths: records.map(\.tokens.count), arguments: arguments)
     steps =
       arguments.maxSteps > 0
       ? arguments.maxSteps : Int((arguments.epochs * Double(order.stepsPerEpoch)).rounded(.up))
@@ -61,67 +62,91 @@ public final class Trainer {
     (optimizer.beta1, optimizer.beta2, optimizer.epsilon) = (arguments.beta1, arguments.beta2, arguments.epsilon)
     self.optimizer = optimizer
     model.checkpointsActivations = arguments.checkpointsActivations
+    model.noise = arguments.neftuneAlpha
     model.generator = TorchGenerator(seed: arguments.seed)
+    epochGenerator = model.generator
   }
+
+  /// Epochs that the run begins.
+  public var epochs: Int { (steps + order.stepsPerEpoch - 1) / order.stepsPerEpoch }
 
   /// Trains to the last step.
   ///
   /// - Parameter onStep: gets each step's figures; false ends the run.
   /// Throws `.notFinite`, before the step that would have spoilt the parameters.
   public func run(onStep: (TrainingStep) throws -> Bool = { _ in true }) throws {
-    var epoch = step / order.stepsPerEpoch
     while step < steps {
-      // The iterator of torch's DataLoader draws a seed for its workers.
-      model.generator.skip(words: 2)
-      let batches = order.batches(epoch: epoch)
-      for start in stride(from: 0, to: batches.count, by: order.accumulationSteps) where step < steps {
-        let end = min(start + order.accumulationSteps, batches.count)
-        let done = try take(
-          batches[start..<end].map(batch), epoch: Double(epoch) + Double(end) / Double(batches.count))
-        guard try onStep(done) else { return }
+      let (epoch, done) = step.quotientAndRemainder(dividingBy: order.stepsPerEpoch)
+      let batches = beginEpoch(epoch)
+      guard !batches.isEmpty else {
+        throw TrainingError.contradiction("dataloader_drop_last leaves no batch of \(records.count) records.")
       }
-      epoch += 1
+      for start in stride(from: done * order.accumulationSteps, to: batches.count, by: order.accumulationSteps)
+      where step < steps {
+        let end = min(start + order.accumulationSteps, batches.count)
+        let taken = try take(
+          batches[start..<end].map { batch in TokenBatch(batch.map { records[$0] }, padsLeft: padsLeft) },
+          epoch: Double(epoch) + Double(end) / Double(batches.count), endsEpoch: end == batches.count)
+        guard try onStep(taken) else { return }
+      }
     }
   }
 
-  private func batch(_ indices: [Int]) -> TokenBatch {
-    TokenBatch(
-      sequences: indices.map { records[$0].tokens }, labels: indices.map { records[$0].labels }, padsLeft: padsLeft)
+  /// The batches of an epoch. At its beginning draws what transformers draws; in its middle, where a checkpoint lies, nothing.
+  private func beginEpoch(_ epoch: Int) -> [[Int]] {
+    let begins = step % order.stepsPerEpoch == 0
+    if begins {
+      // The iterator of torch's DataLoader draws a seed for its workers.
+      model.generator.skip(words: 2)
+      epochGenerator = model.generator
+    }
+    var generator = epochGenerator
+    let batches = order.batches(epoch: epoch, &generator)
+    if begins { model.generator = generator }
+    return batches
   }
 
-  private func take(_ batches: [TokenBatch], epoch: Double) throws -> TrainingStep {
+  private func take(_ batches: [TokenBatch], epoch: Double, endsEpoch: Bool) throws -> TrainingStep {
     let labelled = batches.reduce(0) { $0 + $1.labelledCount }
     let parameters = model.parameters
     parameters.gradients.clear()
     var loss = 0.0
     for batch in batches {
-      loss += model.addGradients(of: batch, share: 1 / Double(labelled), smoothing: arguments.labelSmoothing)
+      loss += model.addGradients(of: batch, share: 1 / Double(max(1, labelled)), smoothing: arguments.labelSmoothing)
     }
-    guard loss.isFinite else { throw TrainingError.notFinite(step: step + 1, what: "the loss") }
+    guard loss.isFinite else { throw TrainingError.notFinite(step: step + 1, what: "the loss", checkpoint: nil) }
     let norm = parameters.clipGradients(to: arguments.maxGradientNorm)
-    guard norm.isFinite else { throw TrainingError.notFinite(step: step + 1, what: "the gradient's norm") }
-    let rate =
-      arguments.learningRate
-      * arguments.schedule.factor(step: step, steps: steps, rate: arguments.learningRate)
-    parameters.update(optimizer, step: step + 1, rate: rate, decay: arguments.weightDecay)
+    guard norm.isFinite else {
+      let name = parameters.firstNotFinite.map { " of \($0)" } ?? "'s norm"
+      throw TrainingError.notFinite(step: step + 1, what: "the gradient\(name)", checkpoint: nil)
+    }
+    let factor = arguments.schedule.factor(step: step, steps: steps, rate: arguments.learningRate)
+    parameters.update(optimizer, step: step + 1, decay: arguments.weightDecay) {
+      arguments.greatestRate(of: $0) * factor
+    }
     model.finish(step: step)
     step += 1
     return TrainingStep(
-      step: step, loss: loss, gradientNorm: norm, learningRate: rate, epoch: epoch,
-      tokens: batches.reduce(0) { $0 + $1.tokenCount })
+      step: step, loss: loss, gradientNorm: norm, learningRate: arguments.learningRate * factor, epoch: epoch,
+      tokens: batches.reduce(0) { $0 + $1.tokenCount }, paddedTokens: batches.reduce(0) { $0 + $1.paddedCount },
+      endsEpoch: endsEpoch || step == steps)
   }
 
-  /// The mean over batches, weighted by their records, of the mean loss of a batch's labelled tokens.
+  /// The loss of records that are not learnt.
   ///
   /// Source: transformers/trainer.py `Trainer.evaluation_loop`.
-  public func evaluate(_ records: [TrainingRecord]) -> Double {
-    var (sum, count) = (0.0, 0)
+  public func evaluate(_ records: [TrainingRecord]) -> Evaluation {
+    let smoothing = arguments.labelSmoothing
+    var (sum, total, labelled) = (0.0, 0.0, 0)
     for start in stride(from: 0, to: records.count, by: arguments.evaluationBatchSize) {
       let part = records[start..<min(start + arguments.evaluationBatchSize, records.count)]
-      let batch = TokenBatch(sequences: part.map(\.tokens), labels: part.map(\.labels), padsLeft: padsLeft)
-      sum += model.loss(of: batch, share: 1 / Double(max(1, batch.labelledCount))) * Double(part.count)
-      count += part.count
+      let batch = TokenBatch(Array(part), padsLeft: padsLeft)
+      let count = max(1, batch.labelledCount)
+      let loss = model.loss(of: batch, share: 1 / Double(count), smoothing: smoothing)
+      sum += loss * Double(part.count)
+      total += (smoothing == 0 ? loss : model.loss(of: batch, share: 1 / Double(count))) * Double(count)
+      labelled += count
     }
-    return sum / Double(max(1, count))
+    return Evaluation(loss: sum / Double(max(1, records.count)), lossPerToken: total / Double(max(1, labelled)))
   }
 }

@@ -7,7 +7,9 @@ public struct TokenBatch: Sendable, Equatable {
   public let sequences: [[Int]]
   /// For each token what is to be predicted there; -100 where nothing is. Not shifted.
   public let labels: [[Int]]
-  /// Rows that the padded batch has for each sequence.
+  /// Tokens of each row of the padded batch: of a sequence, or of several one after the other.
+  private let rowLengths: [Int]
+  /// Tokens that a row of the padded batch has room for.
   public let paddedLength: Int
   /// True if padding would stand before the tokens.
   public let padsLeft: Bool
@@ -21,7 +23,26 @@ public struct TokenBatch: Sendable, Equatable {
     precondition((paddedLength ?? longest) >= longest, "a sequence is longer than the batch")
     self.sequences = sequences
     self.labels = labels
+    rowLengths = sequences.map(\.count)
     self.paddedLength = paddedLength ?? longest
+    self.padsLeft = padsLeft
+  }
+
+  /// A row for each record; what is packed into one record stays apart from the rest of it.
+  init(_ records: [TrainingRecord], padsLeft: Bool) {
+    var (sequences, labels): ([[Int]], [[Int]]) = ([], [])
+    for record in records {
+      var start = 0
+      for length in record.lengths {
+        sequences.append(Array(record.tokens[start..<start + length]))
+        labels.append(Array(record.labels[start..<start + length]))
+        start += length
+      }
+    }
+    self.sequences = sequences
+    self.labels = labels
+    rowLengths = records.map(\.tokens.count)
+    paddedLength = rowLengths.max() ?? 0
     self.padsLeft = padsLeft
   }
 
@@ -38,14 +59,16 @@ public struct TokenBatch: Sendable, Equatable {
   public var labelledCount: Int { labels.reduce(0) { $0 + $1.dropFirst().count { $0 != -100 } } }
 
   var lengths: [Int] { sequences.map(\.count) }
+  /// Tokens of the padded batch.
+  var paddedCount: Int { rowLengths.count * paddedLength }
   var tokenCount: Int { sequences.reduce(0) { $0 + $1.count } }
 
   /// For each row of the padded batch whether it holds a token, or one of `count` rows that stand before each sequence.
   func heldRows(after count: Int) -> [Bool] {
-    sequences.flatMap { sequence -> [Bool] in
+    rowLengths.flatMap { length -> [Bool] in
       let before = [Bool](repeating: true, count: count)
-      let held = [Bool](repeating: true, count: sequence.count)
-      let padding = [Bool](repeating: false, count: paddedLength - sequence.count)
+      let held = [Bool](repeating: true, count: length)
+      let padding = [Bool](repeating: false, count: paddedLength - length)
       return before + (padsLeft ? padding + held : held + padding)
     }
   }

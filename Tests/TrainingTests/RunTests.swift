@@ -7,7 +7,7 @@ import Testing
 @testable import Training
 
 /// A run of transformers' Trainer with PEFT that a fixture recorded.
-private struct RecordedRun: CustomTestStringConvertible {
+struct RecordedRun: CustomTestStringConvertible {
   let name: String
   var testDescription: String { name }
 
@@ -29,9 +29,11 @@ private struct RecordedRun: CustomTestStringConvertible {
     "llama-oft-exact", "opt-oft-shared", "llama-boft", "opt-boft", "opt-prompt", "qwen3-prefix", "opt-adalora",
     "gpt2-vera", "gpt2-all", "gemma-embedding-dora", "opt-embedding-dora", "qwen3-head-dora", "llama-loha-patterns",
     "qwen3-tokens-apart", "llama-tokens-dora",
-  ].map(RecordedRun.init)
+    // The Trainer's own settings.
+    "neftune", "neftune-opt", "grouped", "loraplus", "left",
+  ].map { RecordedRun(name: $0) }
 
-  private var directory: String { Fixtures.path("training/\(name)") }
+  var directory: String { Fixtures.path("training/\(name)") }
 
   func path(_ part: String) -> String { "\(directory)/\(part)" }
 
@@ -51,7 +53,9 @@ private struct RecordedRun: CustomTestStringConvertible {
     for member in json["arguments"]?.members ?? [] { try arguments.set(member.key, member.value) }
     change(&arguments)
     let model = try TrainableModel(base, adapter: StoredAdapter(directory: "\(directory)/before"))
-    return Trainer(model, records: try Self.records(), arguments: arguments)
+    let records = [[TrainingRecord]](repeating: try Self.records(), count: json["repeats"]?.integerValue ?? 1)
+    return Trainer(
+      model, records: records.flatMap { $0 }, arguments: arguments, padsLeft: json["padding_side"] == .string("left"))
   }
 
   static func records() throws -> [TrainingRecord] {
@@ -70,7 +74,7 @@ private func floats(_ entry: TensorEntry, _ file: SafetensorsFile) throws -> [Fl
 }
 
 /// The greatest difference by the greatest value.
-private func relativeError(_ found: [Float], _ expected: [Float]) -> Float {
+func relativeError(_ found: [Float], _ expected: [Float]) -> Float {
   guard found.count == expected.count else { return .infinity }
   let greatest = max(expected.map(abs).max() ?? 0, 1e-6)
   return zip(found, expected).reduce(0) { max($0, abs($1.0 - $1.1)) } / greatest
@@ -84,7 +88,7 @@ private func withoutKeyBias(_ name: String, _ values: [Float]) -> [Float] {
   return Array(values.prefix(third) + values.suffix(third))
 }
 
-private func number(_ value: JSONValue?) -> Double {
+func number(_ value: JSONValue?) -> Double {
   switch value {
   case .number(let number)?: number
   case .integer(let number)?: Double(number)
@@ -94,7 +98,7 @@ private func number(_ value: JSONValue?) -> Double {
 
 @Suite struct RunTests {
   @Test(arguments: RecordedRun.all)
-  fileprivate func aRunEqualsThatOfTransformersStepByStep(run: RecordedRun) throws {
+  func aRunEqualsThatOfTransformersStepByStep(run: RecordedRun) throws {
     let trainer = try run.trainer()
     let log = try #require(run.json()["log"]?.elements)
     #expect(trainer.steps == log.count)
@@ -128,7 +132,7 @@ private func number(_ value: JSONValue?) -> Double {
   }
 
   @Test(arguments: RecordedRun.all)
-  fileprivate func checkpointingActivationsChangesNoBit(run: RecordedRun) throws {
+  func checkpointingActivationsChangesNoBit(run: RecordedRun) throws {
     let (plain, thrifty) = (try run.trainer(), try run.trainer { $0.checkpointsActivations = true })
     var losses: [Double] = []
     try plain.run {

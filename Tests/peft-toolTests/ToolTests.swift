@@ -190,6 +190,95 @@ func built(_ name: String) -> URL {
     #expect(process.terminationStatus == 0 ? names == ["out"] : names.isEmpty)
   }
 
+  /// A run of training whose steps take a while, and the words that begin it.
+  private func training(_ scratch: ScratchDirectory, _ output: String) throws -> [String] {
+    if FileSystem.kind(scratch("config.json")) == nil {
+      var config = PeftConfig()
+      config.targetModules = .names(["q_proj", "v_proj"])
+      config.taskType = "CAUSAL_LM"
+      config.dropout = 0.1
+      try overwrite(scratch("config.json"), config.fileText)
+    }
+    return [
+      "train", Fixtures.path("training/bases/llama"), scratch("config.json"), Fixtures.path("training/records.jsonl"),
+      scratch(output), "--max-steps", "60", "--per-device-train-batch-size", "2", "--learning-rate", "0.01",
+      "--save-steps", "1",
+      "--save-total-limit", "2", "--train-sampling-strategy", "group_by_length",
+    ]
+  }
+
+  @Test func aKilledRunGoesOnToTheBitsOfOneNeverStopped() throws {
+    let scratch = try ScratchDirectory()
+    let whole = try run("peft-tool", training(scratch, "whole"))
+    #expect(whole.code == 0, "\(whole.error)")
+    let expected = try contents(scratch("whole/adapter_model.safetensors"))
+    var generator = SeededGenerator(seed: 31)
+    var (killed, resumed) = (0, 0)
+    for _ in 0..<6 {
+      if FileSystem.kind(scratch("out")) != nil { try FileSystem.remove(scratch("out")) }
+      // Each run is killed at some moments, and goes on from what is there, until one comes to its end.
+      for attempt in 0..<20 {
+        let hasCheckpoint =
+          (try? FileSystem.names(in: scratch("out")))?.contains { $0.hasPrefix("checkpoint-") } == true
+        let words = try training(scratch, "out") + (hasCheckpoint ? ["--resume-from-checkpoint", "last"] : ["--force"])
+        resumed += hasCheckpoint ? 1 : 0
+        let process = Process()
+        process.executableURL = built("peft-tool")
+        process.arguments = words + ["--quiet"]
+        process.standardOutput = FileHandle.nullDevice
+        try process.run()
+        if attempt < 4 {
+          usleep(UInt32.random(in: 5_000..<400_000, using: &generator))
+          kill(process.processIdentifier, SIGKILL)
+        }
+        process.waitUntilExit()
+        if process.terminationReason == .exit {
+          #expect(process.terminationStatus == 0)
+          break
+        }
+        killed += 1
+      }
+      #expect(try contents(scratch("out/adapter_model.safetensors")) == expected)
+      let left = try FileSystem.names(in: scratch("out")).filter { $0.hasPrefix(".") }
+      #expect(left.isEmpty, "\(left)")
+    }
+    #expect(killed > 0 && resumed > 0)
+  }
+
+  @Test func anInterruptedRunSavesAndSaysHowToGoOn() throws {
+    let scratch = try ScratchDirectory()
+    let words = try training(scratch, "out").map { $0 == "60" ? "100000" : $0 } + ["--save-strategy", "no"]
+    let process = Process()
+    process.executableURL = built("peft-tool")
+    process.arguments = words
+    let error = Pipe()
+    process.standardError = error
+    try process.run()
+    var text = ""
+    while !text.contains("step 3/"), let part = try error.fileHandleForReading.read(upToCount: 4096) {
+      text += String(decoding: part, as: UTF8.self)
+    }
+    kill(process.processIdentifier, SIGINT)
+    text += String(decoding: error.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+    process.waitUntilExit()
+    #expect(process.terminationStatus == 130)
+    #expect(
+      text.contains("interrupted after step ") && text.contains("--resume-from-checkpoint last"), "\(text.suffix(400))")
+    let names = try FileSystem.names(in: scratch("out"))
+    #expect(names.count == 1 && names[0].hasPrefix("checkpoint-"), "\(names)")
+  }
+
+  @Test func aRunHasTheSameBitsForAnyNumberOfThreads() throws {
+    let scratch = try ScratchDirectory()
+    var found: [[UInt8]] = []
+    for threads in ["1", "2", "3", "7"] {
+      let answer = try run("peft-tool", training(scratch, threads), environment: ["PEFT_THREADS": threads])
+      #expect(answer.code == 0, "\(answer.error)")
+      found.append(try contents(scratch("\(threads)/adapter_model.safetensors")))
+    }
+    #expect(found.allSatisfy { $0 == found[0] })
+  }
+
   @Test func theReadmesExampleRuns() throws {
     let readme = try FileSystem.text("\(Fixtures.root)/README.md")
     let source = try FileSystem.text("\(Fixtures.root)/Tests/ReadmeExample/main.swift")
