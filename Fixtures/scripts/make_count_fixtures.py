@@ -180,6 +180,9 @@ def make_decoders():
             case(f"tied-{name}{'-ensured' if tying else ''}", tied, config)
     case("tied-token-lists", tied,
          lora("q_proj", trainable_token_indices={"embed_tokens": [1], "lm_head": [2, 3]}, task_type="CAUSAL_LM"))
+    for name, targets in (("head", ["lm_head"]), ("both", ["embed_tokens", "lm_head"])):
+        case(f"tied-rows-{name}", tied,
+             TrainableTokensConfig(token_indices=[1, 2], target_modules=targets, task_type="CAUSAL_LM"))
     case("gptj-tied-saved-head", base("gptj", LM, suffix="-tied", tie_word_embeddings=True),
          lora("q_proj", modules_to_save=["lm_head"], task_type="CAUSAL_LM"))
 

@@ -28,12 +28,15 @@ struct MergeComparison: Sendable {
 /// change before it adds it (`safe_merge`, embeddings, C3A, DELORA, FROD, PEANUT, SUPERTUNING), works in the weight's dtype
 /// (ROAD), or rounds the weight when it takes a component out (PiSSA, OLoRA, KaSA). Where the merge decomposes the weight,
 /// PEFT does so in f32: 1e-4 of the largest magnitude, and in the half formats one unit of it. Where PEFT multiplies factors
-/// that it has rounded (FROD, RANDLORA, UNILORA, the bias of GLORA): four units of it in the half formats.
+/// that it has rounded (FROD, RANDLORA, UNILORA, the bias of GLORA): four units of it in the half formats. It merges several
+/// adapters one after the other and rounds each time: one unit of it for each after the first, in the half formats.
 /// Source: peft/tuners/*/layer.py `merge`, `get_delta_weight`.
 struct ElementBound: Sendable {
   private let dtype: DType
   private let rounding: MergeVerifier.Rounding
   private let arithmetic: [PEFTArithmetic]
+  /// How many adapters change the tensor.
+  private let adapterCount: Int
 
   init(_ output: MergePlan.Output, _ rounding: MergeVerifier.Rounding) {
     dtype = output.item.dtype
@@ -44,6 +47,13 @@ struct ElementBound: Sendable {
       case .change(_, _, let change): change.rules.map(\.rule.arithmeticOfPEFT)
       case .changeBias(_, _, let change): [change.rule.biasArithmeticOfPEFT]
       default: []
+      }
+    adapterCount =
+      switch output.source {
+      case .merge(_, _, let updates): updates.map { Set($0.terms.map(\.owner.adapter)).count }.max() ?? 1
+      case .change(_, _, let change): Set(change.owners.map(\.adapter)).count
+      case .addBias(_, _, let biases): biases.count
+      default: 1
       }
   }
 
@@ -60,8 +70,8 @@ struct ElementBound: Sendable {
     guard rounding == .peft else { return isHalf ? 0 : 1e-6 }
     let isDecomposed = arithmetic.contains(.decomposed)
     guard isHalf else { return isDecomposed ? 1e-4 : 1e-6 }
-    let units = arithmetic.contains(.roundedFactors) ? 4.0 : isDecomposed ? 1 : 0
-    return units * unit(1)
+    let units = arithmetic.contains(.roundedFactors) ? 4 : isDecomposed ? 1 : 0
+    return Double(units + max(0, adapterCount - 1)) * unit(1)
   }
 
   private var isHalf: Bool { dtype == .bf16 || dtype == .f16 }

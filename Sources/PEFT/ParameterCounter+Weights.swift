@@ -104,14 +104,21 @@ extension ParameterCounter {
   private func stored(_ method: AdapterMethod, _ file: SafetensorsFile) throws(AdapterError) -> ParameterCount {
     var modules: [ExactName: [ExactName: TensorEntry]] = [:]
     var shared = 0
-    for entry in file.entries {
+    let names = file.entries.map { entry in
       let inner = AdapterName.withoutForeignParts(entry.name).name
-      let plain = inner.hasPrefix(Adapter.prefix) ? String(inner.dropFirst(Adapter.prefix.count)) : inner
+      return inner.hasPrefix(Adapter.prefix) ? String(inner.dropFirst(Adapter.prefix.count)) : inner
+    }
+    let hasEmbedding = names.contains { name in
+      method.split(name).map { !parameters.isSecondName("\($0.path).weight") } ?? false
+    }
+    for (entry, plain) in zip(file.entries, names) {
       let parts = (method.split(plain)?.role ?? plain.replacing("base_model.", with: "")).parts()
       if parts.contains(where: { method.buffers.contains(String($0)) }) || isSecondNameInShadow(plain) { continue }
       if let (path, role) = method.split(plain) {
-        // A tied head's rows are the embedding's.
-        if method.type.rawValue == "TRAINABLE_TOKENS" && parameters.isSecondName("\(path).weight") { continue }
+        // A tied head's rows are the embedding's, where the embedding has some.
+        if method.type.rawValue == "TRAINABLE_TOKENS" && hasEmbedding && parameters.isSecondName("\(path).weight") {
+          continue
+        }
         modules[path, default: [:]][role] = entry
       } else if method.prefixes.contains(where: { parts.first?.hasPrefix($0) ?? false }) {
         // Tensors of the whole adapter have no module; saved modules and copies of the base are counted elsewhere or not at all.

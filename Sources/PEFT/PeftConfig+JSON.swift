@@ -86,18 +86,24 @@ extension PeftConfig {
     }
   }
 
-  /// Refuses unknown keys that may change the numbers: those that are not known to be harmless, whose value is neither
-  /// null, false nor empty, and that are not in `ignored`.
+  /// Unknown keys that may change the numbers: those that are not known to be harmless and whose value is neither null,
+  /// false nor empty.
+  var doubtfulKeys: [JSONValue.Member] {
+    unknownKeys.filter { member in
+      switch member.value {
+      case .null, .bool(false), .string(""), .array([]), .object([]): false
+      default:
+        !Self.harmlessKeys.contains(member.key)
+          && Self.harmlessFormerValues[member.key]?.contains(member.value) != true
+      }
+    }
+  }
+
+  /// Refuses unknown keys that may change the numbers and are not in `ignored`.
   ///
   /// Throws `.unknownConfigKey`.
   public func checkUnknownKeys(path: String, ignored: Set<String> = []) throws(AdapterError) {
-    for member in unknownKeys where !ignored.containsExactly(member.key) {
-      switch member.value {
-      case .null, .bool(false), .string(""), .array([]), .object([]): continue
-      default: break
-      }
-      if Self.harmlessKeys.contains(member.key) { continue }
-      if Self.harmlessFormerValues[member.key]?.contains(member.value) == true { continue }
+    if let member = doubtfulKeys.first(where: { !ignored.containsExactly($0.key) }) {
       throw .unknownConfigKey(path: path, key: member.key, value: member.value.compactText)
     }
   }

@@ -54,7 +54,11 @@ public struct ServingCheck: Sendable {
   private static func text(
     _ cure: ServingTable.Cure, _ adapter: ServedAdapter, directory: String, limits: RankLimits?
   ) -> String {
-    let merge = "peft-tool merge BASE \(directory) OUT"
+    let keys = adapter.config.doubtfulKeys.map(\.key)
+    let ignoring = keys.map { " --ignore-config-key \($0)" }.joined()
+    let merge =
+      "peft-tool merge BASE \(directory) OUT\(ignoring)"
+      + (keys.isEmpty ? "" : ", if what it ignores changes no number")
     switch cure {
     case .merge:
       guard let refusal = adapter.mergeRefusal else { return merge }

@@ -51,7 +51,7 @@ public struct Validation: Sendable {
     findings.append(Finding(code: code, place: place, message: message))
   }
 
-  mutating func note(_ code: String, _ error: AdapterError) { note(code, path, error.description) }
+  mutating func note(_ code: String, _ error: AdapterError) { note(code, path, error.facts) }
 
   // MARK: Values
 

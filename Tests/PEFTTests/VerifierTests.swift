@@ -112,6 +112,29 @@ import Testing
     }
   }
 
+  // MARK: Several adapters as PEFT
+
+  private static let severalCases = ((try? FileSystem.names(in: Fixtures.path("several"))) ?? []).sorted()
+
+  private func severalVerifier(_ name: String, _ model: String, adapters: [String]) throws -> MergeVerifier {
+    let root = Fixtures.path("several/\(name)")
+    let plan = try MergePlan(base: "\(root)/base", adapters: adapters.map { MergePlan.Input("\(root)/\($0)") })
+    return try MergeVerifier(plan, model: Checkpoint(path: "\(root)/\(model)"), rounding: .peft)
+  }
+
+  /// PEFT merges them one after the other, and rounds after each.
+  @Test(arguments: severalCases, ["merged", "safe"])
+  func whatPEFTMergesOfSeveralAdaptersIsAcceptedAsPEFTs(name: String, way: String) async throws {
+    let wrong = try await severalVerifier(name, way, adapters: ["one", "two", "three"]).run().filter { !$0.agrees }
+    #expect(wrong.isEmpty, "\(wrong)")
+  }
+
+  @Test(arguments: severalCases)
+  func aMergeThatLacksOneOfSeveralAdaptersIsFoundAsPEFTToo(name: String) async throws {
+    let found = try await severalVerifier(name, "merged", adapters: ["one", "two"]).run()
+    #expect(!found.contains { $0.isMerged && $0.agrees })
+  }
+
   // MARK: Beside the tensors
 
   @Test func aDifferentConfigurationIsReported() async throws {

@@ -15,6 +15,21 @@ import Testing
     #expect(await run("validate", "/nonexistent").code == 2)
   }
 
+  /// `validate` has no flag that goes past an unknown key, and `merge` refuses such an adapter.
+  @Test func anUnknownKeyIsFoundWithoutARemedyThatTheCommandLacks() async throws {
+    let scratch = try ScratchDirectory()
+    let source = Fixtures.path("rounding/loha-bf16/adapter")
+    try FileSystem.makeDirectory(scratch("adapter"))
+    var config = try JSONValue(contentsOf: "\(source)/adapter_config.json")
+    config["odd_scale"] = .integer(3)
+    try overwrite(scratch("adapter/adapter_config.json"), config.compactText)
+    try overwrite(scratch("adapter/adapter_model.safetensors"), contents("\(source)/adapter_model.safetensors"))
+    let found = await run("validate", scratch("adapter"))
+    #expect(found.code == 1 && found.output.contains("'odd_scale'") && !found.output.contains("MergeOptions"))
+    let served = await run("inspect", scratch("adapter"), "--for", "vllm")
+    #expect(served.code == 1 && served.output.contains("OUT --ignore-config-key odd_scale, if"))
+  }
+
   @Test func controlCharactersFromFilesAreEscaped() async throws {
     let answer = await run("inspect", "/nonexistent/\u{1B}[31mred\u{7}")
     #expect(answer.code == 2 && !answer.error.contains("\u{1B}") && !answer.error.contains("\u{7}"))
