@@ -17,6 +17,10 @@ public enum Interruption {
   /// block nothing before this program's first line.
   private static let writeEnd = Atomic<Int32>(-1)
   private static let received = Atomic<Int32>(0)
+  /// How many parts of the work will end by themselves after a signal, however long that takes.
+  private static let patient = Atomic<Int>(0)
+  /// Milliseconds that other work has to end by itself.
+  private static let grace: Int32 = 2000
 
   /// The exit code of a task that returned `code`: the shell's for a signal, if one came and the task failed.
   public static func exitCode(_ code: Int32) -> Int32 {
@@ -24,7 +28,15 @@ public enum Interruption {
     return code == 2 && number != 0 ? 128 + number : code
   }
 
-  /// Cancels the task on the first signal; ends the process on the second.
+  /// Runs work that looks for cancellation and then saves what it has: a signal waits for it, a second one does not.
+  static func patiently<Result>(_ work: () throws -> Result) rethrows -> Result {
+    patient.add(1, ordering: .relaxed)
+    defer { patient.subtract(1, ordering: .relaxed) }
+    return try work()
+  }
+
+  /// Cancels the task on the first signal. Ends the process on the second, or two seconds after the first if the work
+  /// has not ended by then and is not `patiently` waited for: what was being written has a name that the next run removes.
   public static func cancel(_ task: Task<Int32, Never>) {
     var ends: [Int32] = [-1, -1]
     guard pipe(&ends) == 0 else { return }
@@ -53,7 +65,12 @@ public enum Interruption {
     while read(target.readEnd, &number, 1) != 1 {}
     received.store(Int32(number), ordering: .relaxed)
     target.task.cancel()
-    while read(target.readEnd, &number, 1) != 1 {}
+    var end = pollfd(fd: target.readEnd, events: Int16(POLLIN), revents: 0)
+    while true {
+      let count = poll(&end, 1, grace)
+      if count == 0, patient.load(ordering: .relaxed) == 0 { break }
+      if count > 0, read(target.readEnd, &number, 1) == 1 { break }
+    }
     _exit(128 + Int32(number))
   }
 }

@@ -99,14 +99,16 @@ extension CommandTable {
   if let before { console.note("evaluation before: loss \(fixed(before.loss, 4))") }
   let log = try invocation.value("log").map { try TrainingLog(path: $0, goingOnFrom: trainer.step) }
   let lines = TrainingLines(console, first: trainer.step, steps: trainer.steps)
-  try run.run { event in
-    try log?.add(event)
-    lines.show(event)
-    return !Task.isCancelled
+  try Interruption.patiently {
+    try run.run { event in
+      try log?.add(event)
+      lines.show(event)
+      return !Task.isCancelled
+    }
   }
   lines.finish()
   let after = held.map { trainer.evaluate($0.records) }
-  try run.finish()
+  try Interruption.patiently { try run.finish() }
   if invocation.has("json") {
     var answer: [JSONValue.Member] = [
       .init("steps", .integer(trainer.steps)), .init("loss", .number(lines.loss)),

@@ -168,8 +168,13 @@ public enum FileSystem {
   }
 
   /// A file's text, which must be UTF-8 to be parsed later; invalid bytes become replacement characters.
-  public static func text(_ path: String) throws(TensorFileError) -> String {
+  ///
+  /// - Parameter limit: bytes that the file may have; a gibibyte if not given.
+  /// Throws `.system`, `.notAFile`, and `.textTooLarge` before any of it is read.
+  public static func text(_ path: String, limit: Int = 1 << 30) throws(TensorFileError) -> String {
     let file = try File.open(reading: path)
-    return String(decoding: try file.bytes(0..<file.byteCount()), as: UTF8.self)
+    let count = try file.byteCount()
+    guard count <= limit else { throw .textTooLarge(path: path, byteCount: count, limit: limit) }
+    return String(decoding: try file.bytes(0..<count), as: UTF8.self)
   }
 }

@@ -90,6 +90,8 @@ extension TensorFileError: CustomStringConvertible {
     case .notAFile(let path): "\(path): not a regular file."
     case .jsonTooLarge(let path, let count, let limit):
       "\(path): \(count) bytes; at most \(limit) are read as JSON. This is not a configuration or an index."
+    case .textTooLarge(let path, let count, let limit):
+      "\(path): \(count) bytes; at most \(limit) are read as such a text. Check the file, or divide it."
     case .outputOverlapsInput(let output, let input):
       "\(output): the output may not be, contain or lie inside the input \(input). Choose another output."
     case .noSpace(let path, let needed, let available):

@@ -88,6 +88,8 @@ public enum TensorFileError: Error, Sendable, Equatable {
   case linkOutside(path: String, target: String)
   /// A JSON file is larger than any configuration or index.
   case jsonTooLarge(path: String, byteCount: Int, limit: Int)
+  /// A file of text is larger than what is read at once.
+  case textTooLarge(path: String, byteCount: Int, limit: Int)
   /// A call failed.
   case system(path: String, operation: String, code: Int32)
   /// A file ended early while being read.

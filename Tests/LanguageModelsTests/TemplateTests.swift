@@ -81,6 +81,14 @@ import Testing
     "{% set s = 'ab ' * 1000000 %}{% for a in range(100000) %}{{ s[a:][0] }}{% endfor %}",
     "{% set s = 'a' * 1000000 %}{% for a in range(100000) %}{{ (s + 'b') in (s * 2) }}{% endfor %}",
     "{{ ('a' * 1000000).replace('', 'b' * 1000000) }}", "{{ ('a' * 100000).replace('a', 'b' * 100000) }}",
+    "{{ ('a\\n' * 100000) | indent(1000000) }}", "{{ ('a\\n' * 100000) | indent(1000000, true, true) }}",
+    "{{ range(100) | list | tojson(indent=1000000) }}", "{{ range(100) | join('a' * 1000000) }}",
+    "{{ '%1000000d%1000000d' * 50 % ((1,) * 100) }}", "{{ ('{:1000000}' * 100).format(*range(100)) }}",
+    "{{ ('x' * 4000000) | replace('x', 'aaaaaaaa') }}", "{{ ('\\x01' * 6000000) | tojson }}",
+    "{{ [('\\x01' * 6000000)] }}", "{{ ('&' * 12000000) | escape }}",
+    "{{ ('a ' * 500000) | wordwrap(1, true, 'b' * 1000) }}",
+    "{{ ('\\t' * 1000).expandtabs(100000) }}",
+    "{% macro m() %}{{ 'a' * 1000 }}{% endmacro %}{% set a = 'a' * 1000000 %}{{ a\(String(repeating: " ~ m() ~ a", count: 100)) }}",
     "{{ 'a' * 9223372036854775807 }}", "{{ 'a'.center(9223372036854775807) }}", "{{ '%999999999d' | format(1) }}",
     "{{ '{:999999999}'.format(1) }}", "{{ 'a' | indent(9223372036854775807) }}",
     "{{ [1] | batch(99999999999, 0) | list }}",
@@ -104,6 +112,16 @@ import Testing
     String(repeating: "{% macro m() %}", count: 9000), "{{ 1 if \(String(repeating: "1 if 1 else ", count: 9000)) }}",
     String(repeating: "x", count: 2 << 20),
   ]
+
+  /// Much work in one statement, of which little is alive at a time.
+  @Test func whatAStatementHasDoneWithIsNotCounted() throws {
+    #expect(
+      try render("{% set a = 'a' * 200000 %}{{ (a\(String(repeating: " | upper | lower", count: 30))) | length }}")
+        == "200000")
+    #expect(try render("{{ ('ab' * 200000\(String(repeating: " + 'x'", count: 100))) | length }}") == "400100")
+    #expect(try render("{{ ((range(10000) | list | string) + (range(10000) | list | tojson)) | length }}") == "117780")
+    #expect(try render("{{ (range(3000) | join('a' * 1000)) | length }}") == "3009890")
+  }
 
   @Test(arguments: bombs)
   func aTemplateThatWouldRunAwayEndsInAnError(source: String) throws {

@@ -190,6 +190,27 @@ func built(_ name: String) -> URL {
     #expect(process.terminationStatus == 0 ? names == ["out"] : names.isEmpty)
   }
 
+  /// `perplexity` computes without looking for cancellation.
+  @Test(arguments: [[SIGTERM], [SIGINT], [SIGINT, SIGTERM]])
+  func aSignalEndsACommandThatIsBusy(signals: [Int32]) throws {
+    let scratch = try ScratchDirectory()
+    try overwrite(scratch("text"), String(repeating: "The quick brown fox. ", count: 100_000))
+    let process = Process()
+    process.executableURL = built("peft-tool")
+    process.arguments = ["perplexity", Fixtures.path("running/chat"), scratch("text")]
+    process.standardOutput = FileHandle.nullDevice
+    process.standardError = FileHandle.nullDevice
+    try process.run()
+    usleep(300_000)
+    for signal in signals {
+      kill(process.processIdentifier, signal)
+      usleep(50_000)
+    }
+    process.waitUntilExit()
+    #expect(process.terminationReason == .exit)
+    #expect(process.terminationStatus == 128 + signals[signals.count - 1])
+  }
+
   /// A run of training whose steps take a while, and the words that begin it.
   private func training(_ scratch: ScratchDirectory, _ output: String) throws -> [String] {
     if FileSystem.kind(scratch("config.json")) == nil {

@@ -56,7 +56,11 @@ public struct ChatTemplate {
     }
     let named = settings["chat_template"]?.elements ?? []
     func text(_ path: String?, _ name: String) throws(ModelError) -> (path: String, text: String)? {
-      if let path { return (path, try asModelError { () throws(TensorFileError) in try FileSystem.text(path) }) }
+      if let path {
+        return try asModelError { () throws(TensorFileError) in
+          (path, try FileSystem.text(path, limit: JinjaTemplate.sourceLimit))
+        }
+      }
       let found = named.first { $0["name"]?.stringValue == name }?["template"]?.stringValue
       return found.map { (configPath, $0) }
     }

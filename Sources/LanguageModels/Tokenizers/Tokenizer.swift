@@ -31,7 +31,9 @@ public final class Tokenizer {
       throw .tokenizerMissing(path: directory)
     }
     let vocab = try asModelError { () throws(TensorFileError) in try JSONValue(contentsOf: vocabulary) }
-    let text = try asModelError { () throws(TensorFileError) in try FileSystem.text(merges) }
+    let text = try asModelError { () throws(TensorFileError) in
+      try FileSystem.text(merges, limit: JSONValue.fileLimit)
+    }
     let lines = text.split(separator: "\n").map { $0.last == "\r" ? $0.dropLast() : $0 }
     let pairs = lines.filter { !$0.hasPrefix("#version") && !$0.isEmpty }.map { JSONValue.string(String($0)) }
     let settings = try file("tokenizer_config.json").flatMap { try? JSONValue(contentsOf: $0) }

@@ -5,13 +5,13 @@ struct JinjaFailure: Error {
   init(_ reason: String) { self.reason = reason }
 }
 
-/// What one rendering may use: steps, and bytes of the values that are alive.
+/// What one rendering may use: steps, and bytes of the values that are alive or in the making.
 ///
 /// Whatever a template does is paid here before it is done, so that a hostile one ends in an error.
 final class JinjaBudget {
   /// Steps of a rendering: a second or two.
   static let stepLimit = 3_000_000
-  /// Bytes of the values alive at one time.
+  /// Bytes of the values alive or in the making at one time.
   static let byteLimit = 96 << 20
   /// Levels of lists in lists.
   static let levelLimit = 120
@@ -19,6 +19,8 @@ final class JinjaBudget {
   private let limit: Int
   private var steps = 0
   private var bytes = 0
+  /// Bytes that were paid for and are not a value yet: what a loop has made of a text so far.
+  private(set) var pending = 0
 
   /// - Parameter stepLimit: steps that may be taken.
   init(stepLimit: Int) { limit = stepLimit }
@@ -35,12 +37,14 @@ final class JinjaBudget {
   /// Counts work that was done; the next payment finds it.
   func note(_ count: Int) { steps += count / 16 }
 
-  /// Pays for bytes that are about to be made. Throws if they and what is alive are too many.
+  /// Pays for bytes that are about to be made. They are pending until `hold` or `settle`. Throws if they, what is pending
+  /// and what is alive are too many.
   func spend(bytes count: Int) throws(JinjaFailure) {
     try step(1 + count / 1024)
-    guard count <= Self.byteLimit - bytes else {
+    guard count <= Self.byteLimit - bytes - pending else {
       throw JinjaFailure("its values take more than \(Self.byteLimit >> 20) MB")
     }
+    pending += count
   }
 
   /// Pays for `count` things of `size` bytes that are about to be made.
@@ -49,8 +53,21 @@ final class JinjaBudget {
     try spend(bytes: overflow ? Int.max >> 1 : total)
   }
 
-  /// Counts the bytes of a value that is alive from now on.
-  func hold(_ count: Int) { bytes += count }
+  /// Pays for a text that a loop has made, 4096 characters at a time. `paid` are those already paid for.
+  func pay(_ paid: inout Int, of characters: Int) throws(JinjaFailure) {
+    guard characters - paid >= 4096 else { return }
+    try spend(characters - paid, of: 4)
+    paid = characters
+  }
+
+  /// Ends a statement or an operation that began with so much pending: what it paid for is alive by now, or gone.
+  func settle(_ before: Int) { pending = before }
+
+  /// Counts the bytes of a value that is alive from now on, and pending no more.
+  func hold(_ count: Int) {
+    bytes += count
+    pending = max(0, pending - count)
+  }
 
   /// Takes back what `hold` counted.
   func release(_ count: Int) { bytes -= count }

@@ -34,7 +34,7 @@ extension JinjaMachine {
       var result: [Unicode.Scalar] = []
       for (index, item) in try machine.items(of: value, for: "'join'").enumerated() {
         let text = try machine.written(try machine.follow(path, from: item))
-        try machine.budget.spend(result.count + text.count + separator.count, of: 4)
+        try machine.budget.spend(text.count + separator.count, of: 4)
         if index > 0 { result += separator }
         result += text
         try machine.budget.step()

@@ -55,7 +55,7 @@ extension JinjaMachine {
       let item: JinjaValue
       if let named { item = named } else { item = try next() }
       let part = try percentPart(item, type, spec, isMarkup: format.isMarkup)
-      try budget.spend(result.count + part.count, of: 4)
+      try budget.spend(part.count, of: 4)
       result += part
     }
     if used < values.count {
@@ -145,7 +145,7 @@ extension JinjaMachine {
           field.format = try braceFormat(field.format, arguments, &counter, level: level + 1)
         }
         let part = try formatted(value, field.format)
-        try budget.spend(result.count + part.count, of: 4)
+        try budget.spend(part.count, of: 4)
         result += part
       }
     }

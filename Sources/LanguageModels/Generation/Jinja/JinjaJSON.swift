@@ -11,17 +11,20 @@ struct JinjaJSON {
   var (comma, colon): ([Unicode.Scalar], [Unicode.Scalar]) = ([",", " "], [":", " "])
   var sortsKeys = false
   private var result: [Unicode.Scalar] = []
+  /// Characters of the result that are paid for.
+  private var paid = 0
 
   init(_ machine: JinjaMachine) { self.machine = machine }
 
   mutating func text(_ value: JinjaValue) throws(JinjaFailure) -> [Unicode.Scalar] {
-    result = []
+    (result, paid) = ([], 0)
     try write(value, level: 0)
     return result
   }
 
   private mutating func write(_ value: JinjaValue, level: Int) throws(JinjaFailure) {
     try machine.budget.step()
+    try machine.budget.pay(&paid, of: result.count)
     guard result.count <= JinjaBudget.byteLimit / 8 else { throw JinjaFailure("a text of \(result.count) characters") }
     switch value {
     case .none: result += [Unicode.Scalar]("null")
@@ -62,6 +65,7 @@ struct JinjaJSON {
   private mutating func startLine(_ level: Int) throws(JinjaFailure) {
     guard let indent else { return }
     try machine.budget.spend(indent.count * level + 1, of: 4)
+    paid += indent.count * level + 1
     result.append("\n")
     for _ in 0..<level { result += indent }
   }
@@ -81,6 +85,7 @@ struct JinjaJSON {
     try machine.budget.look(at: scalars.count)
     result.append("\"")
     for scalar in scalars {
+      try machine.budget.pay(&paid, of: result.count)
       switch scalar {
       case "\"": result += ["\\", "\""]
       case "\\": result += ["\\", "\\"]

@@ -8,7 +8,11 @@ extension JinjaMachine {
     default: break
     }
     try enter()
-    defer { leave() }
+    let pending = budget.pending
+    defer {
+      leave()
+      budget.settle(pending)
+    }
     switch expression {
     case .constant(let value): return value
     case .name(let name): return lookUp(name)
@@ -64,7 +68,7 @@ extension JinjaMachine {
     var scalars: [Unicode.Scalar] = []
     for part in parts {
       let more = try written(try evaluate(part))
-      try budget.spend(scalars.count + more.count, of: 4)
+      try budget.spend(more.count, of: 4)
       scalars += more
     }
     return try budget.text(scalars)
@@ -97,6 +101,8 @@ extension JinjaMachine {
     var value = base
     for application in applications {
       try budget.step()
+      let pending = budget.pending
+      defer { budget.settle(pending) }
       switch application {
       case .attribute(let name): value = try attribute(name, of: value)
       case .item(let index): value = try item(try evaluate(index), of: value)

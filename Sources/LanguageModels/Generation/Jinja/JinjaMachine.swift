@@ -100,7 +100,9 @@ final class JinjaMachine {
     defer { leave() }
     for node in nodes {
       try budget.step()
+      let pending = budget.pending
       let end = try run(node)
+      budget.settle(pending)
       if end != .normal { return end }
     }
     return .normal

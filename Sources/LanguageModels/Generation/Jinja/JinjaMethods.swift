@@ -169,13 +169,10 @@ extension JinjaMachine {
       return result + text[replaced...]
     }
     while count < 0 || replaced < count, let place = try find(old, in: text, from: start) {
+      try budget.spend(place - start + new.count, of: 4)
       result += text[start..<place] + new
       start = place + old.count
       replaced += 1
-      try budget.step(1 + new.count / 256)
-      guard result.count <= JinjaBudget.byteLimit / 8 else {
-        throw JinjaFailure("a text of \(result.count) characters")
-      }
     }
     return replaced == 0 ? text : result + text[start...]
   }

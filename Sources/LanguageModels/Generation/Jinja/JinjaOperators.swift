@@ -49,6 +49,8 @@ extension JinjaMachine {
 
   func binary(_ sign: String, _ a: JinjaValue, _ b: JinjaValue) throws(JinjaFailure) -> JinjaValue {
     try budget.step()
+    let pending = budget.pending
+    defer { budget.settle(pending) }
     switch (sign, a, b) {
     case ("+", .text(let x), .text(let y)):
       let isMarkup = x.isMarkup || y.isMarkup

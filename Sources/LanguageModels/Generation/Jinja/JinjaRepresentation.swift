@@ -21,7 +21,7 @@ extension JinjaMachine {
   }
 
   private func represent(_ value: JinjaValue, _ result: inout [Unicode.Scalar]) throws(JinjaFailure) {
-    try budget.spend(bytes: 64 + 4 * result.count / 256)
+    try budget.spend(bytes: 128)
     switch value {
     case .undefined: result += [Unicode.Scalar]("Undefined")
     case .none: result += [Unicode.Scalar]("None")
@@ -90,7 +90,9 @@ extension JinjaMachine {
     try budget.look(at: scalars.count)
     let quote: Unicode.Scalar = scalars.contains("'") && !scalars.contains("\"") ? "\"" : "'"
     var result = [quote]
+    var paid = 0
     for scalar in scalars {
+      try budget.pay(&paid, of: result.count)
       switch scalar {
       case quote, "\\": result += ["\\", scalar]
       case "\n": result += ["\\", "n"]
@@ -106,6 +108,7 @@ extension JinjaMachine {
         }
       }
     }
+    try budget.spend(result.count - paid, of: 4)
     return result + [quote]
   }
 
@@ -114,7 +117,9 @@ extension JinjaMachine {
     if text.isMarkup { return text.scalars }
     try budget.look(at: text.scalars.count)
     var result: [Unicode.Scalar] = []
+    var paid = 0
     for scalar in text.scalars {
+      try budget.pay(&paid, of: result.count)
       switch scalar {
       case "&": result += [Unicode.Scalar]("&amp;")
       case "<": result += [Unicode.Scalar]("&lt;")
@@ -124,6 +129,7 @@ extension JinjaMachine {
       default: result.append(scalar)
       }
     }
+    try budget.spend(result.count - paid, of: 4)
     return result
   }
 

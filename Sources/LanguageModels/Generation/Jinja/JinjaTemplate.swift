@@ -5,7 +5,7 @@ internal import TensorFiles
 /// Source: transformers `utils/chat_template_utils.py`, `_cached_compile_jinja_template`; jinja2 3.1.6.
 struct JinjaTemplate {
   /// Bytes of a template.
-  private static let sourceLimit = 1 << 20
+  static let sourceLimit = 1 << 20
 
   private let nodes: [JinjaSyntax.Node]
   /// The variables and functions that the template speaks of.

@@ -211,7 +211,7 @@ extension JinjaMachine {
       var result: [Unicode.Scalar] = []
       for (index, item) in try machine.items(of: given[0] ?? .none, for: "'join'").enumerated() {
         guard case .text(let text) = item else { throw JinjaFailure("'join' of \(item.typeName)") }
-        try machine.budget.spend(result.count + text.scalars.count + separator.count, of: 4)
+        try machine.budget.spend(text.scalars.count + separator.count, of: 4)
         if index > 0 { result += separator }
         result += text.scalars
       }

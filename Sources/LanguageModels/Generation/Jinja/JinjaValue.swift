@@ -171,12 +171,12 @@ final class JinjaNamespace {
 
 extension JinjaBudget {
   func text(_ scalars: [Unicode.Scalar], isMarkup: Bool = false) throws(JinjaFailure) -> JinjaValue {
-    try spend(scalars.count, of: 4)
+    try spend(bytes: 64 + 4 * scalars.count)
     return .text(JinjaText(scalars, isMarkup: isMarkup, budget: self))
   }
 
   func items(_ items: [JinjaValue], isGroup: Bool = false) throws(JinjaFailure) -> JinjaList {
-    try spend(items.count, of: MemoryLayout<JinjaValue>.stride)
+    try spend(bytes: 64 + items.count * MemoryLayout<JinjaValue>.stride)
     var levels = 0
     for item in items { levels = max(levels, item.levels) }
     guard levels < Self.levelLimit else { throw JinjaFailure("lists in lists of more than \(Self.levelLimit) levels") }
@@ -193,7 +193,7 @@ extension JinjaBudget {
 
   /// A later value takes the place of an earlier one with the same key.
   func dictionary(_ pairs: [JinjaDictionary.Entry]) throws(JinjaFailure) -> JinjaValue {
-    try spend(pairs.count, of: 96)
+    try spend(bytes: 128 + 96 * pairs.count)
     var entries: [JinjaDictionary.Entry] = []
     var places: [JinjaKey: Int] = [:]
     var levels = 0
