@@ -50,7 +50,7 @@ public struct AdapterInitializer: Sendable {
     let targeted = try base.targets(of: expanded)
     var byPath: [String: Target] = [:]
     for module in targeted {
-      guard module.kind != .other else {
+      guard module.kind != .other, module.shape.allSatisfy({ $0 > 0 }) else {
         throw .targetNotLinear(base: base.path, module: module.path, shape: module.shape)
       }
       if config.loraBias, module.kind == .embedding {
@@ -61,6 +61,7 @@ public struct AdapterInitializer: Sendable {
       let dtype = base.checkpoint[module.weightName]?.entry.dtype ?? .f32
       byPath[module.path] = Target(path: module.path, rank: rank, module: module, dtype: dtype)
     }
+    try Self.refuseUselessRanks(byPath.values, config, path: configPath)
     let order = base.registrationOrder(targeted.map(\.path))
     let modules = (order ?? targeted.map(\.path)).compactMap { byPath[$0] }
     var saved: [(name: String, location: Checkpoint.Location)] = []
@@ -81,6 +82,23 @@ public struct AdapterInitializer: Sendable {
     self.config = expanded
     self.base = base
     self.seed = seed
+  }
+
+  /// Refuses ranks far above what the weights can have, where they take more than a gigabyte.
+  ///
+  /// Other factors take at most a few times their weight. Throws `.configValue`.
+  private static func refuseUselessRanks(
+    _ targets: some Sequence<Target>, _ config: PeftConfig, path: String
+  ) throws(AdapterError) {
+    var bytes = 0.0
+    for target in targets where target.rank / 4 > min(target.input, target.output) {
+      bytes += 4 * Double(target.rank) * (Double(target.input) + Double(target.output))
+      guard bytes <= 0x1p30 else {
+        throw .configValue(
+          path: path, key: "r", expected: "a rank that '\(target.path)' can have, of shape \(target.module.shape)",
+          found: String(target.rank))
+      }
+    }
   }
 
   /// Throws `.notMade` for what is more than a LoRA's or DoRA's random start.

@@ -77,14 +77,13 @@ extension BaseModel {
     let others = (containers + modules.map(\.path)).filter { name in !suffixes(name).contains(where: targets.contains) }
     let taken = Set(exactly: others.flatMap(suffixes))
     var kept: [String] = []
+    var keptNames: Set<ExactName> = []
     let ordered = targets.map { (name: $0.text, suffixes: suffixes($0.text)) }
       .sorted { $0.suffixes.lexicographicallyPrecedes($1.suffixes) { $0.utf8.lexicographicallyPrecedes($1.utf8) } }
-    for (name, candidates) in ordered {
-      for suffix in candidates where !kept.containsExactly(suffix) && !taken.contains(suffix) {
-        if !kept.contains(where: { name.endsExactly(".\($0)") }) {
-          kept.append(suffix)
-          break
-        }
+    for (_, candidates) in ordered where !candidates.dropLast().contains(where: keptNames.contains) {
+      if let suffix = candidates.first(where: { !keptNames.contains($0) && !taken.contains($0) }) {
+        kept.append(suffix)
+        keptNames.insert(suffix)
       }
     }
     return !kept.isEmpty && kept.count < names.count ? kept : names
@@ -123,8 +122,10 @@ extension BaseModel {
     case nil: break
     }
     var nearest: [String] = []
-    for name in wanted {
-      for match in nearestNames(to: name, in: candidates) where !nearest.contains(match) { nearest.append(match) }
+    // Enough for a list that a person wrote; the distances to all names of a long one take hours.
+    for name in wanted.prefix(32) {
+      let matches = nearestNames(to: name, in: Array(candidates.prefix(1000)))
+      for match in matches where !nearest.contains(match) { nearest.append(match) }
     }
     return .nothingTargeted(
       base: path, targets: "target_modules \(rule.map(\.description) ?? "null")", candidates: candidates,

@@ -14,6 +14,7 @@ extension BaseModel {
   ) throws(AdapterError) -> BaseModel {
     let stack = try layerStack(configPath)
     var order: [Int] = []
+    var copies = 0
     for range in setting.elements ?? [] {
       let ends = (range.elements ?? []).compactMap(\.integerValue)
       guard ends.count == 2, ends[0] >= 0, ends[0] < ends[1], ends[1] <= stack.count else {
@@ -21,13 +22,16 @@ extension BaseModel {
           path: configPath, key: "layer_replication", expected: "ranges of the base's \(stack.count) layers",
           found: range.compactText)
       }
-      // No layer is without a tensor, so the product bounds the tensors that the copies take.
-      guard (order.count + ends[1] - ends[0]) * checkpoint.tensorCount <= Self.copyLimit else {
-        throw .configValue(
-          path: configPath, key: "layer_replication", expected: "fewer layers, of fewer tensors",
-          found: range.compactText)
+      for layer in ends[0]..<ends[1] {
+        // A number without a tensor takes a place all the same.
+        copies += max(1, stack.tensorCounts[layer] ?? 0)
+        guard copies <= Self.copyLimit else {
+          throw .configValue(
+            path: configPath, key: "layer_replication", expected: "fewer layers, of fewer tensors",
+            found: range.compactText)
+        }
+        order.append(layer)
       }
-      order += ends[0]..<ends[1]
     }
     guard !order.isEmpty else {
       throw .configValue(
@@ -46,8 +50,8 @@ extension BaseModel {
       taskType: taskType)
   }
 
-  /// Copies of layers times tensors of the base that are planned for.
-  private static let copyLimit = 1 << 24
+  /// Tensors of all copies that are planned for.
+  private static let copyLimit = 1 << 20
 
   /// The number that a part of a name spells as torch does, without sign and leading zeros; nil for one that no model reaches.
   private static func layerNumber(_ part: Substring) -> Int? {
@@ -55,8 +59,11 @@ extension BaseModel {
     return number
   }
 
-  private func layerStack(_ configPath: String) throws(AdapterError) -> (prefix: String, count: Int) {
+  private func layerStack(_ configPath: String) throws(AdapterError) -> (
+    prefix: String, count: Int, tensorCounts: [Int: Int]
+  ) {
     var counts: [ExactName: Int] = [:]
+    var tensorCounts: [Int: Int] = [:]
     for name in checkpoint.names {
       let parts = name.parts()
       guard let index = parts.indices.dropLast().first(where: { Self.layerNumber(parts[$0 + 1]) != nil }),
@@ -64,13 +71,14 @@ extension BaseModel {
       else { continue }
       let prefix = parts[...index].joined(separator: ".")
       counts[prefix] = max(counts[prefix] ?? 0, layer + 1)
+      tensorCounts[layer, default: 0] += 1
     }
     guard counts.count == 1, let stack = counts.first else {
       throw .unsupported(
         path: configPath, what: "layer_replication",
         reason: "the base has \(counts.count) stacks of layers; expected one.")
     }
-    return (stack.key.text, stack.value)
+    return (stack.key.text, stack.value, tensorCounts)
   }
 
   private static func config(_ config: JSONValue, _ order: [Int]) -> JSONValue {

@@ -114,7 +114,10 @@ extension ParameterCounter {
       // A file without a model type holds a shared weight under one of its names only.
       var names = config.savedModuleNames
       if case .names(let targets)? = expanded.targetModules { names += targets }
-      for name in names where !parameters.list.contains(where: { !$0.isBias && isPart(name, of: $0.path) }) {
+      var seen: Set<ExactName> = []
+      for name in names
+      where seen.insert(name).inserted && !parameters.list.contains(where: { !$0.isBias && isPart(name, of: $0.path) })
+      {
         throw lacksWeights("this LoRA", "the base holds no '\(name)', which may share another module's weight")
       }
     }

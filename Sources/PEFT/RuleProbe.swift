@@ -11,7 +11,7 @@ struct RuleProbe {
   /// True if it changes nothing, false if it changes something; nil where only the weight can tell.
   var isIdentity: Bool?
 
-  /// Tries the rule of one module.
+  /// Tries the rule of one module. Both answers are nil for a weight with more elements than are probed.
   ///
   /// - Parameter readsValues: false to make the rule only, which checks names and shapes.
   /// Cost: as a merge of the module; memory: a block of rows, or a weight where the rule needs all of it.
@@ -35,12 +35,17 @@ struct RuleProbe {
           shared: shared,
           shape: shape, moduleCount: 1, siblings: nil, largest: (shape.output, shape.input),
           patterns: PatternBudget()))
-      guard readsValues else { return }
+      guard readsValues, count <= Self.elementLimit(rule) else { return }
       let squares = try asAdapterError { () throws(TensorFileError) in try Self.changeSquares(rule, shape) }
       isIdentity = squares.change <= squares.weight * 0x1p-40
       if rule.isAdditive, rule.changesWeight, isWhole { norm = squares.change.squareRoot() }
       if !squares.change.isFinite { isIdentity = nil }
     }
+  }
+
+  /// Elements of a weight that is probed: small factors can stand for one that takes hours, or no memory holds.
+  private static func elementLimit(_ rule: any WeightRule) -> Int {
+    rule.needsWholeWeight || rule.changesBias ? 1 << 25 : 1 << 27
   }
 
   private static func isZero(_ part: Adapter.MethodPart, _ file: SafetensorsFile) throws(AdapterError) -> Bool {

@@ -87,6 +87,8 @@ extension ModuleRule: CustomStringConvertible {
   /// As an error names it: "target_modules q_proj, v_proj" without the key.
   public var description: String {
     switch self {
+    case .names(let names) where names.count > 100:
+      "\(names.prefix(100).joined(separator: ", ")) and \(names.count - 100) more"
     case .names(let names): names.isEmpty ? "an empty list" : names.joined(separator: ", ")
     case .pattern(let pattern): "the pattern '\(pattern)'"
     }
