@@ -19,8 +19,8 @@ public enum Interruption {
   private static let received = Atomic<Int32>(0)
   /// How many parts of the work will end by themselves after a signal, however long that takes.
   private static let patient = Atomic<Int>(0)
-  /// Milliseconds that other work has to end by itself.
-  private static let grace: Int32 = 2000
+  /// Milliseconds that other work has to end by itself and to remove what it wrote, on a busy machine too.
+  private static let grace: Int32 = 10_000
 
   /// The exit code of a task that returned `code`: the shell's for a signal, if one came and the task failed.
   public static func exitCode(_ code: Int32) -> Int32 {
@@ -35,7 +35,7 @@ public enum Interruption {
     return try work()
   }
 
-  /// Cancels the task on the first signal. Ends the process on the second, or two seconds after the first if the work
+  /// Cancels the task on the first signal. Ends the process on the second, or ten seconds after the first if the work
   /// has not ended by then and is not `patiently` waited for: what was being written has a name that the next run removes.
   public static func cancel(_ task: Task<Int32, Never>) {
     var ends: [Int32] = [-1, -1]
