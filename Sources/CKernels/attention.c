@@ -1,4 +1,4 @@
-// Attention over a cache of keys and values, and SiLU.
+// Attention over a cache of keys and values.
 #include <math.h>
 #include <stdlib.h>
 
@@ -76,16 +76,8 @@ typedef struct {
     for (size_t p = last; p < total; p++) scores[p] = 0;                                               \
   }
 
-#define SILU(name, target)                                                                              \
-  target static void name(float *x, size_t count) {                                                     \
-    _Pragma("clang fp contract(fast)") for (size_t i = 0; i < count; i++) {                             \
-      const float e = exponential(x[i] < 0 ? x[i] : -x[i]);                                             \
-      x[i] = x[i] * (x[i] < 0 ? e : 1) / (1 + e);                                                       \
-    }                                                                                                   \
-  }
-
 #define ALL(level, lanes, target) \
-  SCORES(scores_##level, lanes, target) MIX(mix_##level, lanes, target) SHARES(shares_##level, target) SILU(silu_##level, target)
+  SCORES(scores_##level, lanes, target) MIX(mix_##level, lanes, target) SHARES(shares_##level, target)
 
 ALL(generic, 8, NO_TARGET)
 #if defined(__x86_64__)
@@ -147,12 +139,4 @@ void kernels_attend(const float *queries, size_t query_stride, size_t rows, cons
   scores_generic(&s, from, to, total, scores);
   for (size_t row = 0; row < rows; row++) shares_generic(scores + row * total, to, FIRST(row), LAST(row));
   mix_generic(&s, from, to, total, scores, out);
-}
-
-void kernels_silu(float *x, size_t count) {
-#if defined(__x86_64__)
-  if (level() == 4) return silu_v4(x, count);
-  if (level() == 3) return silu_v3(x, count);
-#endif
-  silu_generic(x, count);
 }

@@ -79,12 +79,12 @@ final class Attention: Module {
       values = part(layout.projections[2], as: LinearLayer.self)(x, pass)
     }
     if let norms = layout.headNorms {
-      queries = part(norms.query, as: RMSNorm.self).normalised(queries, width: layout.width)
-      keys = part(norms.key, as: RMSNorm.self).normalised(keys, width: layout.width)
+      queries = part(norms.query, as: RMSNorm.self)(queries, width: layout.width)
+      keys = part(norms.key, as: RMSNorm.self)(keys, width: layout.width)
     }
     if let angles = pass.angles {
-      RotaryEmbedding.rotate(&queries, width: layout.width, angles)
-      RotaryEmbedding.rotate(&keys, width: layout.width, angles)
+      queries.rotate(width: layout.width, cosines: angles.cosines, sines: angles.sines)
+      keys.rotate(width: layout.width, cosines: angles.cosines, sines: angles.sines)
     }
     pass.cache.layers[index].append(keys: keys.values, values: values.values)
     let seen = pass.cache.layers[index].attend(

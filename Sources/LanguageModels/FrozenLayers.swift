@@ -97,7 +97,7 @@ extension CausalLanguageModel {
     }
     let module = { (path: String) -> Module? in self.root.module(at: path) }
     func norm(_ path: String) -> FrozenNorm? {
-      (module(path) as? Norm).map { FrozenNorm(path: path, rule: $0.rowNorm) }
+      (module(path) as? Norm).map { FrozenNorm(path: path, rule: $0.rule) }
     }
     func part(_ path: String) -> FrozenNorm {
       guard let norm = norm(path) else { preconditionFailure("no norm at \(path)") }
@@ -111,7 +111,7 @@ extension CausalLanguageModel {
       let layout = attention.layout
       let inner = layer.layout.feedForwardModule.map { "\(path).\($0)" } ?? path
       let parts = layer.layout.feedForward
-      guard let function = (module("\(inner).\(parts.function)") as? Activation)?.trainable else {
+      guard let function = (module("\(inner).\(parts.function)") as? Activation)?.kernel else {
         throw .unsupported(
           what: "the activation of \(inner)",
           reason: "training has slopes for ReLU, SiLU, GELU, its tanh forms, quick GELU and tanh.")
@@ -145,30 +145,5 @@ extension CausalLanguageModel {
       outputProjection: parts.outputProjection.map { linear($0) },
       finalNorm: parts.finalNorm.flatMap(norm), head: linear(parts.head),
       contextLength: contextLength, angles: angles)
-  }
-}
-
-extension Norm {
-  fileprivate var rowNorm: RowNorm {
-    if let norm = self as? RMSNorm {
-      return .rootMeanSquare(weight: norm.weight.vector, plus: norm.addsOne ? 1 : 0, epsilon: norm.epsilon)
-    }
-    guard let norm = self as? LayerNorm else { preconditionFailure("an unknown norm") }
-    return .centred(weight: norm.weight?.vector ?? [], bias: norm.bias?.vector ?? [], epsilon: norm.epsilon)
-  }
-}
-
-extension Activation {
-  /// The function, if training has its slope.
-  fileprivate var trainable: ActivationKernel? {
-    switch typeName {
-    case "SiLUActivation": .silu
-    case "ReLU": .relu
-    case "GELUActivation": .gelu
-    case "NewGELUActivation", "GELUTanh": .tanhGELU
-    case "QuickGELUActivation": .quickGELU
-    case "Tanh": .tanh
-    default: nil
-    }
   }
 }

@@ -86,14 +86,18 @@ public final class Embedding: Module {
 
 /// A norm of each row.
 public class Norm: Module {
-  func callAsFunction(_ x: Matrix<Float>) -> Matrix<Float> { preconditionFailure("a subclass computes") }
+  /// What the norm computes with its parameters as they are now.
+  var rule: RowNorm { preconditionFailure("a subclass has it") }
+
+  /// The norm of each stretch of `width` columns; of each row if `width` is nil.
+  func callAsFunction(_ x: Matrix<Float>, width: Int? = nil) -> Matrix<Float> { rule(x, width: width) }
 }
 
 /// x / √(mean x² + ε) · w, or · (1 + w) as Gemma has it.
 public final class RMSNorm: Norm {
-  let weight: Parameter
-  let epsilon: Float
-  let addsOne: Bool
+  private let weight: Parameter
+  private let epsilon: Float
+  private let addsOne: Bool
 
   init(_ typeName: String, _ weight: Parameter, epsilon: Double, addsOne: Bool = false) {
     self.weight = weight
@@ -102,42 +106,16 @@ public final class RMSNorm: Norm {
     super.init(typeName, details: "(\(weight.count),), eps=\(pythonNumber(epsilon))", parameters: [("weight", weight)])
   }
 
-  override func callAsFunction(_ x: Matrix<Float>) -> Matrix<Float> {
-    normalised(x, width: x.columns)
-  }
-
-  /// The norm of each piece of `width` columns.
-  func normalised(_ x: Matrix<Float>, width: Int) -> Matrix<Float> {
-    var result = x
-    let factors = addsOne ? weight.vector.map { $0 + 1 } : weight.vector
-    let (columns, epsilon) = (x.columns, epsilon)
-    result.values.withUnsafeMutableBufferPointer { values in
-      factors.withUnsafeBufferPointer { factors in
-        // Soundness: each task changes its own row.
-        nonisolated(unsafe) let (values, factors) = (values, factors)
-        Parallel.forEach(x.rows) { row in
-          for start in stride(from: row * columns, to: (row + 1) * columns, by: width) {
-            var sums = SIMD8<Float>()
-            for index in stride(from: 0, to: width & ~7, by: 8) {
-              for lane in 0..<8 { sums[lane] += values[start + index + lane] * values[start + index + lane] }
-            }
-            var sum = sums.sum()
-            for index in width & ~7..<width { sum += values[start + index] * values[start + index] }
-            let factor = 1 / (sum / Float(width) + epsilon).squareRoot()
-            for index in 0..<width { values[start + index] *= factor * factors[index] }
-          }
-        }
-      }
-    }
-    return result
+  override var rule: RowNorm {
+    .rootMeanSquare(weight: weight.vector, plus: addsOne ? 1 : 0, epsilon: epsilon)
   }
 }
 
 /// (x - mean) / √(variance + ε) · w + b.
 public final class LayerNorm: Norm {
-  let weight: Parameter?
-  let bias: Parameter?
-  let epsilon: Float
+  private let weight: Parameter?
+  private let bias: Parameter?
+  private let epsilon: Float
 
   init(_ weight: Parameter?, _ bias: Parameter?, width: Int, epsilon: Double) {
     self.weight = weight
@@ -151,31 +129,14 @@ public final class LayerNorm: Norm {
       parameters: (weight.map { [("weight", $0)] } ?? []) + (bias.map { [("bias", $0)] } ?? []))
   }
 
-  override func callAsFunction(_ x: Matrix<Float>) -> Matrix<Float> {
-    var result = x
-    let (factors, shifts) = (weight?.vector, bias?.vector)
-    result.values.withUnsafeMutableBufferPointer { values in
-      for start in stride(from: 0, to: values.count, by: x.columns) {
-        var sum: Float = 0
-        for index in start..<start + x.columns { sum += values[index] }
-        let mean = sum / Float(x.columns)
-        var squares: Float = 0
-        for index in start..<start + x.columns { squares += (values[index] - mean) * (values[index] - mean) }
-        let factor = 1 / (squares / Float(x.columns) + epsilon).squareRoot()
-        for index in 0..<x.columns {
-          let scaled = (values[start + index] - mean) * factor
-          values[start + index] = scaled * (factors?[index] ?? 1) + (shifts?[index] ?? 0)
-        }
-      }
-    }
-    return result
+  override var rule: RowNorm {
+    .centred(weight: weight?.vector ?? [], bias: bias?.vector ?? [], epsilon: epsilon)
   }
 }
 
 /// A function of each element.
 public final class Activation: Module {
-  /// Nil for SiLU, which has a kernel of its own.
-  private let function: (@Sendable (Float) -> Float)?
+  private let function: ActivationFunction
 
   /// The function that a key of config.json names, or `fallback`; `meaning` turns a name into the one that is meant.
   ///
@@ -189,17 +150,21 @@ public final class Activation: Module {
         path: config.path, key: key, expected: "one of \(ActivationFunction.fixedNames.joined(separator: ", "))",
         found: "\"\(name)\"")
     }
-    function = ["silu", "swish"].contains(name) ? nil : found.single
+    function = found
     super.init(found.typeName, details: found.details)
   }
 
+  /// The function's kernel, which training needs; nil if there is none.
+  var kernel: ActivationKernel? { function.kernel }
+
   func callAsFunction(_ x: Matrix<Float>) -> Matrix<Float> {
     var result = x
-    guard let function else {
-      applySiLU(&result)
+    // Tanh and erf are libm's here, as torch has them; SiLU's kernel is as exact.
+    if kernel == .silu {
+      ActivationKernel.silu.apply(to: &result)
       return result
     }
-    let columns = x.columns
+    let (columns, function) = (x.columns, function.single)
     result.values.withUnsafeMutableBufferPointer { values in
       // Soundness: each task changes its own row.
       nonisolated(unsafe) let values = values

@@ -85,29 +85,4 @@ final class RotaryEmbedding: Module {
     }
     return (cosines, sines)
   }
-
-  /// Turns each head's first half against its second. Source: transformers `apply_rotary_pos_emb`.
-  static func rotate(_ x: inout Matrix<Float>, width: Int, _ angles: (cosines: [Float], sines: [Float])) {
-    let half = width / 2
-    let columns = x.columns
-    let rows = x.rows
-    x.values.withUnsafeMutableBufferPointer { values in
-      angles.cosines.withUnsafeBufferPointer { cosines in
-        angles.sines.withUnsafeBufferPointer { sines in
-          // Soundness: each task changes its own row.
-          nonisolated(unsafe) let (values, cosines, sines) = (values, cosines, sines)
-          Parallel.forEach(rows) { token in
-            for head in stride(from: token * columns, to: (token + 1) * columns, by: width) {
-              for pair in 0..<half {
-                let (cosine, sine) = (cosines[token * half + pair], sines[token * half + pair])
-                let (a, b) = (values[head + pair], values[head + half + pair])
-                values[head + pair] = a * cosine - b * sine
-                values[head + half + pair] = b * cosine + a * sine
-              }
-            }
-          }
-        }
-      }
-    }
-  }
 }

@@ -68,17 +68,6 @@ public struct KeyValues: Sendable {
   }
 }
 
-/// x / (1 + e⁻ˣ) of each element.
-public func applySiLU(_ x: inout Matrix<Float>) {
-  let columns = x.columns
-  x.values.withUnsafeMutableBufferPointer { values in
-    guard let base = values.baseAddress else { return }
-    // Soundness: each task changes its own row.
-    nonisolated(unsafe) let pointer = base
-    Parallel.forEach(x.rows) { row in kernels_silu(pointer + row * columns, columns) }
-  }
-}
-
 /// Loops over the machine's cores, or as many threads as PEFT_THREADS says.
 public enum Parallel {
   /// Threads that take part.

@@ -13,9 +13,30 @@ public enum RowNorm: Sendable {
   public func callAsFunction(_ x: LentMatrix, width: Int? = nil, in workspace: Workspace) -> LentMatrix {
     let y = workspace.matrix(x.rows, x.columns)
     let width = width ?? x.columns
-    nonisolated(unsafe) let (from, to) = (x.pointer, y.pointer)
-    check(width, x)
-    Parallel.forEachPiece(of: x.count / max(1, width), size: Self.pieceRows) { start, count in
+    check(width, columns: x.columns)
+    compute(x.pointer, y.pointer, count: x.count, width: width)
+    return y
+  }
+
+  /// The same for a matrix of its own memory.
+  public func callAsFunction(_ x: Matrix<Float>, width: Int? = nil) -> Matrix<Float> {
+    var y = x
+    let width = width ?? x.columns
+    guard !x.values.isEmpty else { return y }
+    check(width, columns: x.columns)
+    y.values.withUnsafeMutableBufferPointer { values in
+      if let base = values.baseAddress { compute(base, base, count: values.count, width: width) }
+    }
+    return y
+  }
+
+  /// `from` may be `to`: a row's sums are taken before the row is written.
+  private func compute(
+    _ from: UnsafePointer<Float>, _ to: UnsafeMutablePointer<Float>, count: Int, width: Int
+  ) {
+    // Soundness: each task reads and writes its own rows, and `check` holds the widths.
+    nonisolated(unsafe) let (from, to) = (from, to)
+    Parallel.forEachPiece(of: count / max(1, width), size: Self.pieceRows) { start, count in
       let place = start * width
       switch self {
       case .rootMeanSquare(let weight, let plus, let epsilon):
@@ -26,7 +47,6 @@ public enum RowNorm: Sendable {
         }
       }
     }
-    return y
   }
 
   /// Adds to `gradient` what `g`, the gradient of the norm of x, means for x.
@@ -34,7 +54,7 @@ public enum RowNorm: Sendable {
     let width = width ?? x.columns
     precondition(g.count == x.count && gradient.count == x.count, "extents differ")
     nonisolated(unsafe) let (from, above, to) = (x.pointer, g.pointer, gradient.pointer)
-    check(width, x)
+    check(width, columns: x.columns)
     Parallel.forEachPiece(of: x.count / max(1, width), size: Self.pieceRows) { start, count in
       let place = start * width
       switch self {
@@ -64,8 +84,8 @@ public enum RowNorm: Sendable {
       isCentred, x.pointer, g.pointer, x.count / max(1, width), width, epsilon, weight.pointer, bias?.pointer)
   }
 
-  private func check(_ width: Int, _ x: LentMatrix) {
-    precondition(width > 0 && x.columns % width == 0, "the width does not divide the columns")
+  private func check(_ width: Int, columns: Int) {
+    precondition(width > 0 && columns % width == 0, "the width does not divide the columns")
     switch self {
     case .rootMeanSquare(let weight, _, _): precondition(weight.count == width, "the weight does not fit")
     case .centred(let weight, let bias, _):
@@ -79,7 +99,7 @@ public enum RowNorm: Sendable {
   }
 }
 
-/// A function between the products of a feed-forward part that training has a slope for.
+/// A function of each element that has a vectorised kernel, and a slope for training. The table of all functions that models name is PEFT's.
 public enum ActivationKernel: Sendable {
   case relu, silu, tanhGELU, gelu, tanh, quickGELU
 
@@ -105,6 +125,18 @@ public enum ActivationKernel: Sendable {
     return result
   }
 
+  /// f of each element of a matrix, in place.
+  public func apply(to x: inout Matrix<Float>) {
+    x.values.withUnsafeMutableBufferPointer { values in
+      guard let base = values.baseAddress else { return }
+      // Soundness: each task changes its own piece.
+      nonisolated(unsafe) let pointer = base
+      Parallel.forEachPiece(of: values.count, size: 1 << 12) { start, count in
+        kernels_activate(kind, pointer + start, nil, pointer + start, count)
+      }
+    }
+  }
+
   /// Puts the gradients of a and b in their places; g is the gradient of f(a) · b. Traps if the extents differ.
   public func replaceByGradients(_ a: LentMatrix, _ b: LentMatrix?, _ g: LentMatrix) {
     precondition(g.count == a.count && (b == nil || b?.count == a.count), "extents differ")
@@ -115,23 +147,46 @@ public enum ActivationKernel: Sendable {
   }
 }
 
+/// Turns of heads' halves against each other by the angles of each row's position.
+///
+/// Source: transformers `apply_rotary_pos_emb`.
+private func rotateRows(
+  _ values: UnsafeMutablePointer<Float>, rows: Int, columns: Int, width: Int, cosines: [Float], sines: [Float],
+  back: Bool
+) {
+  let half = width / 2
+  precondition(width > 0 && columns % width == 0 && cosines.count == rows * half && sines.count == rows * half)
+  // Soundness: each task changes its own row; extents were checked above.
+  nonisolated(unsafe) let to = values
+  cosines.withUnsafeBufferPointer { cosines in
+    sines.withUnsafeBufferPointer { sines in
+      nonisolated(unsafe) let (c, s) = (cosines, sines)
+      Parallel.forEach(rows) { row in
+        guard let c = c.baseAddress, let s = s.baseAddress else { return }
+        kernels_rotate(to + row * columns, columns, width, c + row * half, s + row * half, back ? -1 : 1)
+      }
+    }
+  }
+}
+
 extension LentMatrix {
   /// Turns each head's first half against its second by the angles of each row's position, or back.
   ///
   /// - Parameter cosines: `[rows, width / 2]`, as are the sines.
   public func rotate(width: Int, cosines: [Float], sines: [Float], back: Bool = false) {
-    let half = width / 2
-    precondition(width > 0 && columns % width == 0 && cosines.count == rows * half && sines.count == rows * half)
-    nonisolated(unsafe) let to = pointer
-    let columns = columns
-    cosines.withUnsafeBufferPointer { cosines in
-      sines.withUnsafeBufferPointer { sines in
-        nonisolated(unsafe) let (c, s) = (cosines, sines)
-        Parallel.forEach(rows) { row in
-          guard let c = c.baseAddress, let s = s.baseAddress else { return }
-          kernels_rotate(to + row * columns, columns, width, c + row * half, s + row * half, back ? -1 : 1)
-        }
-      }
+    rotateRows(pointer, rows: rows, columns: columns, width: width, cosines: cosines, sines: sines, back: back)
+  }
+}
+
+extension Matrix<Float> {
+  /// Turns each head's first half against its second by the angles of each row's position.
+  ///
+  /// - Parameter cosines: `[rows, width / 2]`, as are the sines.
+  public mutating func rotate(width: Int, cosines: [Float], sines: [Float]) {
+    let (rows, columns) = (rows, columns)
+    values.withUnsafeMutableBufferPointer { values in
+      guard let base = values.baseAddress else { return }
+      rotateRows(base, rows: rows, columns: columns, width: width, cosines: cosines, sines: sines, back: false)
     }
   }
 }

@@ -242,7 +242,7 @@ import Testing
   @Test func siluIsTheDefinition() {
     let values = (0...4000).map { Float($0 - 2000) / 20 }
     var x = Matrix(rows: 1, columns: values.count, values: values)
-    applySiLU(&x)
+    ActivationKernel.silu.apply(to: &x)
     for (value, found) in zip(values, x.values) {
       let wanted = Double(value) / (1 + exp(-Double(value)))
       #expect(abs(Double(found) - wanted) <= 4e-7 * max(abs(wanted), 1e-3))

@@ -86,9 +86,6 @@ void kernels_attend(const float *queries, size_t query_stride, size_t rows, cons
                     size_t stride, size_t width, size_t before, size_t total, size_t window, float scale,
                     float *scores, float *out);
 
-/// x / (1 + e^-x), in place.
-void kernels_silu(float *x, size_t count);
-
 // Norms of rows of `width`: y = x / sqrt(mean x^2 + epsilon) * (w + plus), or (x - mean) / sqrt(variance + epsilon) * w + b, where w and
 // b may be null. The gradients add to dx what g, the gradient of y, means for x.
 void kernels_rms_norm(const float *x, const float *w, float plus, size_t rows, size_t width, float epsilon, float *y);

@@ -1,4 +1,5 @@
 internal import Glibc
+package import TensorMath
 
 /// A function of each element, by transformers' name: the one table of what a model's configuration and an adapter's may name.
 ///
@@ -10,44 +11,49 @@ package struct ActivationFunction: Sendable {
   package let details: String
   /// True if a module of a model learns parameters of its own, which a checkpoint holds. PEFT's adapters use it as it is when new.
   package let isLearnt: Bool
+  /// The kernel that computes it and its slope, where there is one.
+  package let kernel: ActivationKernel?
   package let single: @Sendable (Float) -> Float
   package let double: @Sendable (Double) -> Double
 
   private init(
-    _ typeName: String, details: String = "", isLearnt: Bool = false, _ single: @escaping @Sendable (Float) -> Float,
+    _ typeName: String, details: String = "", isLearnt: Bool = false, kernel: ActivationKernel? = nil,
+    _ single: @escaping @Sendable (Float) -> Float,
     _ double: @escaping @Sendable (Double) -> Double
   ) {
     self.typeName = typeName
     self.details = details
     self.isLearnt = isLearnt
+    self.kernel = kernel
     self.single = single
     self.double = double
   }
 
   private static let table: [String: ActivationFunction] = [
-    "gelu": ActivationFunction("GELUActivation", gelu, gelu),
+    "gelu": ActivationFunction("GELUActivation", kernel: .gelu, gelu, gelu),
     "gelu_10": ActivationFunction("ClippedGELUActivation", clippedGELU, clippedGELU),
-    "gelu_accurate": ActivationFunction("AccurateGELUActivation", tanhGELU, tanhGELU),
+    "gelu_accurate": ActivationFunction("AccurateGELUActivation", kernel: .tanhGELU, tanhGELU, tanhGELU),
     "gelu_fast": ActivationFunction("FastGELUActivation", fastGELU, fastGELU),
-    "gelu_new": ActivationFunction("NewGELUActivation", tanhGELU, tanhGELU),
-    "gelu_python": ActivationFunction("GELUActivation", gelu, gelu),
-    "gelu_python_tanh": ActivationFunction("GELUTanh", tanhGELU, tanhGELU),
-    "gelu_pytorch_tanh": ActivationFunction("GELUTanh", tanhGELU, tanhGELU),
+    "gelu_new": ActivationFunction("NewGELUActivation", kernel: .tanhGELU, tanhGELU, tanhGELU),
+    "gelu_python": ActivationFunction("GELUActivation", kernel: .gelu, gelu, gelu),
+    "gelu_python_tanh": ActivationFunction("GELUTanh", kernel: .tanhGELU, tanhGELU, tanhGELU),
+    "gelu_pytorch_tanh": ActivationFunction("GELUTanh", kernel: .tanhGELU, tanhGELU, tanhGELU),
     "hardswish": ActivationFunction("Hardswish", hardSwish, hardSwish),
     "laplace": ActivationFunction("LaplaceActivation", laplace, laplace),
     "leaky_relu": ActivationFunction("LeakyReLU", details: "negative_slope=0.01", leakyReLU, leakyReLU),
     "linear": ActivationFunction("LinearActivation", { $0 }, { $0 }),
     "mish": ActivationFunction("MishActivation", mish, mish),
     "prelu": ActivationFunction("PReLU", details: "num_parameters=1", isLearnt: true, freshPReLU, freshPReLU),
-    "quick_gelu": ActivationFunction("QuickGELUActivation", quickGELU, quickGELU),
-    "relu": ActivationFunction("ReLU", relu, relu),
+    "quick_gelu": ActivationFunction("QuickGELUActivation", kernel: .quickGELU, quickGELU, quickGELU),
+    "relu": ActivationFunction("ReLU", kernel: .relu, relu, relu),
     "relu2": ActivationFunction("ReLUSquaredActivation", squaredReLU, squaredReLU),
     "relu6": ActivationFunction("ReLU6", relu6, relu6),
     "sigmoid": ActivationFunction("Sigmoid", sigmoid, sigmoid),
-    "silu": ActivationFunction("SiLUActivation", silu, silu),
+    "silu": ActivationFunction("SiLUActivation", kernel: .silu, silu, silu),
     "sqrtsoftplus": ActivationFunction("SqrtSoftplusActivation", rootSoftplus, rootSoftplus),
-    "swish": ActivationFunction("SiLU", silu, silu),
-    "tanh": ActivationFunction("Tanh", { Float.hyperbolicTangent($0) }, { Double.hyperbolicTangent($0) }),
+    "swish": ActivationFunction("SiLU", kernel: .silu, silu, silu),
+    "tanh": ActivationFunction(
+      "Tanh", kernel: .tanh, { Float.hyperbolicTangent($0) }, { Double.hyperbolicTangent($0) }),
     "xielu": ActivationFunction("XIELUActivation", isLearnt: true, freshXIELU, freshXIELU),
   ]
 
