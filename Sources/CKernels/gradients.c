@@ -9,13 +9,16 @@
 
 #define FAST _Pragma("clang fp contract(fast) reassociate(on)")
 
+// Before a loop whose result may stand where its input stood: elements depend on those of their own place alone.
+#define IN_PLACE _Pragma("clang loop vectorize(assume_safety)")
+
 DISPATCHED void kernels_rms_norm(const float *x, const float *w, float plus, size_t rows, size_t width, float epsilon,
                                  float *y) {
   FAST for (size_t i = 0; i < rows; i++, x += width, y += width) {
     float squares = 0;
     for (size_t j = 0; j < width; j++) squares += x[j] * x[j];
     const float factor = 1 / sqrtf(squares / (float)width + epsilon);
-    for (size_t j = 0; j < width; j++) y[j] = x[j] * factor * (w[j] + plus);
+    IN_PLACE for (size_t j = 0; j < width; j++) y[j] = x[j] * factor * (w[j] + plus);
   }
 }
 
@@ -41,7 +44,7 @@ DISPATCHED void kernels_layer_norm(const float *x, const float *w, const float *
     const float mean = sum / (float)width;
     for (size_t j = 0; j < width; j++) squares += (x[j] - mean) * (x[j] - mean);
     const float factor = 1 / sqrtf(squares / (float)width + epsilon);
-    for (size_t j = 0; j < width; j++) y[j] = (x[j] - mean) * factor * (w ? w[j] : 1) + (b ? b[j] : 0);
+    IN_PLACE for (size_t j = 0; j < width; j++) y[j] = (x[j] - mean) * factor * (w ? w[j] : 1) + (b ? b[j] : 0);
   }
 }
 
@@ -138,34 +141,47 @@ ELEMENT float slope_of(int kind, float x) {
   }
 }
 
-// A loop of its own for each function: a switch inside would keep it from being vectorised.
-#define EACH(kind, loop)                                                 \
-  switch (kind) {                                                        \
-    case kernels_silu_function: { enum { k = kernels_silu_function }; loop } break;             \
-    case kernels_tanh_gelu_function: { enum { k = kernels_tanh_gelu_function }; loop } break;   \
-    case kernels_gelu_function: { enum { k = kernels_gelu_function }; loop } break;             \
-    case kernels_tanh_function: { enum { k = kernels_tanh_function }; loop } break;             \
-    case kernels_quick_gelu_function: { enum { k = kernels_quick_gelu_function }; loop } break; \
-    default: { enum { k = kernels_relu_function }; loop } break;                                \
+// A loop of its own for each function: a switch inside would keep it from being vectorised, as erf does. `hint` stands before
+// the others.
+#define EACH(kind, hint, loop)                                                                       \
+  switch (kind) {                                                                                    \
+    case kernels_silu_function: { enum { k = kernels_silu_function }; hint loop } break;             \
+    case kernels_tanh_gelu_function: { enum { k = kernels_tanh_gelu_function }; hint loop } break;   \
+    case kernels_gelu_function: { enum { k = kernels_gelu_function }; loop } break;                  \
+    case kernels_tanh_function: { enum { k = kernels_tanh_function }; hint loop } break;             \
+    case kernels_quick_gelu_function: { enum { k = kernels_quick_gelu_function }; hint loop } break; \
+    default: { enum { k = kernels_relu_function }; hint loop } break;                                \
   }
 
 DISPATCHED void kernels_activate(int kind, const float *a, const float *b, float *out, size_t count) {
-  FAST if (b) EACH(kind, for (size_t i = 0; i < count; i++) out[i] = value_of(k, a[i]) * b[i];)
-  else EACH(kind, for (size_t i = 0; i < count; i++) out[i] = value_of(k, a[i]);)
+  FAST if (b) EACH(kind, IN_PLACE, for (size_t i = 0; i < count; i++) out[i] = value_of(k, a[i]) * b[i];)
+  else EACH(kind, IN_PLACE, for (size_t i = 0; i < count; i++) out[i] = value_of(k, a[i]);)
 }
 
 DISPATCHED void kernels_activate_gradient(int kind, const float *g, float *a, float *b, size_t count) {
-  FAST if (b) EACH(kind, for (size_t i = 0; i < count; i++) {
+  FAST if (b) EACH(kind, , for (size_t i = 0; i < count; i++) {
     const float x = a[i];
     a[i] = g[i] * b[i] * slope_of(k, x);
     b[i] = g[i] * value_of(k, x);
   })
-  else EACH(kind, for (size_t i = 0; i < count; i++) a[i] = g[i] * slope_of(k, a[i]);)
+  else EACH(kind, , for (size_t i = 0; i < count; i++) a[i] = g[i] * slope_of(k, a[i]);)
+}
+
+// The greatest of a row, in lanes of their own: a comparison is no sum that the compiler may reorder.
+ELEMENT float greatest_of(const float *x, size_t count) {
+  float lanes[16], greatest = -INFINITY;
+  for (int k = 0; k < 16; k++) lanes[k] = -INFINITY;
+  size_t i = 0;
+  for (; i + 16 <= count; i += 16)
+    for (int k = 0; k < 16; k++) lanes[k] = x[i + k] > lanes[k] ? x[i + k] : lanes[k];
+  for (; i < count; i++) greatest = x[i] > greatest ? x[i] : greatest;
+  for (int k = 0; k < 16; k++) greatest = lanes[k] > greatest ? lanes[k] : greatest;
+  return greatest;
 }
 
 DISPATCHED void kernels_softmax(float *x, size_t count) {
-  FAST float greatest = -INFINITY, sum = 0;
-  for (size_t i = 0; i < count; i++) greatest = x[i] > greatest ? x[i] : greatest;
+  FAST const float greatest = greatest_of(x, count);
+  float sum = 0;
   for (size_t i = 0; i < count; i++) {
     x[i] = exponential(x[i] - greatest);
     sum += x[i];
@@ -181,8 +197,7 @@ DISPATCHED void kernels_softmax_gradient(const float *p, float *dp, float scale,
 }
 
 DISPATCHED double kernels_cross_entropy(float *logits, size_t count, size_t target, float smoothing, float share) {
-  FAST float greatest = -INFINITY;
-  for (size_t i = 0; i < count; i++) greatest = logits[i] > greatest ? logits[i] : greatest;
+  FAST const float greatest = greatest_of(logits, count);
   double all = 0, total = 0;
   const float aimed = logits[target];
   // Partial sums of one stretch in f32, of all in f64.
