@@ -286,7 +286,9 @@ enum CommandTable {
       run: generateCommand),
     Command(
       name: "perplexity", summary: "say how well a model foretells a text",
-      operands: [modelOperand, Operand(name: "FILE", summary: "text in UTF-8")],
+      operands: [
+        modelOperand, Operand(name: "FILE", summary: "text in UTF-8, or - for standard input", mayBeInput: true),
+      ],
       flags: [
         adapterFlag,
         Flag("window", value: "N", "tokens that are read at once", default: "1024, or the model's context"),

@@ -86,6 +86,8 @@ struct Operand: Sendable {
   var isModel = false
   /// True if an adapter's weight may stand after it.
   var isWeighted = false
+  /// True if `-` stands for standard input.
+  var mayBeInput = false
   /// The words that it may be; nil for a path.
   var choice: [String]?
 
@@ -149,7 +151,7 @@ extension Command {
     for (index, word) in invocation.operands.enumerated() {
       let operand = operand(at: index, of: invocation.operands.count)
       if operand.isModel { invocation.operands[index] = try Self.located(word, hub, report) }
-      guard operand.takes == .file else { continue }
+      guard operand.takes == .file, !(operand.mayBeInput && word == "-") else { continue }
       try Self.checkPresence(invocation.operands[index], as: operand.name, isWeighted: operand.isWeighted)
     }
     for flag in flags where flag.isModel {

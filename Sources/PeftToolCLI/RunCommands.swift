@@ -64,13 +64,17 @@ private struct ModelPlaces {
   return 0
 }
 
-/// `peft-tool perplexity MODEL FILE`
+/// `peft-tool perplexity MODEL FILE`; `-` is standard input.
 @Sendable func perplexityCommand(_ invocation: Invocation, _ console: Console) async throws -> Int32 {
   let places = try ModelPlaces(invocation)
   let model = try places.load(invocation)
   let tokenizer = try places.tokenizer(for: model)
   let text: String
-  do { text = try FileSystem.text(invocation.operands[1]) } catch { throw AdapterError.file(error) }
+  if invocation.operands[1] == "-" {
+    text = try StandardInput.text()
+  } else {
+    do { text = try FileSystem.text(invocation.operands[1]) } catch { throw AdapterError.file(error) }
+  }
   let result = try model.perplexity(try tokenizer.encode(text), window: try invocation.integer("window"))
   if invocation.has("json") {
     console.json(

@@ -67,12 +67,11 @@ func built(_ name: String) -> URL {
     for name in ["config.json", "model.safetensors", "tokenizer.json"] {
       try FileSystem.copy("\(chat)/\(name)", to: scratch("model/\(name)"))
     }
-    // Long enough that the file is cut before it has been read to its end.
-    try overwrite(scratch("text"), String(repeating: "The quick brown fox jumps. ", count: 20_000))
     let process = Process()
     process.executableURL = built("peft-tool")
-    process.arguments = ["perplexity", scratch("model"), scratch("text"), "--window", "4"]
-    let (output, error) = (Pipe(), Pipe())
+    process.arguments = ["perplexity", scratch("model"), "-", "--window", "4"]
+    let (input, output, error) = (Pipe(), Pipe(), Pipe())
+    process.standardInput = input
     process.standardOutput = output
     process.standardError = error
     try process.run()
@@ -81,9 +80,13 @@ func built(_ name: String) -> URL {
       let maps = "/proc/\(process.processIdentifier)/maps"
       return (try? String(contentsOfFile: maps, encoding: .utf8))?.contains(weights) ?? false
     }
-    while process.isRunning && !isMapped() { usleep(1000) }
+    while kill(process.processIdentifier, 0) == 0 && !isMapped() { usleep(1000) }
+    #expect(isMapped())
     // Past the header, in the middle of the weights; or all of it.
     #expect(truncate(weights, how == "cut" ? 8192 : 0) == 0)
+    // The text comes after the cut, and is read after the weights were mapped.
+    try input.fileHandleForWriting.write(contentsOf: Data(String(repeating: "The quick brown fox jumps. ", count: 20).utf8))
+    try input.fileHandleForWriting.close()
     let said = String(decoding: error.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
     process.waitUntilExit()
     #expect(process.terminationReason == .exit && process.terminationStatus == 2, "\(process.terminationStatus)")
