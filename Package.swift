@@ -69,6 +69,7 @@ let package = Package(
     tests("PEFTTests", ["PEFT", "TensorFiles", "TensorMath"]),
     tests("LanguageModelsTests", ["LanguageModels", "PEFT", "TensorFiles", "TensorMath"]),
     tests("TrainingTests", ["Training", "LanguageModels", "PEFT", "TensorFiles", "TensorMath"]),
+    tests("ClientTests", ["LanguageModels", "PEFT", "TensorFiles", "TensorMath"]),
     tests("PeftToolCLITests", ["PeftToolCLI", "PEFT", "TensorFiles"]),
     tests("peft-toolTests", ["TensorFiles", "PEFT", "peft-tool", "readme-example"]),
   ],

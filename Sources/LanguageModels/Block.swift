@@ -36,20 +36,37 @@ public final class KeyValueCache {
 }
 
 /// Attention with its projections, by whatever names they have.
-final class Attention: Module {
+public final class Attention: Module {
   /// What the parts are called, and how they are computed with.
-  struct Layout {
+  public struct Layout {
     /// Queries, keys and values: three names, or one of a projection that gives all three.
-    var projections = ["q_proj", "k_proj", "v_proj"]
-    var output = "o_proj"
+    public var projections: [String]
+    public var output: String
     /// Norms of each head's queries and keys.
-    var headNorms: (query: String, key: String)?
-    var heads: Int
-    var keyHeads: Int
-    var width: Int
-    var scale: Float
+    public var headNorms: (query: String, key: String)?
+    /// Heads of queries.
+    public var heads: Int
+    /// Heads of keys and values, a divisor of `heads`.
+    public var keyHeads: Int
+    /// Features of a head.
+    public var width: Int
+    /// What products of queries and keys are multiplied by.
+    public var scale: Float
     /// Positions that a query sees; nil for all.
-    var window: Int?
+    public var window: Int?
+
+    public init(
+      projections: [String] = ["q_proj", "k_proj", "v_proj"], output: String = "o_proj", heads: Int, keyHeads: Int,
+      width: Int, scale: Float, window: Int? = nil
+    ) {
+      self.projections = projections
+      self.output = output
+      self.heads = heads
+      self.keyHeads = keyHeads
+      self.width = width
+      self.scale = scale
+      self.window = window
+    }
   }
 
   let layout: Layout
@@ -57,10 +74,13 @@ final class Attention: Module {
   /// Learnt prompts that this layer attends to besides, with their gate.
   var prompts: [AdaptionPrompt] = []
 
-  init(_ typeName: String, _ layout: Layout, index: Int, _ children: [(name: String, module: Module)]) {
+  /// - Parameters:
+  ///   - index: the layer's place, whose keys and values it uses.
+  ///   - children: the parts that the layout names, in the order in which transformers registers them.
+  public init(_ typeName: String, _ layout: Layout, index: Int, _ children: [(name: String, module: Module)]) {
     self.layout = layout
     self.index = index
-    super.init(typeName, children)
+    super.init(typeName, details: "", children)
   }
 
   func callAsFunction(_ x: Matrix<Float>, _ pass: Pass) -> Matrix<Float> {
@@ -96,11 +116,20 @@ final class Attention: Module {
 }
 
 /// Two or three linear layers around a function: down(f(up x)), or down(f(gate x) · up x).
-struct FeedForward {
-  var gate: String?
-  var up: String
-  var down: String
-  var function: String
+public struct FeedForward {
+  /// The names of the linear layers; without `gate` there are two.
+  public var gate: String?
+  public var up: String
+  public var down: String
+  /// The name of the `Activation`.
+  public var function: String
+
+  public init(gate: String? = nil, up: String, down: String, function: String) {
+    self.gate = gate
+    self.up = up
+    self.down = down
+    self.function = function
+  }
 
   func callAsFunction(_ x: Matrix<Float>, in module: Module, _ pass: Pass) -> Matrix<Float> {
     let function: Activation = module.part(function)
@@ -114,24 +143,38 @@ struct FeedForward {
 }
 
 /// A decoder layer: attention and a feed-forward part, each beside what it is added to.
-final class DecoderLayer: Module {
+public final class DecoderLayer: Module {
   /// What the parts are called.
-  struct Layout {
-    var attention = "self_attn"
-    var attentionNorm = "input_layernorm"
-    var feedForwardNorm = "post_attention_layernorm"
+  public struct Layout {
+    public var attention: String
+    public var attentionNorm: String
+    public var feedForwardNorm: String
     /// The module that holds the feed-forward part; nil if that is the layer itself.
-    var feedForwardModule: String? = "mlp"
-    var feedForward: FeedForward
+    public var feedForwardModule: String?
+    public var feedForward: FeedForward
     /// True if a norm follows each sum instead of preceding each part.
-    var normsAfter = false
+    public var normsAfter: Bool
+
+    public init(
+      attention: String = "self_attn", attentionNorm: String = "input_layernorm",
+      feedForwardNorm: String = "post_attention_layernorm", feedForwardModule: String? = "mlp",
+      feedForward: FeedForward, normsAfter: Bool = false
+    ) {
+      self.attention = attention
+      self.attentionNorm = attentionNorm
+      self.feedForwardNorm = feedForwardNorm
+      self.feedForwardModule = feedForwardModule
+      self.feedForward = feedForward
+      self.normsAfter = normsAfter
+    }
   }
 
   let layout: Layout
 
-  init(_ typeName: String, _ layout: Layout, _ children: [(name: String, module: Module)]) {
+  /// - Parameter children: the parts that the layout names, in the order in which transformers registers them.
+  public init(_ typeName: String, _ layout: Layout, _ children: [(name: String, module: Module)]) {
     self.layout = layout
-    super.init(typeName, children)
+    super.init(typeName, details: "", children)
   }
 
   func callAsFunction(_ x: Matrix<Float>, _ pass: Pass) -> Matrix<Float> {

@@ -29,7 +29,8 @@ public final class Linear: LinearLayer {
   public let bias: Parameter?
   let isTransposed: Bool
 
-  init(_ weight: Parameter, bias: Parameter?, isTransposed: Bool = false) {
+  /// - Parameter isTransposed: true for a weight stored `[in, out]`.
+  public init(_ weight: Parameter, bias: Parameter?, isTransposed: Bool = false) {
     self.weight = weight
     self.bias = bias
     self.isTransposed = isTransposed
@@ -60,7 +61,13 @@ public final class Embedding: Module {
   /// torch's `padding_idx`.
   let padding: Int?
 
-  init(_ weight: Parameter, typeName: String = "Embedding", padding: Int? = nil, scale: Float = 1, offset: Int = 0) {
+  /// - Parameters:
+  ///   - padding: torch's `padding_idx`, which is printed.
+  ///   - scale: what each row is multiplied by.
+  ///   - offset: what is added to each index.
+  public init(
+    _ weight: Parameter, typeName: String = "Embedding", padding: Int? = nil, scale: Float = 1, offset: Int = 0
+  ) {
     self.weight = weight
     self.scale = scale
     self.offset = offset
@@ -99,7 +106,8 @@ public final class RMSNorm: Norm {
   private let epsilon: Float
   private let addsOne: Bool
 
-  init(_ typeName: String, _ weight: Parameter, epsilon: Double, addsOne: Bool = false) {
+  /// - Parameter addsOne: true if the factor is 1 + w.
+  public init(_ typeName: String, _ weight: Parameter, epsilon: Double, addsOne: Bool = false) {
     self.weight = weight
     self.epsilon = Float(epsilon)
     self.addsOne = addsOne
@@ -117,7 +125,8 @@ public final class LayerNorm: Norm {
   private let bias: Parameter?
   private let epsilon: Float
 
-  init(_ weight: Parameter?, _ bias: Parameter?, width: Int, epsilon: Double) {
+  /// - Parameter weight: nil for a norm without factors.
+  public init(_ weight: Parameter?, _ bias: Parameter?, width: Int, epsilon: Double) {
     self.weight = weight
     self.bias = bias
     self.epsilon = Float(epsilon)
@@ -141,7 +150,7 @@ public final class Activation: Module {
   /// The function that a key of config.json names, or `fallback`; `meaning` turns a name into the one that is meant.
   ///
   /// Throws `.configValue` for a name that is not known, or whose function has learnt parameters.
-  init(
+  public init(
     _ key: String, _ config: ModelConfig, default fallback: String, meaning: (String) -> String = { $0 }
   ) throws(ModelError) {
     let name = try config.text(key, default: fallback)

@@ -16,14 +16,14 @@ public struct ModelConfig: Sendable {
   }
 
   /// A value that is there and not null.
-  func value(_ key: String) -> JSONValue? { json[key].flatMap { $0 == .null ? nil : $0 } }
+  public func value(_ key: String) -> JSONValue? { json[key].flatMap { $0 == .null ? nil : $0 } }
 
   private func wrong(_ key: String, _ expected: String) -> ModelError {
     .configValue(path: path, key: key, expected: expected, found: json[key]?.compactText ?? "absent")
   }
 
-  /// A whole number from 1 to 2³⁰.
-  func count(_ key: String, default fallback: Int? = nil) throws(ModelError) -> Int {
+  /// A whole number from 1 to 2³⁰; the fallback where it is absent or null. Throws `.configValue`.
+  public func count(_ key: String, default fallback: Int? = nil) throws(ModelError) -> Int {
     guard let found = value(key) else {
       if let fallback { return fallback }
       throw wrong(key, "a whole number")
@@ -34,26 +34,29 @@ public struct ModelConfig: Sendable {
     return number
   }
 
-  func number(_ key: String, default fallback: Double) throws(ModelError) -> Double {
+  /// A finite number; the fallback where it is absent or null. Throws `.configValue`.
+  public func number(_ key: String, default fallback: Double) throws(ModelError) -> Double {
     guard let found = value(key) else { return fallback }
     guard let number = found.doubleValue, number.isFinite else { throw wrong(key, "a number") }
     return number
   }
 
-  func flag(_ key: String, default fallback: Bool) throws(ModelError) -> Bool {
+  /// True or false; the fallback where it is absent or null. Throws `.configValue`.
+  public func flag(_ key: String, default fallback: Bool) throws(ModelError) -> Bool {
     guard let found = value(key) else { return fallback }
     guard let flag = found.boolValue else { throw wrong(key, "true or false") }
     return flag
   }
 
-  func text(_ key: String, default fallback: String) throws(ModelError) -> String {
+  /// A text; the fallback where it is absent or null. Throws `.configValue`.
+  public func text(_ key: String, default fallback: String) throws(ModelError) -> String {
     guard let found = value(key) else { return fallback }
     guard let text = found.stringValue else { throw wrong(key, "a string") }
     return text
   }
 
-  /// Throws unless the condition holds.
-  func require(_ holds: Bool, _ key: String, _ expected: String) throws(ModelError) {
+  /// Throws `.configValue` unless the condition holds.
+  public func require(_ holds: Bool, _ key: String, _ expected: String) throws(ModelError) {
     guard holds else { throw wrong(key, expected) }
   }
 }

@@ -13,8 +13,17 @@ public class Module {
   /// What stands between the parentheses when the module is printed.
   let details: String
 
+  /// A module without parameters of its own.
+  ///
+  /// - Parameters:
+  ///   - typeName: the class that transformers prints.
+  ///   - children: its parts, in the order in which transformers registers them.
+  public convenience init(_ typeName: String, _ children: [(name: String, module: Module)]) {
+    self.init(typeName, details: "", children)
+  }
+
   init(
-    _ typeName: String, details: String = "", parameters: [(name: String, parameter: Parameter)] = [],
+    _ typeName: String, details: String, parameters: [(name: String, parameter: Parameter)] = [],
     _ children: [(name: String, module: Module)] = []
   ) {
     self.typeName = typeName
@@ -86,7 +95,7 @@ public class Module {
 
 /// A list of modules, named by their places.
 public final class ModuleList: Module {
-  init(_ modules: [Module]) { super.init("ModuleList", modules.enumerated().map { ("\($0)", $1) }) }
+  public init(_ modules: [Module]) { super.init("ModuleList", details: "", modules.enumerated().map { ("\($0)", $1) }) }
 }
 
 /// A module that is printed and does nothing when a model runs.

@@ -35,7 +35,7 @@ public final class Parameter {
 }
 
 /// The parameters of a checkpoint by their names in the model, mapped and not copied.
-final class ParameterSource {
+public final class ParameterSource {
   let base: BaseModel
   private let files: [MappedFile]
 
@@ -53,11 +53,13 @@ final class ParameterSource {
     for file in files { try asModelError { () throws(TensorFileError) in try file.check() } }
   }
 
-  func matrix(_ name: String, _ rows: Int, _ columns: Int) throws(ModelError) -> Parameter {
+  /// The parameter of a name in the model, of shape `[rows, columns]`. Throws `.parameterMissing`, `.parameterShape`, `.parameterType`, `.quantized`.
+  public func matrix(_ name: String, _ rows: Int, _ columns: Int) throws(ModelError) -> Parameter {
     Parameter(name: name, stored: try view(name, [rows, columns]), isVector: false)
   }
 
-  func vector(_ name: String, _ count: Int) throws(ModelError) -> Parameter {
+  /// The parameter of a name in the model, of shape `[count]`. Throws as `matrix`.
+  public func vector(_ name: String, _ count: Int) throws(ModelError) -> Parameter {
     Parameter(name: name, stored: try view(name, [count]), isVector: true)
   }
 

@@ -5,7 +5,7 @@ internal import TensorMath
 /// Rotations of queries and keys by their positions.
 ///
 /// Source: transformers/modeling_rope_utils.py; `rope_parameters` of transformers 5, or `rope_scaling` and `rope_theta` before.
-final class RotaryEmbedding: Module {
+public final class RotaryEmbedding: Module {
   private enum Scaling {
     case none
     case linear(Double)
@@ -17,7 +17,8 @@ final class RotaryEmbedding: Module {
   private let width: Int
   private let scaling: Scaling
 
-  init(_ typeName: String, _ config: ModelConfig, width: Int) throws(ModelError) {
+  /// - Parameter width: features of a head. Throws `.configValue`, `.unsupported`.
+  public init(_ typeName: String, _ config: ModelConfig, width: Int) throws(ModelError) {
     let settings = config.value("rope_parameters") ?? config.value("rope_scaling")
     let key = config.value("rope_parameters") == nil ? "rope_scaling" : "rope_parameters"
     func number(_ name: String, _ fallback: Double? = nil) throws(ModelError) -> Double {
@@ -47,7 +48,7 @@ final class RotaryEmbedding: Module {
         path: config.path, key: "\(key).rope_type", expected: "default, linear, dynamic or llama3", found: "\"\(type)\""
       )
     }
-    super.init(typeName)
+    super.init(typeName, details: "")
   }
 
   /// Radians a position for each pair of features.

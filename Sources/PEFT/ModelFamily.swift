@@ -1,8 +1,11 @@
+internal import Synchronization
+internal import TensorFiles
+
 /// What a `model_type` of transformers implies for the names in its checkpoints.
 ///
 /// Source: transformers 5.23: each model's `base_model_prefix`, `_tied_weights_keys`, `get_output_embeddings` and the
 /// default of `tie_word_embeddings`, read from running models.
-struct ModelFamily: Sendable {
+public struct ModelFamily: Sendable {
   /// The attribute that holds the base model in a model with a head; nil where there is none to add or strip.
   let prefix: String?
   /// `tie_word_embeddings` where config.json does not say.
@@ -19,6 +22,18 @@ struct ModelFamily: Sendable {
   var fileNames: [String: String] = [:]
   /// How the names of the file's tensors become those of the model's.
   var renaming = Renaming.none
+
+  /// - Parameters:
+  ///   - prefix: the attribute that holds the base model in a model with a head, such as `model`; nil where there is none.
+  ///   - embedding: the input embedding's path in the model with a head.
+  ///   - head: the output embedding's path; nil for a model without.
+  ///   - isTied: `tie_word_embeddings` where config.json does not say.
+  ///   - transposed: last names of weights stored `[in, out]`.
+  public init(
+    prefix: String?, embedding: String?, head: String? = "lm_head", isTied: Bool = false, transposed: Set<String> = []
+  ) {
+    self.init(prefix, tied: isTied, head: head, embedding: embedding, transposed: transposed)
+  }
 
   private init(
     _ prefix: String?, tied: Bool, tiesMore: Bool = false, head: String? = "lm_head", embedding: String? = nil,
@@ -126,7 +141,15 @@ struct ModelFamily: Sendable {
 
   /// The family of a `model_type`; nil if it is not in the table.
   static func named(_ modelType: String) -> ModelFamily? {
-    table.first { $0.types.split(separator: " ").contains(Substring(modelType)) }?.family
+    registered.withLock { $0[ExactName(modelType)] }
+      ?? table.first { $0.types.split(separator: " ").contains(Substring(modelType)) }?.family
+  }
+
+  private static let registered = Mutex<[ExactName: ModelFamily]>([:])
+
+  /// Says what one more `model_type` implies for names in checkpoints, or what a known one implies otherwise than before.
+  public static func register(_ family: ModelFamily, for modelType: String) {
+    registered.withLock { $0[ExactName(modelType)] = family }
   }
 
   /// Last names of embeddings, whose weights have two dimensions as a linear layer's do.
