@@ -64,7 +64,7 @@ let package = Package(
       swiftSettings: strict),
     .executableTarget(
       name: "readme-example", dependencies: ["PEFT"], path: "Tests/ReadmeExample", swiftSettings: strict),
-    tests("TensorMathTests", ["TensorMath", "CKernels", "TensorFiles"]),
+    tests("TensorMathTests", ["TensorMath", "CKernels", "COpenBLAS", "TensorFiles"]),
     tests("TensorFilesTests", ["TensorFiles"]),
     tests("PEFTTests", ["PEFT", "TensorFiles", "TensorMath"]),
     tests("LanguageModelsTests", ["LanguageModels", "PEFT", "TensorFiles", "TensorMath"]),

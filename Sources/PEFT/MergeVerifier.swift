@@ -111,7 +111,8 @@ public struct MergeVerifier: Sendable {
 
   /// What was seen, by the names of the plan's tensors.
   private func tally(_ queue: WorkQueue<MergeComparison>) async throws -> [ExactName: MergeTally] {
-    ComputeBackend.useOneThreadInsideBLAS()
+    let blas = SingleThreadedBLAS()
+    defer { blas.end() }
     return try await withThrowingTaskGroup(of: [ExactName: MergeTally].self) { group in
       for _ in 0..<workers {
         group.addTask {

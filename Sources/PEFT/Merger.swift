@@ -91,7 +91,8 @@ public struct Merger: Sendable {
     }
     let queue = WorkQueue(jobs)
     let total = plan.dataBytes
-    ComputeBackend.useOneThreadInsideBLAS()
+    let blas = SingleThreadedBLAS()
+    defer { blas.end() }
     let isLenient = plan.options.allowNonFinite
     return try await withThrowingTaskGroup(of: Set<String>.self) { group in
       for _ in 0..<workers {

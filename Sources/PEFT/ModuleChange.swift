@@ -22,7 +22,8 @@ extension MergePlan {
   /// a weight where a rule needs all of it. Throws `.file`.
   func moduleChanges(workers: Int) async throws -> [ModuleChange] {
     let outputs = shards.flatMap(\.outputs)
-    ComputeBackend.useOneThreadInsideBLAS()
+    let blas = SingleThreadedBLAS()
+    defer { blas.end() }
     let parts = try await withThrowingTaskGroup(of: [ModuleChange].self) { group in
       for worker in 0..<max(1, workers) {
         group.addTask {

@@ -116,7 +116,8 @@ public struct ModuleStatistics: Sendable {
           path: path, a: a, b: b, scale: values.scale, experts: experts,
           isDetermined: isDetermined && tensors[.magnitude] == nil && tensors[.diagonal] == nil))
     }
-    ComputeBackend.useOneThreadInsideBLAS()
+    let blas = SingleThreadedBLAS()
+    defer { blas.end() }
     let pairs = jobs
     return try await withThrowingTaskGroup(of: [Row].self) { group in
       for worker in 0..<max(1, workers) {

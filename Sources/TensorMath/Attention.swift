@@ -73,6 +73,11 @@ public enum Parallel {
   /// Threads that take part.
   public static var threads: Int { kernels_threads() }
 
+  /// Ends the threads that wait for loops; the next loop starts them again. For a program that has computed what it wanted to.
+  ///
+  /// All models of a process share the threads, one loop at a time. Does nothing within a loop's body.
+  public static func shutDown() { kernels_stop_threads() }
+
   /// Calls `body` for 0 to count - 1, in any order and at the same time.
   public static func forEach(_ count: Int, _ body: @Sendable (Int) -> Void) {
     withoutActuallyEscaping(body) { body in

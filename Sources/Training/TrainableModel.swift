@@ -18,6 +18,7 @@ public final class TrainableModel {
   let carried: [CarriedTensor]
   /// Names under which parameters are saved once more.
   let aliases: [(name: String, parameter: String)]
+  private let blas = SingleThreadedBLAS()
   private let layers: [TrainedLayer]
   private let finalNorm: TrainedNorm?
   private let head: AdaptedLinear
@@ -28,7 +29,6 @@ public final class TrainableModel {
     _ model: FrozenModel, parameters: ParameterStore, parts: TrainedParts, carried: [CarriedTensor] = [],
     aliases: [(name: String, parameter: String)] = [], seed: UInt64, workspace: Workspace
   ) {
-    ComputeBackend.useOneThreadInsideBLAS()
     self.model = model
     self.parameters = parameters
     self.workspace = workspace

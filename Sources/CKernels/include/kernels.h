@@ -64,6 +64,9 @@ int kernels_all_finite_64(const uint64_t *words, size_t count, uint64_t exponent
 /// Threads that share loops: one for each core that the process may use, or PEFT_THREADS.
 size_t kernels_threads(void);
 
+/// Ends the threads that wait for loops. The next loop starts them again. Does nothing within a loop's body.
+void kernels_stop_threads(void);
+
 /// Calls body(context, i) for each i below count, on all threads. Within a body it runs on the calling thread alone.
 void kernels_parallel(size_t count, void (*body)(void *, size_t), void *context);
 
