@@ -169,7 +169,8 @@ def main():
     case("deft-not-zero", LLAMA, None, "DeftConfig", 69, r=3, init_weights=False, init_scale=0.5, target_modules=QV)
     case("deft-para", QWEN, None, "DeftConfig", 69, r=3, para=True, target_modules=QV)
     case("deft", LLAMA, None, "DeftConfig", 69, r=3, target_modules=QV, near=["deft_R"])
-    both("trainable-tokens", "TrainableTokensConfig", 71, bases=(LLAMA, QWEN), token_indices=[3, 0, 9],
+    both("trainable-tokens", "TrainableTokensConfig", 71, bases=(LLAMA,), token_indices=[3, 0, 9])
+    case("trainable-tokens-bf16", QWEN, None, "TrainableTokensConfig", 71, token_indices=[3, 0, 9],
          target_modules=["embed_tokens"])
     case("ln-tuning", LLAMA, None, "LNTuningConfig", 72, target_modules=["input_layernorm", "model.norm"])
     case("ln-tuning-default-targets", QWEN, None, "LNTuningConfig", 72)

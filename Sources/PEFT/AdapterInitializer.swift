@@ -85,7 +85,8 @@ public struct AdapterInitializer: Sendable {
     // PEFT corrects the flag to the last linear layer that it wraps.
     if let last = modules.last(where: { $0.module.isLinear }) { expanded.fanInFanOut = last.isTransposed }
     expanded.peftVersion = config.peftVersion ?? PeftConfig.mirroredVersion
-    isInModelOrder = order != nil
+    // Copies draw nothing, in whatever order.
+    isInModelOrder = order != nil || kinds.contains(.other)
     self.configPath = configPath
     self.promptTokens = promptTokens
     self.modules = modules
@@ -191,6 +192,7 @@ public struct AdapterInitializer: Sendable {
     }
     let embeddings = [base.family?.embedding ?? "model.embed_tokens", base.family?.head ?? "lm_head"]
     var tensors: [(String, Checkpoint.Location)] = []
+    if case .rows? = AdapterMethod.named(config.peftType)?.merging { namesEmbedding = false }
     for module in base.modules where !config.savesModule(module.path) {
       let isTarget = targeted.contains(module.path)
       let path = Adapter.prefix + module.path + (isTarget ? ".base_layer" : "")

@@ -22,7 +22,7 @@ import Testing
     let maker = try AdapterInitializer(
       base: base, config: config, configPath: "x", seed: UInt64(seed), promptTokens: text)
     #expect(maker.isInModelOrder)
-    #expect(sorted(maker.config.json) == sorted(written))
+    #expect(sorted(maker.config.json).pythonText(sortedKeys: true) == sorted(written).pythonText(sortedKeys: true))
     let near = (facts["near"]?.elements ?? []).compactMap(\.stringValue)
     let scratch = try ScratchDirectory()
     try maker.write(to: scratch("adapter"))

@@ -17,7 +17,8 @@ extension AdapterMethod {
 
 /// Source: peft/tuners/hira/layer.py `HiraLayer.update_layer`, `reset_hira_parameters`, `Embedding`, `_ConvNd`.
 private func freshHiRA(_ module: FreshModule, _ source: inout FreshSource) throws(AdapterError) -> [FreshTensor] {
-  let rank = try module.rank(pattern: "rank_pattern")
+  // PEFT 0.21.2 does not look at rank_pattern when it makes layers.
+  let rank = try module.rank()
   let isEmbedding = module.module.kind == .embedding
   let names = isEmbedding ? ("hira_embedding_A", "hira_embedding_B") : ("hira_A", "hira_B")
   // Of an embedding the factors are those of the transposed table.
