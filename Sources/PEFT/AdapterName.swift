@@ -33,9 +33,9 @@ enum AdapterName {
   private static let defaultAdapter = "default"
 
   /// True for what methods begin the last parts of names with, such as `lora_A` and `hada_w1_a`.
-  private static func isMethodPart(_ part: String) -> Bool { prefixes.contains { part.hasPrefix($0) } }
-
-  private static let prefixes = ["lora_"] + AdapterMethod.all.flatMap(\.prefixes)
+  private static func isMethodPart(_ part: String) -> Bool {
+    part.hasPrefix("lora_") || AdapterMethod.allPrefixes.contains { part.hasPrefix($0) }
+  }
 
   /// The name of a tensor in the model: without what wrappers added, and without `base_model.model.`; nil if that is not
   /// there.

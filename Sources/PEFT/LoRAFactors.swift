@@ -1,8 +1,8 @@
 internal import TensorFiles
-package import TensorMath
+public import TensorMath
 
 /// The precision that factors are held in: f64 for f64 weights, f32 for all others.
-protocol FactorElement: MatrixScalar {}
+public protocol FactorElement: MatrixScalar {}
 
 extension Float: FactorElement {}
 extension Double: FactorElement {}

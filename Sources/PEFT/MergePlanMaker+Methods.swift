@@ -106,10 +106,9 @@ extension MergePlanMaker {
         output: shape[0], input: rest, kernel: Array(shape.dropFirst(2)), isEmbedding: false, isTransposed: false)
     }
     let isEmbedding = part.tensors.keys.contains { $0.text.contains("embedding") }
-    // HiRA's factors of an embedding are those of the transposed table.
     let isTransposed =
       isEmbedding
-      ? part.tensors["hira_embedding_A"] != nil
+      ? AdapterMethod.named(adapter.config.peftType)?.transposesEmbeddings ?? false
       : try self.isTransposed(entry, path: part.path, moduleCount: moduleCount)
     return WeightShape(
       output: isTransposed ? shape[1] : shape[0], input: isTransposed ? shape[0] : shape[1], kernel: [],

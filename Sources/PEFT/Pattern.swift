@@ -83,7 +83,7 @@ final class Pattern {
 /// Backtracking steps that the patterns of a configuration may take together, so that many slow ones end as one does.
 ///
 /// Not Sendable: belongs to those who share it.
-final class PatternBudget {
+public final class PatternBudget {
   /// Steps that one match may take.
   static let mostSteps = 1_000_000
   /// What any match may take. It is charged a quarter: names of modules take few steps.

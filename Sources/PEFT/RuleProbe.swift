@@ -20,8 +20,8 @@ struct RuleProbe {
     _ part: Adapter.MethodPart, shared: [ExactName: TensorEntry], config: PeftConfig, configPath: String,
     file: SafetensorsFile, readsValues: Bool = true
   ) throws(AdapterError) {
-    guard case .rule(let makeRule)? = AdapterMethod.named(config.peftType)?.merging else { return }
-    switch StoredShape(config.peftType, part, shared: shared, config: config) {
+    guard let method = AdapterMethod.named(config.peftType), case .rule(let makeRule) = method.merging else { return }
+    switch method.storedShape(StoredModule(config: config, path: part.path, tensors: part.tensors, shared: shared)) {
     case .dependsOnWeight: return
     case .linear:
       guard readsValues else { return }

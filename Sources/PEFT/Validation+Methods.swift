@@ -1,14 +1,6 @@
 internal import TensorFiles
 
 extension Validation {
-  /// Tensors that each module needs, of methods whose rules cannot be made without the base.
-  private static let neededRoles: [String: [String]] = [
-    "DEFT": ["deft_P"], "OSF": ["osf_svd_params.U_low", "osf_svd_params.S_low", "osf_svd_params.V_low"],
-    "FROD": ["frod_lambda_l", "frod_lambda_s_values"], "TINYLORA": ["tinylora_A", "tinylora_B"],
-    "FOURIERFT": ["fourierft_spectrum"], "WAVEFT": ["waveft_spectrum"], "SHIRA": ["shira_weight", "shira_indices"],
-    "SUPERTUNING": ["supertuning_values"],
-  ]
-
   /// Looks at the tensors of another method than LoRA: each module's by the rule that a merge would make of them.
   mutating func checkMethod(_ method: AdapterMethod, _ file: SafetensorsFile, _ config: PeftConfig) {
     let configPath = FileSystem.join(path, PeftConfig.fileName)
@@ -21,13 +13,11 @@ extension Validation {
     }
     checkRankSetting(method, config)
     for part in parts.modules {
-      if config.peftType == AdapterMethod.oft.type,
-        part.tensors.keys.contains(where: { ["oft_r", "oft_s"].contains($0) })
-      {
+      if part.tensors.keys.contains(where: { method.formerRoles.contains($0.text) }) {
         note("format", part.path, "stored in the form of PEFT before 0.16, which is read no more; train it again")
         continue
       }
-      for role in Self.neededRoles[config.peftType.rawValue] ?? [] where part.tensors[role] == nil {
+      for role in method.neededRoles where part.tensors[role] == nil {
         note(
           "tensor", .tensorMissing(path: file.path, module: part.path, tensor: role))
       }

@@ -142,19 +142,27 @@ public struct StoredAdapter: Sendable {
     }
   }
 
+  /// The method under its present name, and the present one; nil for all that keep theirs.
+  private var renamed: (old: AdapterMethod, new: AdapterMethod)? {
+    guard let old = AdapterMethod.named(config.peftType), let type = old.successor, let new = AdapterMethod.named(type)
+    else { return nil }
+    return (old, new)
+  }
+
   private func savedName(_ name: String) -> String {
     let plain = AdapterName.withoutForeignParts(name).name
-    return config.peftType == AdapterMethod.bone.type ? plain.replacing(".bone_", with: ".miss_") : plain
+    guard let renamed, let old = renamed.old.prefixes.first, let new = renamed.new.prefixes.first else { return plain }
+    return plain.replacing(".\(old)", with: ".\(new)")
   }
 
   private var savedConfig: PeftConfig {
-    guard config.peftType == AdapterMethod.bone.type else { return config }
-    var renamed = config
-    renamed.peftType = AdapterMethod.miss.type
-    for member in AdapterMethod.miss.defaultSettings
-    where !PeftConfig.sharedKeys.contains(member.key) && renamed.settings[member.key] == nil {
-      renamed.settings[member.key] = member.value
+    guard let new = renamed?.new else { return config }
+    var saved = config
+    saved.peftType = new.type
+    for member in new.defaultSettings
+    where !PeftConfig.sharedKeys.contains(member.key) && saved.settings[member.key] == nil {
+      saved.settings[member.key] = member.value
     }
-    return renamed
+    return saved
   }
 }

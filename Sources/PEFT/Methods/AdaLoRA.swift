@@ -21,7 +21,8 @@ extension AdapterMethod {
       """,
     prefixes: ["lora_"], takesConv1D: true, merging: .rule { module throws(AdapterError) in try AdaLoRARule(module) },
     start: .modules([.linear, .transposedLinear, .convolution], freshAdaLoRA),
-    defaultTargets: DefaultTargets.adaLoRA)
+    defaultTargets: DefaultTargets.adaLoRA,
+    storedShape: { $0.matrix($0.extent("lora_B", 0), $0.extent("lora_A", 1)) })
 }
 
 /// Source: peft/tuners/adalora/layer.py `AdaLoraLayer.update_layer`, `reset_lora_parameters`, `SVDConv2d.update_layer`.

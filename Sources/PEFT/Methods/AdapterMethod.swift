@@ -1,9 +1,11 @@
+internal import Synchronization
 internal import TensorFiles
 
-/// A method of PEFT other than LoRA: its configuration, the names of its tensors, and what a merge does with it.
-struct AdapterMethod: Sendable {
+/// A method other than LoRA, all that its type implies: its configuration, the names of its tensors, what a merge does with them,
+/// what a fresh adapter starts from.
+public struct AdapterMethod: Sendable {
   /// What a merge does with an adapter of the method.
-  enum Merging: Sendable {
+  public enum Merging: Sendable {
     /// Each module's weight is changed by a rule.
     case rule(@Sendable (MethodModule) throws(AdapterError) -> any WeightRule)
     /// The stored tensors take the place of the module's parameters; the infix is left out of their names.
@@ -15,7 +17,7 @@ struct AdapterMethod: Sendable {
   }
 
   /// What a fresh adapter of the method starts from.
-  enum Start: Sendable {
+  public enum Start: Sendable {
     /// Tensors of each module of these kinds, drawn in the order in which the model registers the modules. A tensor of the
     /// whole adapter that a later module draws again takes the place of the earlier.
     case modules(
@@ -27,40 +29,73 @@ struct AdapterMethod: Sendable {
     case none(reason: String)
   }
 
-  let type: PeftType
+  /// PEFT's name of the method.
+  public let type: PeftType
   /// Every key of the method's configuration that PEFT 0.21.2 writes, with its default, as JSON.
-  let defaults: String
+  public let defaults: String
   /// What the names of its tensors begin with, after the module's path.
-  let prefixes: [String]
+  public let prefixes: [String]
   /// Stored tensors that are no parameters: PEFT does not count them.
-  var buffers: Set<String> = []
+  public var buffers: Set<String> = []
   /// True if PEFT puts the method on transformers' Conv1D, whose weight is stored `[in, out]`.
-  var takesConv1D = false
+  public var takesConv1D = false
   /// True if PEFT keeps in the saved `fan_in_fan_out` whether the last module that it adapted was a Conv1D.
-  var keepsFanInFanOut = true
+  public var keepsFanInFanOut = true
   /// True if PEFT leaves targets that are no torch Linear as they are, and says nothing.
-  var passesOverOthers = false
-  let merging: Merging
+  public var passesOverOthers = false
+  public let merging: Merging
   /// What a fresh adapter starts from.
-  var start = Start.none(reason: "what its tensors start from is not drawn here; start it with PEFT.")
+  public var start = Start.none(reason: "what its tensors start from is not drawn here; start it with PEFT.")
   /// The targets for a model type where the configuration names none; nil where PEFT wants them named.
   var defaultTargets: @Sendable (String) -> ModuleRule? = DefaultTargets.lora
   /// Fills in further settings that PEFT fills in when it makes an adapter.
   var completed: @Sendable (inout PeftConfig, BaseModel) throws(AdapterError) -> Void = { _, _ throws(AdapterError) in }
+  /// What a module's stored tensors say of its weight's shape, for a look at an adapter without its base.
+  public var storedShape: @Sendable (StoredModule) -> StoredShape = { _ in .dependsOnWeight }
+  /// Tensors that each module must have.
+  public var neededRoles: [String] = []
+  /// Tensors of a form that PEFT no longer reads.
+  var formerRoles: Set<String> = []
+  /// The method that PEFT 0.21.2 knows this one as; tensors' names change with it.
+  var successor: PeftType?
+  /// True if an embedding's table is seen transposed.
+  var transposesEmbeddings = false
 
-  /// All methods but LoRA.
-  static let all: [AdapterMethod] = [
+  /// The methods of PEFT 0.21.2.
+  private static let builtIn: [AdapterMethod] = [
     adaLoRA, adaMSS, adaptionPrompt, beft, boft, bone, c3a, cartridge, cpt, deft, deLoRA, fourierFT, frod, gLoRA,
-    graLoRA,
-    hiRA, hra, ia3, lily, lnTuning, loHa, loKr, miss, multitaskPromptTuning, oft, osf, peanut, poly, prefixTuning,
-    promptEncoder, promptTuning, psoft, pveRA, randLoRA, roAd, shadow, shira, superTuning, tinyLoRA, trainableTokens,
-    uniLoRA, vbLoRA, veRA, waveFT, xLoRA,
+    graLoRA, hiRA, hra, ia3, lily, lnTuning, loHa, loKr, miss, multitaskPromptTuning, oft, osf, peanut, poly,
+    prefixTuning, promptEncoder, promptTuning, psoft, pveRA, randLoRA, roAd, shadow, shira, superTuning, tinyLoRA,
+    trainableTokens, uniLoRA, vbLoRA, veRA, waveFT, xLoRA,
   ]
 
-  private static let byType = Dictionary(uniqueKeysWithValues: all.map { ($0.type, $0) })
+  private struct Registry {
+    var byType: [PeftType: AdapterMethod]
+    var prefixes: [String]
+
+    init(_ methods: some Sequence<AdapterMethod>) {
+      byType = Dictionary(methods.map { ($0.type, $0) }, uniquingKeysWith: { _, later in later })
+      prefixes = Set(exactly: byType.values.flatMap(\.prefixes)).map(\.text).sorted()
+    }
+  }
+
+  private static let registry = Mutex(Registry(builtIn))
+
+  /// Lets adapters of one more method be read, merged, counted and run, or those of a known one otherwise than before.
+  public static func register(_ method: AdapterMethod) {
+    registry.withLock { $0 = Registry(Array($0.byType.values) + [method]) }
+  }
+
+  /// All methods but LoRA, by their names.
+  static var all: [AdapterMethod] {
+    registry.withLock { Array($0.byType.values) }.sorted { $0.type.rawValue < $1.type.rawValue }
+  }
+
+  /// What names of tensors of any method but LoRA begin with, after the module's path.
+  static var allPrefixes: [String] { registry.withLock { $0.prefixes } }
 
   /// The method of a type; nil for LoRA.
-  static func named(_ type: PeftType) -> AdapterMethod? { byType[type] }
+  static func named(_ type: PeftType) -> AdapterMethod? { registry.withLock { $0.byType[type] } }
 
   /// The configuration's defaults as a document.
   var defaultSettings: [JSONValue.Member] { JSONValue(parsing: defaults)?.members ?? [] }
@@ -75,5 +110,15 @@ struct AdapterMethod: Sendable {
       return nil
     }
     return (parts[..<index].joined(separator: "."), parts[index...].joined(separator: "."))
+  }
+}
+
+extension AdapterMethod {
+  /// - Parameters:
+  ///   - type: the name in `peft_type`.
+  ///   - defaults: every key of the method's configuration with its default, as a JSON object.
+  ///   - prefixes: what the names of its tensors begin with, after the module's path.
+  public init(_ type: PeftType, defaults: String, prefixes: [String], merging: Merging) {
+    self.init(type: type, defaults: defaults, prefixes: prefixes, merging: merging)
   }
 }

@@ -10,7 +10,8 @@ extension AdapterMethod {
       """,
     prefixes: ["beft_"], merging: .rule { module throws(AdapterError) in try BEFTRule(module) },
     start: .modules([.linear], freshBEFT),
-    defaultTargets: DefaultTargets.beft)
+    defaultTargets: DefaultTargets.beft,
+    storedShape: { $0.matrix($0.extent("beft_bias", 1), nil) })
 }
 
 /// Source: peft/tuners/beft/layer.py `BeftLayer.update_layer`.

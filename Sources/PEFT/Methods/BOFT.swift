@@ -13,7 +13,11 @@ extension AdapterMethod {
       "layers_pattern": null, "layers_to_transform": null, "modules_to_save": null, "target_modules": null}
       """,
     prefixes: ["boft_"], merging: .rule { module throws(AdapterError) in try BOFTRule(module) },
-    start: .modules([.linear, .convolution], freshBOFT))
+    start: .modules([.linear, .convolution], freshBOFT),
+    storedShape: { stored in
+      stored.matrix(
+        stored.shape("boft_s")?.max(), checkedProduct(stored.extent("boft_R", 1), stored.extent("boft_R", 2)))
+    })
 }
 
 /// As without the extension for CUDA, which has one butterfly factor whatever the configuration says.

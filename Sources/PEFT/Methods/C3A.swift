@@ -13,7 +13,12 @@ extension AdapterMethod {
       """,
     prefixes: ["c3a_"], merging: .rule { module throws(AdapterError) in try C3ARule(module) },
     start: .modules([.linear], freshC3A),
-    defaultTargets: DefaultTargets.projectionsOfGPT2)
+    defaultTargets: DefaultTargets.projectionsOfGPT2,
+    storedShape: { stored in
+      stored.matrix(
+        checkedProduct(stored.extent("c3a_kernel", 0), stored.extent("c3a_kernel", 2)),
+        checkedProduct(stored.extent("c3a_kernel", 1), stored.extent("c3a_kernel", 2)))
+    })
 }
 
 /// Source: peft/tuners/c3a/layer.py `C3ALayer.update_layer`, `reset_c3a_parameters`.

@@ -14,7 +14,8 @@ extension AdapterMethod {
       "target_modules": null}
       """,
     prefixes: ["deft_"], takesConv1D: true, merging: .rule { module throws(AdapterError) in try DEFTRule(module) },
-    start: .modules([.linear, .transposedLinear], freshDEFT))
+    start: .modules([.linear, .transposedLinear], freshDEFT),
+    neededRoles: ["deft_P"])
 }
 
 /// R starts as what makes the change zero: it follows from P and the weight.

@@ -14,7 +14,8 @@ extension AdapterMethod {
       """,
     prefixes: ["delora_"], buffers: ["delora_w_norm"],
     merging: .rule { module throws(AdapterError) in try DeLoRARule(module) },
-    start: .modules([.linear], freshDeLoRA))
+    start: .modules([.linear], freshDeLoRA),
+    storedShape: { $0.matrix($0.extent("delora_B", 0), $0.extent("delora_A", 1)) })
 }
 
 /// Source: peft/tuners/delora/layer.py `DeloraLayer.reset_delora_parameters`.

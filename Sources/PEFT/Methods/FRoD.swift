@@ -14,7 +14,8 @@ extension AdapterMethod {
       "save_projection": true, "sparse_rate": 0.01, "target_modules": null}
       """,
     prefixes: ["frod_"], buffers: ["frod_V", "frod_s_indices", "frod_s_size"],
-    takesConv1D: true, merging: .rule { module throws(AdapterError) in try FRoDRule(module) })
+    takesConv1D: true, merging: .rule { module throws(AdapterError) in try FRoDRule(module) },
+    neededRoles: ["frod_lambda_l", "frod_lambda_s_values"])
 }
 
 private struct FRoDRule: WeightRule {

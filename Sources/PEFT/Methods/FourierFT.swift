@@ -17,7 +17,9 @@ extension AdapterMethod {
     prefixes: ["fourierft_"], takesConv1D: true,
     merging: .rule { module throws(AdapterError) in try FourierFTRule(module) },
     start: .modules([.linear, .transposedLinear], freshFourierFT),
-    defaultTargets: DefaultTargets.projectionsOfGPT2)
+    defaultTargets: DefaultTargets.projectionsOfGPT2,
+    storedShape: { _ in .linear },
+    neededRoles: ["fourierft_spectrum"])
 }
 
 /// Source: peft/tuners/fourierft/layer.py `FourierFTLayer.update_layer`.

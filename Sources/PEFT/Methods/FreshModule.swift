@@ -1,36 +1,36 @@
-internal import TensorFiles
-internal import TensorMath
+public import TensorFiles
+public import TensorMath
 
 /// A module that gets a fresh adapter of a method: what its first values are made of.
-struct FreshModule: MethodSettings {
-  let config: PeftConfig
-  let configPath: String
+public struct FreshModule: MethodSettings {
+  public let config: PeftConfig
+  public let configPath: String
   let base: BaseModel
-  let module: BaseModel.Module
+  public let module: BaseModel.Module
   /// All modules that get the adapter, in the order in which the model registers them.
-  let siblings: [BaseModel.Module]
+  public let siblings: [BaseModel.Module]
   /// This module's place among them.
-  let index: Int
-  let patterns: PatternBudget
+  public let index: Int
+  public let patterns: PatternBudget
 
-  var path: String { module.path }
+  public var path: String { module.path }
   /// Output features.
-  var output: Int { module.outFeatures }
+  public var output: Int { module.outFeatures }
   /// Input features; of a convolution its channels.
-  var input: Int { module.inFeatures }
+  public var input: Int { module.inFeatures }
   /// A kernel's extents; empty for other layers.
-  var kernel: [Int] { module.kind == .convolution ? Array(module.shape.dropFirst(2)) : [] }
+  public var kernel: [Int] { module.kind == .convolution ? Array(module.shape.dropFirst(2)) : [] }
   /// All that one output reads, kernels counted.
-  var fullInput: Int { kernel.reduce(input, *) }
+  public var fullInput: Int { kernel.reduce(input, *) }
   /// Greatest output and input of all modules.
-  var largest: (output: Int, input: Int) {
+  public var largest: (output: Int, input: Int) {
     (siblings.map(\.outFeatures).max() ?? 0, siblings.map(\.inFeatures).max() ?? 0)
   }
   /// Whether the layer has a bias.
-  var hasBias: Bool { base.checkpoint[String(module.weightName.dropLast("weight".count) + "bias")] != nil }
+  public var hasBias: Bool { base.checkpoint[String(module.weightName.dropLast("weight".count) + "bias")] != nil }
 
   /// The rank: a whole number that a weight can have.
-  func rank(_ key: String = "r", pattern map: String? = nil) throws(AdapterError) -> Int {
+  public func rank(_ key: String = "r", pattern map: String? = nil) throws(AdapterError) -> Int {
     guard let map else { return try integer(key, 1...LoRAScaling.greatestRank) }
     let found = try number(key, pattern: map)
     guard let rank = Int(exactly: found), (1...LoRAScaling.greatestRank).contains(rank) else {
@@ -42,7 +42,7 @@ struct FreshModule: MethodSettings {
   }
 
   /// Whether values start so that nothing changes: PEFT only asks whether the setting is true.
-  func startsNeutral(_ key: String = "init_weights") -> Bool {
+  public func startsNeutral(_ key: String = "init_weights") -> Bool {
     switch setting(key) {
     case .bool(false), .null, .string(""): false
     default: true
@@ -50,7 +50,7 @@ struct FreshModule: MethodSettings {
   }
 
   /// The weight as a matrix `[out, in]`, kernels counted as inputs. Throws `.file`.
-  func weight() throws(AdapterError) -> Matrix<Double> {
+  public func weight() throws(AdapterError) -> Matrix<Double> {
     try asAdapterError { () throws(TensorFileError) in
       guard let location = base.checkpoint[module.weightName], let format = location.entry.dtype.format else {
         return Matrix(rows: 0, columns: 0)
@@ -63,20 +63,20 @@ struct FreshModule: MethodSettings {
   }
 
   /// Says that a setting is not what the module can take.
-  func refuse(_ key: String, expected: String) -> AdapterError {
+  public func refuse(_ key: String, expected: String) -> AdapterError {
     .configValue(path: configPath, key: key, expected: "\(expected) for '\(path)'", found: setting(key).compactText)
   }
 
   /// Says why a fresh adapter with this is not made.
-  func unmade(_ what: String, _ reason: String) -> AdapterError {
+  public func unmade(_ what: String, _ reason: String) -> AdapterError {
     .notMade(path: configPath, what: "\(what) on '\(path)'", reason: reason)
   }
 }
 
 /// A tensor of a fresh adapter.
-struct FreshTensor: Sendable {
+public struct FreshTensor: Sendable {
   /// What is written.
-  enum Values: Sendable {
+  public enum Values: Sendable {
     /// Rounded to the base weight's dtype, as PEFT moves what it has drawn there, and stored in f32.
     case floats([Float])
     /// As they are.
@@ -86,24 +86,24 @@ struct FreshTensor: Sendable {
   }
 
   /// What follows the module's path.
-  let name: String
-  let shape: [Int]
-  let values: Values
+  public let name: String
+  public let shape: [Int]
+  public let values: Values
   /// True for a tensor of the whole adapter: the name follows `base_model.`.
-  var isShared = false
+  public var isShared = false
 
   /// The same, for the whole adapter.
-  var shared: FreshTensor {
+  public var shared: FreshTensor {
     var tensor = self
     tensor.isShared = true
     return tensor
   }
 
   /// The values drawn; empty for others.
-  var floats: [Float] { if case .floats(let values) = values { values } else { [] } }
+  public var floats: [Float] { if case .floats(let values) = values { values } else { [] } }
 
   /// Whole numbers of four or eight bytes.
-  init(_ name: String, _ shape: [Int], wholes: [Int], _ dtype: DType) {
+  public init(_ name: String, _ shape: [Int], wholes: [Int], _ dtype: DType) {
     var bytes: [UInt8] = []
     for value in wholes {
       for byte in 0..<dtype.bitCount / 8 { bytes.append(UInt8(truncatingIfNeeded: value >> (8 * byte))) }
@@ -111,11 +111,11 @@ struct FreshTensor: Sendable {
     self.init(name: name, shape: shape, values: .bytes(bytes, dtype))
   }
 
-  init(_ name: String, _ shape: [Int], _ values: [Float]) {
+  public init(_ name: String, _ shape: [Int], _ values: [Float]) {
     self.init(name: name, shape: shape, values: .floats(values))
   }
 
-  init(name: String, shape: [Int], values: Values) {
+  public init(name: String, shape: [Int], values: Values) {
     self.name = name
     self.shape = shape
     self.values = values
@@ -123,7 +123,7 @@ struct FreshTensor: Sendable {
 }
 
 /// Where fresh values come from: torch's stream, and how many values an adapter may have.
-struct FreshSource {
+public struct FreshSource {
   var generator: TorchGenerator
   /// Values that may still be made. More come of a damaged configuration only.
   private var left: Int
@@ -137,7 +137,7 @@ struct FreshSource {
   }
 
   /// How many values a shape has. Throws `.tooManyValues` where the adapter has no use for so many.
-  mutating func count(_ name: String, _ shape: [Int]) throws(AdapterError) -> Int {
+  public mutating func count(_ name: String, _ shape: [Int]) throws(AdapterError) -> Int {
     var count = 1
     for extent in shape {
       let (product, overflow) = count.multipliedReportingOverflow(by: extent)
@@ -151,19 +151,20 @@ struct FreshSource {
   }
 
   /// `kaiming_uniform_(a: √5)`: uniform within ±1/√fanIn.
-  mutating func uniform(_ name: String, _ shape: [Int], fanIn: Int) throws(AdapterError) -> FreshTensor {
+  public mutating func uniform(_ name: String, _ shape: [Int], fanIn: Int) throws(AdapterError) -> FreshTensor {
     let count = try count(name, shape)
     return FreshTensor(name, shape, generator.kaimingUniform(count: count, fanIn: fanIn))
   }
 
   /// Uniform within ±bound.
-  mutating func uniform(_ name: String, _ shape: [Int], within bound: Double) throws(AdapterError) -> FreshTensor {
+  public mutating func uniform(_ name: String, _ shape: [Int], within bound: Double) throws(AdapterError) -> FreshTensor
+  {
     let count = try count(name, shape)
     return FreshTensor(name, shape, generator.uniform(count: count, low: Float(-bound), high: Float(bound)))
   }
 
   /// Normal values; those of `torch.randn` unless said otherwise.
-  mutating func normal(
+  public mutating func normal(
     _ name: String, _ shape: [Int], mean: Double = 0, deviation: Double = 1
   ) throws(AdapterError) -> FreshTensor {
     let count = try count(name, shape)
@@ -171,7 +172,7 @@ struct FreshSource {
   }
 
   /// One value everywhere; draws nothing.
-  mutating func filled(_ name: String, _ shape: [Int], _ value: Float = 0) throws(AdapterError) -> FreshTensor {
+  public mutating func filled(_ name: String, _ shape: [Int], _ value: Float = 0) throws(AdapterError) -> FreshTensor {
     FreshTensor(name, shape, [Float](repeating: value, count: try count(name, shape)))
   }
 }

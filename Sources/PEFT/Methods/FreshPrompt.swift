@@ -3,26 +3,26 @@ internal import TensorFiles
 internal import TensorMath
 
 /// What a fresh adapter of virtual tokens is made of.
-struct FreshPrompt: MethodSettings {
-  let config: PeftConfig
-  let configPath: String
+public struct FreshPrompt: MethodSettings {
+  public let config: PeftConfig
+  public let configPath: String
   let base: BaseModel
-  let patterns = PatternBudget()
+  public let patterns = PatternBudget()
   /// The tokens of `prompt_tuning_init_text`; nil if nobody cut it.
-  let text: [Int]?
+  public let text: [Int]?
 
   /// It belongs to no module.
-  var path: String { "" }
+  public var path: String { "" }
 
   /// A setting that sizes something.
-  func size(_ key: String) throws(AdapterError) -> Int { try integer(key, 1...1 << 30) }
+  public func size(_ key: String) throws(AdapterError) -> Int { try integer(key, 1...1 << 30) }
   /// Virtual tokens of each part of the model.
-  func tokens() throws(AdapterError) -> Int { try size("num_virtual_tokens") }
+  public func tokens() throws(AdapterError) -> Int { try size("num_virtual_tokens") }
   /// An encoder and a decoder count as two.
-  func parts() throws(AdapterError) -> Int { try integer("num_transformer_submodules", 1...2) }
+  public func parts() throws(AdapterError) -> Int { try integer("num_transformer_submodules", 1...2) }
 
   /// The table of the base's tokens, of that width. Throws `.notMade`.
-  func embedding(width: Int) throws(AdapterError) -> BaseModel.Module {
+  public func embedding(width: Int) throws(AdapterError) -> BaseModel.Module {
     guard let path = base.family?.embedding, let table = base.modules.first(where: { $0.path == path }),
       table.shape.count == 2, table.shape[1] == width, table.shape[0] > 0
     else {

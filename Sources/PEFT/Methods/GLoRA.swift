@@ -13,7 +13,12 @@ extension AdapterMethod {
       """,
     prefixes: ["glora_"], buffers: ["zeros"],
     merging: .rule { module throws(AdapterError) in try GLoRARule(module) },
-    start: .modules([.linear], freshGLoRA))
+    start: .modules([.linear], freshGLoRA),
+    storedShape: { stored in
+      // Vectors and constants are spread over a matrix whose extents are not stored.
+      let (output, input) = (stored.extent("glora_A.Xd", 0), stored.extent("glora_A.Xu", 1))
+      return output == nil || input == nil ? .dependsOnWeight : stored.matrix(output, input)
+    })
 }
 
 /// Source: peft/tuners/glora/layer.py `GloraLayer.update_layer`, `GloraLoraPath`, `GloraVectorPath`, `GloraScalarPath`.

@@ -14,7 +14,12 @@ extension AdapterMethod {
       """,
     prefixes: ["gralora_"], takesConv1D: true,
     merging: .rule { module throws(AdapterError) in try GraLoRARule(module) },
-    start: .modules([.linear, .transposedLinear], freshGraLoRA))
+    start: .modules([.linear, .transposedLinear], freshGraLoRA),
+    storedShape: { stored in
+      stored.matrix(
+        checkedProduct(stored.extent("gralora_B", 0), stored.extent("gralora_B", 2)),
+        checkedProduct(stored.extent("gralora_A", 0), stored.extent("gralora_A", 1)))
+    })
 }
 
 /// Source: peft/tuners/gralora/layer.py `GraloraLayer.update_layer`.

@@ -12,7 +12,8 @@ extension AdapterMethod {
       "target_modules": null}
       """,
     prefixes: ["hra_"], merging: .rule { module throws(AdapterError) in try HRARule(module) },
-    start: .modules([.linear, .convolution], freshHRA))
+    start: .modules([.linear, .convolution], freshHRA),
+    storedShape: { $0.matrix(nil, $0.extent("hra_u", 0)) })
 }
 
 /// Source: peft/tuners/hra/layer.py `HRALayer.update_layer`, `reset_hra_parameters`.

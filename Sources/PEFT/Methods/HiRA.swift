@@ -12,7 +12,17 @@ extension AdapterMethod {
       """,
     prefixes: ["hira_"], takesConv1D: true, keepsFanInFanOut: false,
     merging: .rule { module throws(AdapterError) in try HiRARule(module) },
-    start: .modules([.linear, .transposedLinear, .embedding, .convolution], freshHiRA))
+    start: .modules([.linear, .transposedLinear, .embedding, .convolution], freshHiRA),
+    storedShape: { stored in
+      if stored.shape("hira_embedding_A") != nil || stored.shape("hira_embedding_B") != nil {
+        return stored.matrix(
+          stored.extent("hira_embedding_B", 0), stored.extent("hira_embedding_A", 1), isEmbedding: true)
+      }
+      let a = stored.shape("hira_A")
+      return stored.matrix(
+        stored.extent("hira_B", 0), a.flatMap { checkedProduct($0.dropFirst()) }, kernel: Array((a ?? []).dropFirst(2)))
+    },
+    transposesEmbeddings: true)
 }
 
 /// Source: peft/tuners/hira/layer.py `HiraLayer.update_layer`, `reset_hira_parameters`, `Embedding`, `_ConvNd`.

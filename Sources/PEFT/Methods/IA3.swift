@@ -22,6 +22,13 @@ extension AdapterMethod {
           expected: "names, as there is no default for the model type '\(base.modelType ?? "unknown")'", found: "null")
       }
       config.settings["feedforward_modules"] = names.json
+    },
+    storedShape: { stored in
+      guard let factors = stored.shape("ia3_l"), factors.count >= 2 else { return stored.matrix(nil, nil) }
+      let isFeedForward = (try? MethodModule.isFeedForward(stored.config, stored.path)) ?? false
+      let kernel = factors.count == 2 ? [] : Array(factors.dropFirst(2))
+      if isFeedForward { return stored.matrix(nil, factors[1], kernel: kernel) }
+      return stored.matrix(factors.count == 2 ? factors[0] : factors[1], nil, kernel: kernel)
     })
 }
 

@@ -12,7 +12,18 @@ extension AdapterMethod {
       "rank_dropout": 0.0, "rank_pattern": {}, "target_modules": null, "use_effective_conv2d": false}
       """,
     prefixes: ["hada_"], merging: .rule { module throws(AdapterError) in try LoHaRule(module) },
-    start: .modules([.linear, .convolution], freshLoHa))
+    start: .modules([.linear, .convolution], freshLoHa),
+    storedShape: { stored in
+      guard let core = stored.shape("hada_t1") ?? stored.shape("hada_t2"), core.count > 2 else {
+        return stored.matrix(
+          stored.extent("hada_w1_a", 0) ?? stored.extent("hada_w2_a", 0),
+          stored.extent("hada_w1_b", 1) ?? stored.extent("hada_w2_b", 1))
+      }
+      let kernel = Array(core.dropFirst(2))
+      return stored.matrix(
+        stored.extent("hada_w1_a", 1), checkedProduct(stored.extent("hada_w1_b", 1), checkedProduct(kernel)),
+        kernel: kernel)
+    })
 }
 
 /// Source: peft/tuners/loha/layer.py `LoHaLayer.create_adapter_parameters`, `reset_adapter_parameters`.

@@ -14,7 +14,19 @@ extension AdapterMethod {
       "rank_dropout_scale": false, "rank_pattern": {}, "target_modules": null, "use_effective_conv2d": false}
       """,
     prefixes: ["lokr_"], merging: .rule { module throws(AdapterError) in try LoKrRule(module) },
-    start: .modules([.linear, .convolution], freshLoKr))
+    start: .modules([.linear, .convolution], freshLoKr),
+    storedShape: { stored in
+      let kernel = Array((stored.shape("lokr_w2") ?? stored.shape("lokr_t2") ?? []).dropFirst(2))
+      let hasCore = stored.shape("lokr_t2") != nil
+      return stored.matrix(
+        checkedProduct(
+          stored.extent("lokr_w1", 0) ?? stored.extent("lokr_w1_a", 0),
+          stored.extent("lokr_w2", 0) ?? stored.extent("lokr_w2_a", hasCore ? 1 : 0)),
+        checkedProduct(
+          stored.extent("lokr_w1", 1) ?? stored.extent("lokr_w1_b", 1),
+          stored.extent("lokr_w2", 1) ?? stored.extent("lokr_w2_b", 1), checkedProduct(kernel)),
+        kernel: kernel)
+    })
 }
 
 /// Source: peft/tuners/lokr/layer.py `LoKrLayer.update_layer`, `create_adapter_parameters`, `reset_adapter_parameters`.

@@ -1,52 +1,52 @@
 internal import TensorFiles
 
 /// The matrix that a module's weight is seen as.
-struct WeightShape: Sendable, Hashable {
+public struct WeightShape: Sendable, Hashable {
   /// Output features.
-  let output: Int
+  public let output: Int
   /// Inputs, kernels counted: all that one output reads.
-  let input: Int
+  public let input: Int
   /// The kernel's extents; empty for linear layers.
-  let kernel: [Int]
-  let isEmbedding: Bool
+  public let kernel: [Int]
+  public let isEmbedding: Bool
   /// True if the weight is stored `[in, out]`.
-  let isTransposed: Bool
+  public let isTransposed: Bool
 
   /// Input channels, kernels not counted.
-  var channels: Int { input / max(1, kernel.reduce(1, *)) }
+  public var channels: Int { input / max(1, kernel.reduce(1, *)) }
 }
 
 /// The tensors that a method stores for one module, and what they act on: what a rule is made of.
-struct MethodModule: MethodSettings {
-  let config: PeftConfig
-  let configPath: String
+public struct MethodModule: MethodSettings {
+  public let config: PeftConfig
+  public let configPath: String
   let file: File
   /// The path in the model.
-  let path: String
+  public let path: String
   /// Tensors by what follows the module's path: `ia3_l`, `oft_R.weight`.
   let tensors: [ExactName: TensorEntry]
   /// Tensors of the whole adapter, by what follows `base_model.`: `vera_A`.
   let shared: [ExactName: TensorEntry]
-  let shape: WeightShape
+  public let shape: WeightShape
   /// Modules of the adapter.
-  let moduleCount: Int
+  public let moduleCount: Int
   /// All modules of the adapter with their shapes, in the order in which the model registers them; nil where that order
   /// is not known.
-  let siblings: [Sibling]?
+  public let siblings: [Sibling]?
   /// Greatest output and input of all modules.
-  let largest: (output: Int, input: Int)
+  public let largest: (output: Int, input: Int)
   /// What the configuration's patterns spend from, for all modules together.
-  let patterns: PatternBudget
+  public let patterns: PatternBudget
 
   /// Another module of the same adapter.
-  struct Sibling: Sendable {
-    let path: String
-    let output: Int
-    let input: Int
+  public struct Sibling: Sendable {
+    public let path: String
+    public let output: Int
+    public let input: Int
   }
 
   /// A tensor that must be there, of one of the given shapes.
-  func tensor(_ role: String, _ shapes: [Int]...) throws(AdapterError) -> StoredTensor {
+  public func tensor(_ role: String, _ shapes: [Int]...) throws(AdapterError) -> StoredTensor {
     guard let entry = tensors[role] else {
       throw .tensorMissing(path: file.path, module: path, tensor: role)
     }
@@ -54,7 +54,7 @@ struct MethodModule: MethodSettings {
   }
 
   /// A tensor of the whole adapter.
-  func sharedTensor(_ role: String, _ shapes: [Int]...) throws(AdapterError) -> StoredTensor {
+  public func sharedTensor(_ role: String, _ shapes: [Int]...) throws(AdapterError) -> StoredTensor {
     guard let entry = shared[role] else {
       throw .tensorMissing(path: file.path, module: "base_model", tensor: role)
     }
@@ -72,7 +72,7 @@ struct MethodModule: MethodSettings {
   }
 
   /// A tensor with any number of rows or the like: the check sees the shape. Throws `.methodShape` if it is false.
-  func tensor(
+  public func tensor(
     _ role: String, _ form: String, where fits: ([Int]) -> Bool
   ) throws(AdapterError) -> StoredTensor {
     let tensor = try tensor(role)
@@ -83,7 +83,7 @@ struct MethodModule: MethodSettings {
   }
 
   /// Indices that the rule uses as positions; each must lie in the range.
-  func indices(_ tensor: StoredTensor, in range: Range<Int>) throws(AdapterError) -> [Int] {
+  public func indices(_ tensor: StoredTensor, in range: Range<Int>) throws(AdapterError) -> [Int] {
     let found = try asAdapterError { () throws(TensorFileError) in try tensor.integers(in: range) }
     guard let found else {
       throw .methodIndex(path: file.path, tensor: tensor.entry.name, limit: range.upperBound)
@@ -92,7 +92,7 @@ struct MethodModule: MethodSettings {
   }
 
   /// The refusal of a convolution with groups, if that is why a size is a multiple of what the weight needs.
-  func groupedConvolution(found: Int?, expected: Int) -> AdapterError? {
+  public func groupedConvolution(found: Int?, expected: Int) -> AdapterError? {
     guard let found, !shape.kernel.isEmpty, expected > 0, found > expected, found.isMultiple(of: expected) else {
       return nil
     }
@@ -100,7 +100,7 @@ struct MethodModule: MethodSettings {
   }
 
   /// Says why this adapter cannot be merged.
-  func refuse(_ reason: String) -> AdapterError {
+  public func refuse(_ reason: String) -> AdapterError {
     .unsupported(path: file.path, what: "\(config.peftType.rawValue) on '\(path)'", reason: reason)
   }
 }

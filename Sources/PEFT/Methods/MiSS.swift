@@ -14,7 +14,8 @@ extension AdapterMethod {
       "target_modules": null}
       """,
     prefixes: ["miss_"], merging: .rule { module throws(AdapterError) in try MiSSRule(module, "miss_block") },
-    start: .modules([.linear], freshMiSS))
+    start: .modules([.linear], freshMiSS),
+    storedShape: { $0.blocks("miss_block") })
 
   /// MiSS under its first name, with which PEFT 0.14 to 0.17 wrote it. PEFT 0.21.2 does not load it; the numbers are the same.
   static let bone = AdapterMethod(
@@ -23,7 +24,17 @@ extension AdapterMethod {
       {"bias": "none", "exclude_modules": null, "init_weights": true, "layers_pattern": null, \
       "layers_to_transform": null, "modules_to_save": null, "r": 64, "target_modules": null}
       """,
-    prefixes: ["bone_"], merging: .rule { module throws(AdapterError) in try MiSSRule(module, "bone_block") })
+    prefixes: ["bone_"], merging: .rule { module throws(AdapterError) in try MiSSRule(module, "bone_block") },
+    storedShape: { $0.blocks("bone_block") },
+    successor: PeftType(rawValue: "MISS"))
+}
+
+extension StoredModule {
+  /// The shape that M tells.
+  fileprivate func blocks(_ role: String) -> StoredShape {
+    guard shape(role)?.count == 3 else { return matrix(extent(role, 1), nil, guess: extent(role, 0) ?? 1) }
+    return matrix(checkedProduct(extent(role, 0), extent(role, 1)), nil, guess: extent(role, 1) ?? 1)
+  }
 }
 
 /// Source: peft/tuners/miss/layer.py `MissLayer.update_layer`.

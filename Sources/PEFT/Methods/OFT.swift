@@ -15,7 +15,13 @@ extension AdapterMethod {
       "r": 0, "target_modules": null, "use_cayley_neumann": true}
       """,
     prefixes: ["oft_"], merging: .rule { module throws(AdapterError) in try OFTRule(module) },
-    start: .modules([.linear, .embedding, .convolution], freshOFT))
+    start: .modules([.linear, .embedding, .convolution], freshOFT),
+    storedShape: { stored in
+      let name = stored.shape("oft_embedding_R.weight") == nil ? "oft_R.weight" : "oft_embedding_R.weight"
+      let size = stored.extent(name, 1).map { Int((1 + Double(1 + 8 * min($0, 1 << 40)).squareRoot()) / 2) }
+      return stored.matrix(nil, checkedProduct(stored.extent(name, 0), size), isEmbedding: name != "oft_R.weight")
+    },
+    formerRoles: ["oft_r", "oft_s"])
 }
 
 /// Source: peft/tuners/oft/layer.py `OFTLayer.update_layer`, `adjust_oft_parameters`, `reset_oft_parameters`.

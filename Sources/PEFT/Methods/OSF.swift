@@ -12,7 +12,8 @@ extension AdapterMethod {
       {"effective_rank": null, "init_weights": true, "modules_to_save": null, "rank_pattern": null, \
       "target_modules": null, "target_svd_config": null}
       """,
-    prefixes: ["osf_"], passesOverOthers: true, merging: .rule { module throws(AdapterError) in try OSFRule(module) })
+    prefixes: ["osf_"], passesOverOthers: true, merging: .rule { module throws(AdapterError) in try OSFRule(module) },
+    neededRoles: ["osf_svd_params.U_low", "osf_svd_params.S_low", "osf_svd_params.V_low"])
 }
 
 private struct OSFRule: WeightRule {

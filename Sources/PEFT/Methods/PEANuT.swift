@@ -13,7 +13,8 @@ extension AdapterMethod {
       "layers_to_transform": null, "modules_to_save": null, "r": 32, "scaling": 1.0, "target_modules": null}
       """,
     prefixes: ["peanut_"], merging: .rule { module throws(AdapterError) in try PEANuTRule(module) },
-    start: .modules([.linear], freshPEANuT))
+    start: .modules([.linear], freshPEANuT),
+    storedShape: { $0.matrix($0.extent("peanut_B.weight", 0), nil) })
 }
 
 /// Source: peft/tuners/peanut/layer.py `PeanutLayer.update_layer`, `reset_peanut_parameters`.

@@ -17,7 +17,8 @@ extension AdapterMethod {
       """,
     prefixes: ["randlora_"], buffers: ["randlora_A", "randlora_B"],
     takesConv1D: true, merging: .rule { module throws(AdapterError) in try RandLoRARule(module) },
-    start: .modules([.linear, .transposedLinear], freshRandLoRA))
+    start: .modules([.linear, .transposedLinear], freshRandLoRA),
+    storedShape: { $0.matrix($0.extent("randlora_gamma", 1), nil, guess: $0.extent("randlora_gamma", 1) ?? 1) })
 }
 
 /// PEFT 0.21.2 stores each module's view of the shared bases beside them.

@@ -13,7 +13,15 @@ extension AdapterMethod {
       "variant": "road_1"}
       """,
     prefixes: ["road_"], merging: .rule { module throws(AdapterError) in try RoAdRule(module) },
-    start: .modules([.linear], freshRoAd))
+    start: .modules([.linear], freshRoAd),
+    storedShape: { stored in
+      let count = stored.extent("road_theta", 0)
+      switch stored.config.settings["variant"]?.stringValue {
+      case "road_1": return stored.matrix(checkedProduct(count, 2), nil)
+      case "road_4": return stored.matrix(count.map { $0 / 2 }, nil)
+      default: return stored.matrix(count, nil)
+      }
+    })
 }
 
 /// Source: peft/tuners/road/layer.py `RoadLayer.update_layer`, `reset_parameters`.

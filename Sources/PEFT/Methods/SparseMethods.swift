@@ -25,7 +25,9 @@ extension AdapterMethod {
       }
       return SparseRule(values: values, places: (0..<count).map { indices[$0] * shape.input + indices[count + $0] })
     },
-    start: .modules([.linear], freshShira), defaultTargets: DefaultTargets.queriesAndValuesOfPhi)
+    start: .modules([.linear], freshShira), defaultTargets: DefaultTargets.queriesAndValuesOfPhi,
+    storedShape: { _ in .linear },
+    neededRoles: ["shira_weight", "shira_indices"])
 
   /// Super-tuning: some elements of W get a value added, and W a plain LoRA beside it.
   ///
@@ -59,7 +61,9 @@ extension AdapterMethod {
       }
       return rule
     },
-    start: .modules([.linear], freshSuperTuning))
+    start: .modules([.linear], freshSuperTuning),
+    storedShape: { _ in .linear },
+    neededRoles: ["supertuning_values"])
 }
 
 /// Source: peft/tuners/shira/mask_functions.py `random_mask`; layer.py `ShiraLayer.update_layer`.

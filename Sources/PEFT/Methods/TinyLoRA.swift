@@ -15,7 +15,8 @@ extension AdapterMethod {
       """,
     prefixes: ["tinylora_"], buffers: ["tinylora_A", "tinylora_B", "tinylora_P"],
     takesConv1D: true, merging: .rule { module throws(AdapterError) in try TinyLoRARule(module) },
-    start: .modules([.linear, .transposedLinear, .embedding], freshTinyLoRA))
+    start: .modules([.linear, .transposedLinear, .embedding], freshTinyLoRA),
+    neededRoles: ["tinylora_A", "tinylora_B"])
 }
 
 /// A and B are the greatest singular parts of the weight. PEFT computes them in f32, and their signs are LAPACK's.

@@ -16,7 +16,11 @@ extension AdapterMethod {
     prefixes: ["unilora_"],
     buffers: ["unilora_indices_A", "unilora_indices_B", "unilora_scales_A", "unilora_scales_B"],
     takesConv1D: true, merging: .rule { module throws(AdapterError) in try UniLoRARule(module) },
-    start: .modules([.linear, .transposedLinear], freshUniLoRA))
+    start: .modules([.linear, .transposedLinear], freshUniLoRA),
+    storedShape: { stored in
+      guard stored.shape("unilora_indices_A") != nil else { return .dependsOnWeight }
+      return stored.matrix(stored.extent("unilora_indices_B", 0), stored.extent("unilora_indices_A", 1))
+    })
 }
 
 /// Source: peft/tuners/unilora/model.py `_init_unilora_theta_d`; layer.py `UniLoraLayer.reset_unilora_parameters`.

@@ -17,7 +17,15 @@ extension AdapterMethod {
       """,
     prefixes: ["vblora_"], takesConv1D: true, merging: .rule { module throws(AdapterError) in try VBLoRARule(module) },
     start: .modules([.linear, .transposedLinear], freshVBLoRA),
-    defaultTargets: DefaultTargets.vbLoRA)
+    defaultTargets: DefaultTargets.vbLoRA,
+    storedShape: { stored in
+      let length = stored.sharedShape("vblora_vector_bank")?.last
+      return stored.matrix(
+        checkedProduct(
+          stored.extent("vblora_logits_B", 0) ?? stored.extent("vblora_logits_B_topk_indices", 0), length),
+        checkedProduct(
+          stored.extent("vblora_logits_A", 1) ?? stored.extent("vblora_logits_A_topk_indices", 1), length))
+    })
 }
 
 /// The bank is drawn anew with each module; the last stays.

@@ -20,7 +20,8 @@ extension AdapterMethod {
     },
     start: .modules([.linear, .transposedLinear]) { module, source throws(AdapterError) in
       try freshVeRA(module, &source, "vera", copies: 1)
-    }, defaultTargets: DefaultTargets.queriesAndValuesOfPhi)
+    }, defaultTargets: DefaultTargets.queriesAndValuesOfPhi,
+    storedShape: { $0.matrix($0.extent("vera_lambda_b", 0), nil, guess: $0.sharedShape("vera_A")?.last ?? 1) })
 
   /// PVeRA: VeRA with a mean and a variance; a merge takes the mean, the first half of each.
   ///
@@ -41,7 +42,8 @@ extension AdapterMethod {
     },
     start: .modules([.linear, .transposedLinear]) { module, source throws(AdapterError) in
       try freshVeRA(module, &source, "pvera", copies: 2)
-    }, defaultTargets: DefaultTargets.queriesAndValuesOfPhi)
+    }, defaultTargets: DefaultTargets.queriesAndValuesOfPhi,
+    storedShape: { $0.matrix($0.extent("pvera_lambda_b", 0), nil, guess: $0.sharedShape("pvera_A")?.last ?? 1) })
 }
 
 /// The projections that all modules share, from a stream of their own: both from one, A first.

@@ -16,7 +16,9 @@ extension AdapterMethod {
       """,
     prefixes: ["waveft_"], takesConv1D: true, merging: .rule { module throws(AdapterError) in try WaveFTRule(module) },
     start: .modules([.linear, .transposedLinear], freshWaveFT),
-    defaultTargets: DefaultTargets.waveFT)
+    defaultTargets: DefaultTargets.waveFT,
+    storedShape: { _ in .linear },
+    neededRoles: ["waveft_spectrum"])
 }
 
 /// Source: peft/tuners/waveft/layer.py `WaveFTLayer.update_layer`; model.py `_calculate_proportional_parameters`.

@@ -1,8 +1,8 @@
-internal import TensorFiles
-internal import TensorMath
+public import TensorFiles
+public import TensorMath
 
 /// How a method changes one weight, seen as a matrix `[out, in]`; a kernel's extents count as inputs.
-protocol WeightRule: Sendable {
+public protocol WeightRule: Sendable {
   /// True if rows of the result depend on other rows of the weight.
   var needsWholeWeight: Bool { get }
   /// True if the rule adds a ΔW that does not depend on the weight, so that it can have a weight of its own.
@@ -31,7 +31,7 @@ protocol WeightRule: Sendable {
 }
 
 /// How PEFT computes a change, beside what it rounds to the weight's dtype element by element.
-enum PEFTArithmetic: Sendable {
+public enum PEFTArithmetic: Sendable {
   /// Nothing more.
   case rounded
   /// A decomposition of the weight in f32.
@@ -41,24 +41,24 @@ enum PEFTArithmetic: Sendable {
 }
 
 /// Changes the rows of a range in place; the block holds just these rows.
-typealias RowChange<Scalar: FactorElement> = (Range<Int>, inout Matrix<Scalar>) throws(TensorFileError) -> Void
+public typealias RowChange<Scalar: FactorElement> = (Range<Int>, inout Matrix<Scalar>) throws(TensorFileError) -> Void
 
 extension WeightRule {
-  var needsWholeWeight: Bool { false }
-  var isAdditive: Bool { false }
-  var arithmeticOfPEFT: PEFTArithmetic { .rounded }
-  var biasArithmeticOfPEFT: PEFTArithmetic { .rounded }
-  var changesWeight: Bool { true }
-  var changesBias: Bool { false }
-  var addedBias: StoredTensor? { nil }
+  public var needsWholeWeight: Bool { false }
+  public var isAdditive: Bool { false }
+  public var arithmeticOfPEFT: PEFTArithmetic { .rounded }
+  public var biasArithmeticOfPEFT: PEFTArithmetic { .rounded }
+  public var changesWeight: Bool { true }
+  public var changesBias: Bool { false }
+  public var addedBias: StoredTensor? { nil }
 
-  func changedBias(
+  public func changedBias(
     _ bias: [Double], weight: () throws(TensorFileError) -> Matrix<Double>
   ) throws(TensorFileError) -> [Double] { bias }
 }
 
 /// A rule that adds a product of two factors: ΔW = scale · left · right.
-protocol LowRankRule: WeightRule {
+public protocol LowRankRule: WeightRule {
   /// left `[out, r]` and right `[r, in]`, in the precision asked for.
   func factors<Scalar: FactorElement>(
     _ type: Scalar.Type
@@ -66,9 +66,9 @@ protocol LowRankRule: WeightRule {
 }
 
 extension LowRankRule {
-  var isAdditive: Bool { true }
+  public var isAdditive: Bool { true }
 
-  func makeChange<Scalar: FactorElement>(scale: Scalar) throws(TensorFileError) -> RowChange<Scalar> {
+  public func makeChange<Scalar: FactorElement>(scale: Scalar) throws(TensorFileError) -> RowChange<Scalar> {
     let (left, right) = try factors(Scalar.self)
     return { rows, block in block.add(left.rows(rows), times: right, scale: scale) }
   }
@@ -103,20 +103,20 @@ struct RowProduct<Scalar: FactorElement> {
 }
 
 /// A tensor of an adapter's file, read on demand.
-struct StoredTensor: Sendable {
+public struct StoredTensor: Sendable {
   let file: File
-  let entry: TensorEntry
+  public let entry: TensorEntry
 
-  var shape: [Int] { entry.shape }
+  public var shape: [Int] { entry.shape }
 
   /// All values in their order.
-  func values<Scalar: FactorElement>(_ type: Scalar.Type = Scalar.self) throws(TensorFileError) -> [Scalar] {
+  public func values<Scalar: FactorElement>(_ type: Scalar.Type = Scalar.self) throws(TensorFileError) -> [Scalar] {
     guard let format = entry.dtype.format else { return [] }
     return Scalar.decoded(try file.bytes(entry.byteRange), format)
   }
 
   /// The values as a matrix of that many rows. Traps if they do not fill it.
-  func matrix<Scalar: FactorElement>(
+  public func matrix<Scalar: FactorElement>(
     rows: Int, _ type: Scalar.Type = Scalar.self
   ) throws(TensorFileError) -> Matrix<Scalar> {
     let values = try values(type)
@@ -125,12 +125,13 @@ struct StoredTensor: Sendable {
   }
 
   /// The tensor's last extents as a matrix: `[a, b, c]` is `[a·b, c]`.
-  func matrix<Scalar: FactorElement>(_ type: Scalar.Type = Scalar.self) throws(TensorFileError) -> Matrix<Scalar> {
+  public func matrix<Scalar: FactorElement>(_ type: Scalar.Type = Scalar.self) throws(TensorFileError) -> Matrix<Scalar>
+  {
     Matrix(rows: shape.dropLast().reduce(1, *), columns: shape.last ?? 1, values: try values(type))
   }
 
   /// Whole numbers of any integer dtype; nil if one does not lie in `range`.
-  func integers(in range: Range<Int>) throws(TensorFileError) -> [Int]? {
+  public func integers(in range: Range<Int>) throws(TensorFileError) -> [Int]? {
     let bytes = try file.bytes(entry.byteRange)
     let width = entry.dtype.bitCount / 8
     let isSigned = [.i8, .i16, .i32, .i64].contains(entry.dtype)
