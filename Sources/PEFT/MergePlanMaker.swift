@@ -124,8 +124,9 @@ struct MergePlanMaker {
       if let bias = module.bias { try addBias(bias, of: module, weight: name, scaling) }
     }
     let key = "trainable_token_indices"
+    let tokens = ListedTokens(adapter.config)
     unmatched += try addRows(
-      adapter.tokenRows.map { TrainedRows(path: $0.path, entry: $0.entry, listed: listedTokens($0.path), key: key) },
+      adapter.tokenRows.map { TrainedRows(path: $0.path, entry: $0.entry, listed: tokens.forAll ?? tokens.named($0.path) ?? [], key: key) },
       resolver)
     for replacement in adapter.replacements {
       if try isSecondNameOfTiedEmbedding(replacement) { continue }
@@ -330,13 +331,11 @@ struct MergePlanMaker {
       }
     }
     guard !options.allowMissing else { return }
-    var missing = (config.targetParameters ?? []).filter { target in
-      !adapter.modules.contains { module in
-        var single = config
-        single.targetParameters = [target]
-        return !single.targetedParameters(in: Self.unwrapped(module.path).path).isEmpty
-      }
+    var heldParameters: Set<Int> = []
+    for module in adapter.modules {
+      heldParameters.formUnion(config.parameterTargets.places(in: Self.unwrapped(module.path).path))
     }
+    var missing = (config.targetParameters ?? []).enumerated().filter { !heldParameters.contains($0.offset) }.map(\.element)
     // transformers 5 holds a layer's experts as one parameter, which target_modules does not reach.
     let adaptsExperts = paths.contains(where: Self.isInExpert)
     let method = AdapterMethod.named(adapter.config.peftType)

@@ -200,11 +200,12 @@ public struct ModuleStatistics: Sendable {
     _ method: AdapterMethod, _ file: SafetensorsFile, _ config: PeftConfig, _ configPath: String
   ) throws(AdapterError) -> [Row] {
     let parts = try MethodParts(file, config, method)
+    let budget = ProbeBudget(file)
     var rows: [Row] = []
     for part in parts.modules {
       // What cannot be tried is not judged here: `Validation` says what is wrong with it.
       let probe = try? RuleProbe(
-        part, shared: parts.shared, config: config, configPath: configPath, file: file)
+        part, shared: parts.shared, config: config, configPath: configPath, file: file, budget: budget)
       let isFinite = try isFinite(part.tensors.values, file)
       rows.append(
         Row(

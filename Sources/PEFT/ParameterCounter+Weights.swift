@@ -82,14 +82,19 @@ extension ParameterCounter {
   private func checkBase(_ adapted: Set<ExactName>, _ file: SafetensorsFile) throws(AdapterError) {
     guard config.layerReplication.isEmptyOrFalse else { return }
     let resolver = NameResolver(base)
-    let names = parameters.list.map(\.name) + base.modules.map { "\($0.path).weight" }
-    let hasExperts = names.contains { $0.contains(".experts.") }
+    let owners = parameters.list.map(\.path) + base.modules.map(\.path)
+    let hasExperts = owners.contains { ".\($0).".contains(".experts.") }
     // Models keep a layer's experts in one tensor, checkpoints often each apart.
-    for path in adapted.map(\.text).inExactOrder() where !(path.contains("experts") && hasExperts) {
-      let plain = base.family?.renaming.modelName("\(path).").dropLast().description ?? path
-      if names.contains(where: { $0.hasPrefix("\(path).") || $0.hasPrefix("\(plain).") || $0.contains(".\(path).") }) {
-        continue
-      }
+    let paths = adapted.map(\.text).inExactOrder().filter { !($0.contains("experts") && hasExperts) }
+    let names = NameEndings(paths)
+    let renamed = NameEndings(
+      base.family.map { family in paths.map { String(family.renaming.modelName("\($0).").dropLast()) } } ?? [])
+    var held: Set<Int> = []
+    for owner in owners {
+      held.formUnion(names.places(in: owner))
+      held.formUnion(renamed.places(in: owner))
+    }
+    for (place, path) in paths.enumerated() where !held.contains(place) {
       let isFound = try resolver.resolve("\(path).weight") != nil
       if isFound || parameters.isSecondName("\(path).weight") { continue }
       throw .uncountable(
@@ -201,18 +206,24 @@ extension ParameterCounter {
   /// Source: peft/tuners/lily/model.py `LilyModel._post_injection_hook`.
   private func lily(_ modules: [ExactName: [ExactName: TensorEntry]]) throws(AdapterError) -> Int {
     struct Group: Hashable {
-      let suffix: String
+      let suffix: Int?
       let shape: [Int]
     }
     let stride = max(1, try integer("stride_A"))
     var members: [Group: Int] = [:]
     var total = 0
+    var places: [ExactName: Int] = [:]
+    if case .names(let names)? = config.targetModules {
+      for (place, name) in names.enumerated() { places[name] = place }
+    }
+    let lengths = Set(places.keys.map(\.text.utf8.count))
     for path in modules.keys.map(\.text).sorted(by: naturallyPrecedes) {
       guard let tensors = modules[path], let a = tensors["lily_A.weight"], let b = tensors["lily_B.weight"] else {
         continue
       }
-      var suffix = ""
-      if case .names(let names)? = config.targetModules { suffix = names.last { path.hasSuffix($0) } ?? "" }
+      // The last name of the list that the path ends with, dot or not.
+      let suffix = (0...path.utf8.count).lazy.filter(lengths.contains).compactMap { places[String(path.utf8.suffix($0)) ?? ""] }
+        .max()
       let group = Group(suffix: suffix, shape: a.shape + b.shape)
       let index = members[group, default: 0]
       members[group] = index + 1

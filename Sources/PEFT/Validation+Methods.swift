@@ -20,6 +20,7 @@ extension Validation {
       return
     }
     checkRankSetting(method, config)
+    let budget = ProbeBudget(file)
     for part in parts.modules {
       if config.peftType == AdapterMethod.oft.type,
         part.tensors.keys.contains(where: { ["oft_r", "oft_s"].contains($0) })
@@ -33,7 +34,8 @@ extension Validation {
       }
       do throws(AdapterError) {
         _ = try RuleProbe(
-          part, shared: parts.shared, config: config, configPath: configPath, file: file, readsValues: false)
+          part, shared: parts.shared, config: config, configPath: configPath, file: file,
+          budget: budget, readsValues: false)
       } catch {
         switch error {
         // What is not merged may still be sound.

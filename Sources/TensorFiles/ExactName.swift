@@ -48,6 +48,12 @@ extension StringProtocol {
   package func endsExactly(_ suffix: some StringProtocol) -> Bool {
     utf8.count >= suffix.utf8.count && utf8.suffix(suffix.utf8.count).elementsEqual(suffix.utf8)
   }
+
+  /// True if `name` is this path, or its last parts. For many names: `NameEndings`.
+  package func endsInParts(_ name: some StringProtocol) -> Bool {
+    guard endsExactly(name) else { return false }
+    return utf8.count == name.utf8.count || utf8.dropLast(name.utf8.count).last == UInt8(ascii: ".")
+  }
 }
 
 extension String {

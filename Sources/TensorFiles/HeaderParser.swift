@@ -76,6 +76,9 @@ struct HeaderParser {
   private func claim(
     _ name: String, _ json: OpaquePointerToJSON, unknownKeys: inout [String]
   ) throws(TensorFileError) -> Claim {
+    guard name.utf8.count <= TensorEntry.partLimit || name.parts(keepingEmpty: true).count <= TensorEntry.partLimit else {
+      throw .nameTooDeep(path: path, tensor: name, limit: TensorEntry.partLimit)
+    }
     let value = JSONValue(json)
     guard let members = value.members else {
       throw .entryMalformed(path: path, tensor: name, field: "entry", found: value.compactText)

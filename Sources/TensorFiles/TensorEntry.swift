@@ -9,6 +9,10 @@ public struct TensorEntry: Sendable, Hashable {
   /// The bytes in the file, counted from the file's beginning.
   public let byteRange: Range<Int>
 
+  /// Parts between the dots of a name. Modules of models lie in a dozen others; what lies deeper than this would only make
+  /// all that looks at the modules around a tensor slow.
+  package static let partLimit = 128
+
   /// Elements of a shape that a file states; nil if they cannot be counted, or if a tensor without elements has such extents
   /// that any product of some of them could not: no other shape leaves a reader.
   ///

@@ -35,8 +35,8 @@ struct MethodModule {
   let siblings: [Sibling]?
   /// Greatest output and input of all modules.
   let largest: (output: Int, input: Int)
-  /// What the configuration's patterns spend from, for all modules together.
-  let patterns: PatternBudget
+  /// The configuration's patterns, for all modules together.
+  let patterns: PatternCache
 
   /// Another module of the same adapter.
   struct Sibling: Sendable {
@@ -121,7 +121,7 @@ struct MethodModule {
   /// Source: peft/utils/other.py `get_pattern_key`.
   func number(_ key: String, pattern map: String) throws(AdapterError) -> Double {
     for member in setting(map).members ?? [] {
-      let pattern = try Pattern("(.*\\.)?(\(member.key))$", patterns)
+      let pattern = try patterns.pattern("(.*\\.)?(\(member.key))$")
       guard try pattern.matchesStart(path) else { continue }
       guard let value = PythonNumber(json: member.value) else {
         throw .configValue(path: configPath, key: map, expected: "numbers", found: member.value.compactText)

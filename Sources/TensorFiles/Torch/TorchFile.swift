@@ -123,6 +123,9 @@ struct TorchFile {
     for (key, value) in arena.dictionaries[dictionary] {
       guard case .tensor(let place) = value else { continue }
       let tensor = arena.tensors[place]
+      guard key.utf8.count <= TensorEntry.partLimit || key.parts(keepingEmpty: true).count <= TensorEntry.partLimit else {
+        throw .nameTooDeep(path: file.path, tensor: key, limit: TensorEntry.partLimit)
+      }
       // As in Python, the last of equal keys counts.
       if let index = positions[key] {
         tensors[index].tensor = tensor
