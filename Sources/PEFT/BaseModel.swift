@@ -151,7 +151,8 @@ public struct BaseModel: Sendable {
           path: head, kind: .linear, weightName: source.weightName, shape: source.shape, isTiedHead: true,
           orientation: .linear))
     }
-    return modules.sorted { naturallyPrecedes($0.path, $1.path) }
+    // The places are sorted, not the modules, which take long to move.
+    return modules.indices.sorted { naturallyPrecedes(modules[$0].path, modules[$1].path) }.map { modules[$0] }
   }
 
   private static func kind(_ path: String, shape: [Int], family: ModelFamily?) -> Module.Kind {

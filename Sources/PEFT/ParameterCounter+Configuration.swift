@@ -26,11 +26,11 @@ extension ParameterCounter {
     for target in targets {
       let least = target.isEmbedding ? Int.max : min(target.input, target.output)
       let rank = try scaling.values(for: target.path, leastExtent: least).rank
-      trained += rank * target.input
+      trained += try product(rank, target.input)
       if freezesB {
-        frozen += rank * target.output
+        frozen += try product(rank, target.output)
       } else {
-        trained += rank * target.output
+        trained += try product(rank, target.output)
       }
       if config.useDoRA { trained += target.magnitudes }
       if config.loraBias { trained += target.output }
@@ -196,7 +196,7 @@ extension ParameterCounter {
       if listed != nil, greatest[name] ?? -1 >= parameter.shape[0] {
         throw lacksWeights("trained tokens", "'\(path)' of the base lacks some of them, so it was resized")
       }
-      count += (listed?.count ?? 0) * parameter.shape[1]
+      count += try product(listed?.count ?? 0, parameter.shape[1])
     }
     if count == 0 && !setting.isEmptyOrFalse {
       throw lacksWeights("trained tokens", "which module is the input embedding is not known")

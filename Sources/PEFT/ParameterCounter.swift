@@ -33,6 +33,11 @@ struct ParameterCounter {
       base, config, configPath: configPath,
       savedPaths: Set(saved.keys.map { $0.text.parts().dropLast().joined(separator: ".") }))
     vocabulary = Self.vocabulary(parameters, file)
+    for parameter in parameters.list {
+      if let vocabulary, let rows = parameters.rows, rows > 0, parameter.shape.first == rows {
+        _ = try product(vocabulary, parameter.count / rows)
+      }
+    }
   }
 
   /// Rows of the embedding or head in the adapter, where they differ from the base's.
@@ -116,6 +121,16 @@ struct ParameterCounter {
 
   private var hasHead: Bool {
     BaseModel.hasLanguageHead(taskType: config.taskType, config: base.config)
+  }
+
+  /// A product of sizes. Throws `.uncountable` where no model has so many parameters.
+  func product(_ sizes: Int...) throws(AdapterError) -> Int {
+    guard let product = checkedProduct(sizes), product <= 1 << 50 else {
+      throw .uncountable(
+        path: configPath, what: "this adapter",
+        reason: "\(sizes.map(String.init).joined(separator: " × ")) parameters are more than any model has.")
+    }
+    return product
   }
 
   /// A whole number of the configuration that sizes something.

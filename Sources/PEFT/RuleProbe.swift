@@ -46,8 +46,7 @@ struct RuleProbe {
       guard readsValues else { return }
       isIdentity = try Self.isZero(part, file)
     case .known(let shape, let isWhole):
-      let (count, overflow) = shape.output.multipliedReportingOverflow(by: shape.input)
-      guard count > 0, !overflow else { return }
+      guard let count = checkedProduct(shape.output, shape.input), count > 0 else { return }
       let rule = try makeRule(
         MethodModule(
           config: config, configPath: configPath, file: file.file, path: part.path, tensors: part.tensors,

@@ -56,7 +56,8 @@ extension Validation {
   }
 
   private mutating func checkTokens(_ path: String, _ entry: TensorEntry, _ tokens: ListedTokens) {
-    guard let listed = tokens.forAll ?? tokens.named(path), entry.shape.count == 2, entry.shape[0] != listed.count else { return }
+    guard let listed = tokens.forAll ?? tokens.named(path), entry.shape.count == 2, entry.shape[0] != listed.count
+    else { return }
     note("shape", entry.name, "\(entry.shape[0]) rows; trainable_token_indices lists \(listed.count)")
   }
 
@@ -120,7 +121,7 @@ extension Validation {
     // Each group of a convolution's outputs reads its own part of the rank.
     if a.count > 2, b[1] > 0, a[0] % b[1] == 0, b[0] % (a[0] / b[1]) == 0 { return true }
     let blocks = config.useBDLoRA["nblocks"]?.integerValue ?? 1
-    return blocks > 1 && b[1].multipliedReportingOverflow(by: blocks) == (a[0], false)
+    return blocks > 1 && checkedProduct(b[1], blocks) == a[0]
   }
 
   private mutating func checkTargets(_ file: SafetensorsFile, _ modules: [String], _ config: PeftConfig) {

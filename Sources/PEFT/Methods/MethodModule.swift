@@ -139,6 +139,20 @@ struct MethodModule {
     return refuse("it is a convolution with groups, which PEFT cannot merge either.")
   }
 
+  /// Elements that a rule may make of what few stored bytes say: a gigabyte of them.
+  static let madeLimit = 1 << 28
+
+  /// Refuses shapes of factors that are made, not stored, and are too large together.
+  func requireRoom(for shapes: [Int]..., what: String) throws(AdapterError) {
+    var left = Self.madeLimit
+    for shape in shapes {
+      guard let count = checkedProduct(shape), count <= left else {
+        throw refuse("\(what) would take over \(Self.madeLimit / (1 << 18)) MB.")
+      }
+      left -= count
+    }
+  }
+
   /// Says why this adapter cannot be merged.
   func refuse(_ reason: String) -> AdapterError {
     .unsupported(path: file.path, what: "\(config.peftType.rawValue) on '\(path)'", reason: reason)

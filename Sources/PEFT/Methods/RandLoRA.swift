@@ -65,6 +65,11 @@ private struct RandLoRARule: LowRankRule {
       max(module.largest.output, module.largest.input), min(module.largest.output, module.largest.input)
     )
     storedBases = (wide + rank - 1) / rank
+    guard bases <= storedBases else {
+      throw .methodShape(
+        path: module.file.path, tensor: lambda.entry.name, found: lambda.shape, expected: [[rank, storedBases]])
+    }
+    try module.requireRoom(for: [rank, wide], [tall, storedBases, rank], what: "bases drawn for \(rank) ranks")
     let seed = try module.integer("projection_prng_key", Int.min...Int.max)
     var generator = TorchGenerator(seed: UInt64(bitPattern: Int64(seed)))
     var (valuesA, valuesB): ([Float], [Float])

@@ -43,6 +43,7 @@ private struct TinyLoRARule: LowRankRule {
     }
     let group = min(index / max(1, module.moduleCount / groups), groups - 1)
     let count = try module.integer("u", 1...1_000_000)
+    try module.requireRoom(for: [count, rank, rank], what: "\(count) projections of \(rank) ranks")
     v = try module.sharedTensor("tinylora_v.\(group)", [count])
     if module.tensors["tinylora_P"] != nil {
       p = .stored(try module.tensor("tinylora_P", [count, rank, rank]))

@@ -51,7 +51,9 @@ private struct UniLoRARule: LowRankRule {
     var (before, total) = (0, 0)
     for sibling in siblings {
       if sibling.path.isExactly(module.path) { before = total }
-      total += rank * (sibling.input + sibling.output)
+      guard let count = checkedProduct(rank, sibling.input + sibling.output), count <= MethodModule.madeLimit - total
+      else { throw module.refuse("the places drawn for r = \(rank) would take over a gigabyte.") }
+      total += count
     }
     let seed = try module.integer("proj_seed", 0...Int.max)
     let places = NumPyGenerator(seed: UInt64(seed)).balancedIndices(count: total, length: length)

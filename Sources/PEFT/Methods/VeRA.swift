@@ -78,6 +78,7 @@ private struct SharedProjectionRule: LowRankRule {
     // Both are drawn from one stream, A first.
     var generator = TorchGenerator(seed: UInt64(bitPattern: Int64(seed)))
     let (tall, wide) = module.largest
+    try module.requireRoom(for: [rank, copies, wide], [tall, rank], what: "projections drawn for \(rank) ranks")
     let drawnA = generator.kaimingUniform(count: rank * copies * wide, fanIn: wide, negativeSlope: 0)
     let drawnB = generator.kaimingUniform(count: tall * rank, fanIn: rank, negativeSlope: 0)
     self.a = .drawn(Matrix(rows: rank * copies, columns: wide, values: drawnA))
