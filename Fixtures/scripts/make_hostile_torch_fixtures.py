@@ -63,6 +63,7 @@ cases = {
     "far-off": (state([("w", tensor(256, (1 << 62) + 5, [2, 3], [1 << 62, 1]))]), kilobyte, "torchTensor"),
     "strides-overflow": (state([("w", tensor(256, 0, [3, 3], [1 << 62, 1 << 62]))]), kilobyte, "torchTensor"),
     "storage-overflow": (state([("w", tensor(1 << 62, 0, [2], [1]))]), kilobyte, "torchTensor"),
+    "deep-name": (state([("a." * 200 + "w", tensor(256, 0, [1], [1]))]), kilobyte, "nameTooDeep"),
     "no-rows-and-strides": (state([("w", tensor(256, 0, [0, 4096, 4096], [1 << 62, 1 << 62, 1 << 62]))]), kilobyte, None),
 }
 for name, (pickle, data, _) in cases.items():

@@ -81,6 +81,7 @@ REFUSED = {
     "h15-trailing-bytes": (packed({"a": entry()}, b"\0" * 9), "trailingBytes"),
     "h16-data-truncated": (packed({"a": entry()}, b"\0" * 7), "dataTruncated"),
     "h16-no-data": (packed({"a": entry()}, b""), "dataTruncated"),
+    "name-too-deep": (packed({"a." * 200 + "w": entry()}), "nameTooDeep"),
     "h17-shape-too-small": (packed({"a": entry(shape=(1,))}), "sizeMismatch"),
     "h17-dtype-too-wide": (packed({"a": entry("F64")}), "sizeMismatch"),
     "h18-element-overflow": (packed({"a": entry(shape=(2**32, 2**32))}), "shapeOverflow"),

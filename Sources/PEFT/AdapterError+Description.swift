@@ -21,7 +21,8 @@ extension AdapterError: CustomStringConvertible {
     case .patternUnsupported(let pattern, let construct):
       "pattern '\(pattern)': \(construct) is Python syntax that has no translation here. Write the pattern without it."
     case .patternRunaway(let pattern, let subject):
-      "pattern '\(pattern)': gave up on '\(subject)' after too many steps. Write the pattern with less nesting."
+      "pattern '\(pattern)': gave up\(subject.isEmpty ? "" : " on '\(subject)'") after too many steps. "
+        + "Use fewer patterns, or write them with less nesting."
     case .configPattern(let path, let error): "\(path): \(error.description)"
     case .weightsMissing(let directory, let found):
       "\(directory): no adapter_model.safetensors"

@@ -29,7 +29,7 @@ public enum AdapterError: Error, Sendable, Equatable {
   case patternInvalid(pattern: String, offset: Int, reason: String)
   /// A regular expression with Python syntax that has no translation.
   case patternUnsupported(pattern: String, construct: String)
-  /// A match took more steps than allowed.
+  /// A match took more steps than allowed, or all patterns of a configuration do. The subject is empty where they were made.
   case patternRunaway(pattern: String, subject: String)
 
   /// A pattern of a configuration's file failed in one of the ways above.

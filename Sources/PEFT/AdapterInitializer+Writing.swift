@@ -71,7 +71,7 @@ extension AdapterInitializer {
       }
     case .modules(_, let start)?:
       let siblings = modules.map(\.module)
-      let patterns = PatternBudget()
+      let patterns = PatternCache()
       for (index, target) in modules.enumerated() {
         let module = FreshModule(
           config: config, configPath: configPath, base: base, module: target.module, siblings: siblings, index: index,

@@ -10,7 +10,11 @@ enum AdapterName {
   /// `module` counts as foreign only at the beginning of the name or of the model's own part: models have modules of that
   /// name too. Any adapter name after `lora_A` and the like, as in a raw state dict, is left out as well.
   static func withoutForeignParts(_ name: String) -> (name: String, foreign: Set<String>) {
-    var parts = name.parts(keepingEmpty: true).map(String.init)
+    let found = name.parts(keepingEmpty: true)
+    guard found.contains(where: { $0.isExactly(defaultAdapter) || foreignParts.contains(String($0)) }) else {
+      return (name, [])
+    }
+    var parts = found.map(String.init)
     var foreign: Set<String> = []
     while let first = parts.first, foreignParts.contains(first) { foreign.insert(parts.removeFirst()) }
     if parts.starts(with: ["base_model", "model"]) {

@@ -79,8 +79,7 @@ public struct AdapterSummary: Sendable {
     if name.contains(".base_layer.weight") { return .baseCopies }
     if name.contains(LoRARole.mark) || config.peftType != .lora { return .adapter }
     let path = name.parts().dropLast().joined(separator: ".")
-    let isSaved = (config.modulesToSave ?? []).contains { path.endsExactly($0) }
-    if isSaved { return .savedModules }
+    if config.savedTails.contains(endOf: path) { return .savedModules }
     return name.hasSuffix(".weight") ? .baseCopies : .adapter
   }
 }

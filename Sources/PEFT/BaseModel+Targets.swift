@@ -11,8 +11,8 @@ extension BaseModel {
     var targeted: [Module] = []
     for module in modules where try matcher.verdict(module.path) == .targeted { targeted.append(module) }
     let weighted = Set(exactly: modules.map(\.path))
-    for container in containers where !weighted.contains(container) {
-      if try matcher.verdict(container) == .targeted {
+    try forEachContainer { container throws(AdapterError) in
+      if !weighted.contains(container), try matcher.verdict(container) == .targeted {
         throw .targetNotLinear(base: path, module: container, shape: [])
       }
     }
@@ -51,7 +51,7 @@ extension BaseModel {
       config.targetModules = .names(allLinear(taskType: config.taskType))
     }
     if case .names(let names)? = config.targetModules, names.count >= 20 {
-      config.targetModules = .names(shortened(names))
+      config.targetModules = .names(leastEndings(of: names))
     }
     return config
   }
@@ -69,27 +69,6 @@ extension BaseModel {
     return modules.filter { $0.isLinear && !excluded.contains($0.path) }.map(\.path)
   }
 
-  private func shortened(_ names: [String]) -> [String] {
-    func suffixes(_ name: String) -> [String] {
-      let parts = name.parts(keepingEmpty: true)
-      return (0..<parts.count).reversed().map { parts[$0...].joined(separator: ".") }
-    }
-    let targets = Set(exactly: names)
-    let others = (containers + modules.map(\.path)).filter { name in !suffixes(name).contains(where: targets.contains) }
-    let taken = Set(exactly: others.flatMap(suffixes))
-    var kept: [String] = []
-    var keptNames: Set<ExactName> = []
-    let ordered = targets.map { (name: $0.text, suffixes: suffixes($0.text)) }
-      .sorted { $0.suffixes.lexicographicallyPrecedes($1.suffixes) { $0.utf8.lexicographicallyPrecedes($1.utf8) } }
-    for (_, candidates) in ordered where !candidates.dropLast().contains(where: keptNames.contains) {
-      if let suffix = candidates.first(where: { !keptNames.contains($0) && !taken.contains($0) }) {
-        kept.append(suffix)
-        keptNames.insert(suffix)
-      }
-    }
-    return !kept.isEmpty && kept.count < names.count ? kept : names
-  }
-
   /// What PEFT writes as `auto_mapping` where there is no task type: the base's class and its module in transformers.
   var autoMapping: JSONValue {
     guard let name = config?["architectures"]?.elements?.first?.stringValue, let modelType else { return .null }
@@ -98,19 +77,6 @@ extension BaseModel {
       .init("base_model_class", .string(name)),
       .init("parent_library", .string("transformers.models.\(module).modeling_\(module)")),
     ])
-  }
-
-  /// Paths of modules that hold other modules.
-  private var containers: [String] {
-    var found: Set<ExactName> = []
-    for module in modules {
-      var path = module.path
-      while let dot = path.utf8.lastIndex(of: UInt8(ascii: ".")) {
-        path = String(path[..<dot])
-        if !found.insert(path).inserted { break }
-      }
-    }
-    return found.sorted().map(\.text)
   }
 
   private func nothingTargeted(_ rule: ModuleRule?) -> AdapterError {
@@ -124,7 +90,7 @@ extension BaseModel {
     }
     var nearest: [String] = []
     // Enough for a list that a person wrote; the distances to all names of a long one take hours.
-    for name in wanted.prefix(32) {
+    for name in wanted.prefix(32) where name.utf8.count <= 1000 {
       let matches = nearestNames(to: name, in: Array(candidates.prefix(1000)))
       for match in matches where !nearest.contains(match) { nearest.append(match) }
     }
@@ -132,11 +98,6 @@ extension BaseModel {
       base: path, targets: "target_modules \(rule.map(\.description) ?? "null")", candidates: candidates,
       nearest: nearest)
   }
-}
-
-/// The part of a path after its last dot.
-func lastPart(_ path: String) -> String {
-  path.parts().last.map(String.init) ?? path
 }
 
 /// Up to three names that differ least from `name`, by edit distance, if they differ by less than half.

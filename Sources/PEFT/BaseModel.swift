@@ -151,11 +151,12 @@ public struct BaseModel: Sendable {
           path: head, kind: .linear, weightName: source.weightName, shape: source.shape, isTiedHead: true,
           orientation: .linear))
     }
-    return modules.sorted { naturallyPrecedes($0.path, $1.path) }
+    // The places are sorted, not the modules, which take long to move.
+    return modules.indices.sorted { naturallyPrecedes(modules[$0].path, modules[$1].path) }.map { modules[$0] }
   }
 
   private static func kind(_ path: String, shape: [Int], family: ModelFamily?) -> Module.Kind {
-    let last = path.parts().last.map(String.init) ?? path
+    let last = lastPart(path)
     switch shape.count {
     case 0, 1: return .other
     case 2:
@@ -199,15 +200,4 @@ struct ModelNames {
 
   /// What heads are called.
   static let heads: Set<String> = ["lm_head", "score", "classifier", "qa_outputs", "cls"]
-}
-
-/// Order of paths in which numbers count as numbers: layer 2 comes before layer 10.
-func naturallyPrecedes(_ left: String, _ right: String) -> Bool {
-  let a = left.parts(keepingEmpty: true)
-  let b = right.parts(keepingEmpty: true)
-  for (x, y) in zip(a, b) where !x.isExactly(y) {
-    if let m = Int(x), let n = Int(y) { return m < n }
-    return x.utf8.lexicographicallyPrecedes(y.utf8)
-  }
-  return a.count < b.count
 }

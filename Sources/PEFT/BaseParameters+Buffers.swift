@@ -30,10 +30,11 @@ extension BaseParameters {
 
   /// Whether a tensor is a buffer, which PEFT does not count.
   static func isBuffer(_ name: String, _ shape: [Int]) -> Bool {
+    let last = lastPart(name)
+    // Almost all tensors, and no buffer.
+    if last == "weight" { return false }
     let parts = name.split(separator: ".")
-    if bufferNames.contains(parts.suffix(2).joined(separator: ".")) || bufferNames.contains(lastPart(name)) {
-      return true
-    }
+    if bufferNames.contains(parts.suffix(2).joined(separator: ".")) || bufferNames.contains(last) { return true }
     // Causal masks of early GPT checkpoints: attn.bias, attention.bias of shape [1, 1, n, n].
     return name.hasSuffix(".bias") && shape.count == 4
   }

@@ -115,14 +115,5 @@ struct ExpertParameter {
 extension PeftConfig {
   /// Names of parameters in `target_parameters` that lie in the module of that path, such as `gate_up_proj` in
   /// `…mlp.experts`. Source: peft/tuners/tuners_utils.py `BaseTuner._inject_parameters`.
-  func targetedParameters(in module: String) -> [String] {
-    var found: [String] = []
-    for target in targetParameters ?? [] {
-      let parts = target.parts().map(String.init)
-      guard let name = parts.last, !found.containsExactly(name) else { continue }
-      let container = parts.dropLast().joined(separator: ".")
-      if container.isEmpty || module.isExactly(container) || module.endsExactly(".\(container)") { found.append(name) }
-    }
-    return found
-  }
+  func targetedParameters(in module: String) -> [String] { parameterTargets.names(in: module) }
 }

@@ -1,3 +1,5 @@
+internal import TensorFiles
+
 /// What a tensor of a LoRA module is: the one place that the spellings of their names stand in.
 enum LoRARole: Hashable, CaseIterable, Sendable {
   case a, b, embeddingA, embeddingB, magnitude, bias, diagonal
@@ -40,7 +42,7 @@ enum LoRARole: Hashable, CaseIterable, Sendable {
 
   /// The module's path and the role in a name without `base_model.model.`; nil if the name is no LoRA's.
   static func split(_ name: String) -> (path: String, role: LoRARole)? {
-    guard name.contains(mark) else { return nil }
+    guard name.holds(mark) else { return nil }
     for role in allCases {
       for ending in role.endings where name.hasSuffix(".\(ending)") {
         return (String(name.dropLast(ending.count + 1)), role)

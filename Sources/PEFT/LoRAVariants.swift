@@ -35,7 +35,7 @@ enum LoRAVariants {
 
   /// Throws `.unsupported` if a tensor's name shows a variant, whatever the configuration says.
   static func refuse(_ file: SafetensorsFile) throws(AdapterError) {
-    for entry in file.entries where entry.name.contains(".lora_arrow") {
+    for entry in file.entries where entry.name.holds(".lora_arrow") {
       throw .unsupported(
         path: file.path, what: "Arrow (tensor '\(entry.name)')", reason: "it routes between adapters by the input.")
     }

@@ -34,10 +34,10 @@ extension MergePlanMaker {
   ) throws(AdapterError) {
     let values = try scaling.values(for: parameter.path)
     let (a, b) = (module.a.shape, module.b.shape)
-    let (rows, overflow) = values.rank.multipliedReportingOverflow(by: parameter.expertCount)
-    guard !overflow, a.count == 2, b.count == 2, a[0] == rows, b[1] == rows else {
+    let rows = checkedProduct(values.rank, parameter.expertCount)
+    guard let rows, a.count == 2, b.count == 2, a[0] == rows, b[1] == rows else {
       throw .rankMismatch(
-        path: adapter.file.path, module: module.path, expectedRank: rows, shapeA: a, shapeB: b)
+        path: adapter.file.path, module: module.path, expectedRank: rows ?? values.rank, shapeA: a, shapeB: b)
     }
     guard
       let swapped = parameter.isSwapped(a, b, modelType: base.modelType, config: adapter.config)

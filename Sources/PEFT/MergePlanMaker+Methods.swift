@@ -68,7 +68,7 @@ extension MergePlanMaker {
       MethodModule.Sibling(path: path, output: shapes[path]?.output ?? 0, input: shapes[path]?.input ?? 0)
     }
     let largest = (found.map(\.shape.output).max() ?? 0, found.map(\.shape.input).max() ?? 0)
-    let patterns = PatternBudget()
+    let patterns = PatternCache()
     var matched: Set<ExactName> = []
     ruleCount += adapter.methodParts.isEmpty ? found.count : 0
     for (part, weight, shape) in found {

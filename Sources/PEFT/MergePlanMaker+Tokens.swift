@@ -67,13 +67,6 @@ extension MergePlanMaker {
     .unsupported(path: adapter.file.path, what: what, reason: "PEFT saves such an adapter, but cannot run it.")
   }
 
-  /// What `trainable_token_indices` lists for a module.
-  func listedTokens(_ path: String) -> [JSONValue] {
-    let setting = adapter.config.trainableTokenIndices
-    return setting.elements
-      ?? setting.members?.first { path == $0.key || path.hasSuffix(".\($0.key)") }?.value.elements ?? []
-  }
-
   /// Lets a tied head change as its embedding does, where PEFT ties the two adapters.
   ///
   /// It ties trained rows wherever config.json ties the weights, and all else with `ensure_weight_tying`; whether the

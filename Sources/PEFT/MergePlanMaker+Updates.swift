@@ -87,7 +87,7 @@ extension MergePlanMaker {
       return false
     }
     let inner = module.path.dropLast(".out_proj".count) + ".base_layer.out_proj"
-    return adapter.modules.contains { $0.path == inner } && adapter.config.attention(ofOutput: String(inner)) != nil
+    return modulePaths.contains(String(inner)) && adapter.config.attention(ofOutput: String(inner)) != nil
   }
 
   /// What rank and alpha patterns are matched with: the module's path, or that of its targeted parameter.
@@ -125,10 +125,10 @@ extension MergePlanMaker {
     let blocks = adapter.config.useBDLoRA["nblocks"]?.integerValue ?? 1
     // Which side is packed shows in the shapes: the configuration's names may be patterns.
     if blocks > 1, shape.count == 2, rank % blocks == 0 {
-      if a[1] != shape[1], a[1].multipliedReportingOverflow(by: blocks) == (shape[1], false) {
+      if a[1] != shape[1], checkedProduct(a[1], blocks) == shape[1] {
         viewA = FactorView(file, module.a, rows: rank, columns: shape[1], blockCount: blocks)
       }
-      if b[1] != rank, b[1] * blocks == rank, b[0] % blocks == 0 {
+      if b[1] != rank, checkedProduct(b[1], blocks) == rank, b[0] % blocks == 0 {
         viewB = FactorView(file, module.b, rows: b[0], columns: rank, blockCount: blocks)
       }
     }

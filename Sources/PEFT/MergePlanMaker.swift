@@ -24,6 +24,10 @@ struct MergePlanMaker {
   var tokens: [ExactName: TokenReplacement] = [:]
   /// Replacing adapter tensors by the name of the output tensor.
   var replacements: [ExactName: (file: SafetensorsFile, replacement: Adapter.Replacement)] = [:]
+  /// Paths of the modules of the adapter that is being matched.
+  var modulePaths: Set<ExactName> = []
+  /// True if `ensure_weight_tying` had an effect: PEFT then stores both sides of the tie.
+  private var tiesOnPurpose = false
   /// Output tensors that the base does not have, in order.
   var added: [String] = []
   /// Rows of output tensors that have more than the base's: embeddings and heads of a larger vocabulary.
@@ -96,6 +100,8 @@ struct MergePlanMaker {
   /// Returns the names of the weights that the adapter updates.
   private mutating func matchAdapter(_ resolver: NameResolver) throws(AdapterError) -> Set<ExactName> {
     let scaling = try LoRAScaling(adapter.config, path: adapter.configPath)
+    modulePaths = Set(exactly: adapter.modules.map(\.path))
+    tiesOnPurpose = storesBothSidesOfTie
     headFollows = headFollows || tiesOnPurpose
     var unmatched: [String] = []
     updatedRows = [:]
@@ -124,8 +130,11 @@ struct MergePlanMaker {
       if let bias = module.bias { try addBias(bias, of: module, weight: name, scaling) }
     }
     let key = "trainable_token_indices"
+    let tokens = ListedTokens(adapter.config)
     unmatched += try addRows(
-      adapter.tokenRows.map { TrainedRows(path: $0.path, entry: $0.entry, listed: listedTokens($0.path), key: key) },
+      adapter.tokenRows.map {
+        TrainedRows(path: $0.path, entry: $0.entry, listed: tokens.forAll ?? tokens.named($0.path) ?? [], key: key)
+      },
       resolver)
     for replacement in adapter.replacements {
       if try isSecondNameOfTiedEmbedding(replacement) { continue }
@@ -166,8 +175,7 @@ struct MergePlanMaker {
     return base.family?.head
   }
 
-  /// True if `ensure_weight_tying` had an effect: PEFT then stores both sides of the tie.
-  private var tiesOnPurpose: Bool {
+  private var storesBothSidesOfTie: Bool {
     guard adapter.config.ensureWeightTying, let head = tieHead, let embedding = base.family?.embedding else {
       return false
     }
@@ -330,13 +338,12 @@ struct MergePlanMaker {
       }
     }
     guard !options.allowMissing else { return }
-    var missing = (config.targetParameters ?? []).filter { target in
-      !adapter.modules.contains { module in
-        var single = config
-        single.targetParameters = [target]
-        return !single.targetedParameters(in: Self.unwrapped(module.path).path).isEmpty
-      }
+    var heldParameters: Set<Int> = []
+    for module in adapter.modules {
+      heldParameters.formUnion(config.parameterTargets.places(in: Self.unwrapped(module.path).path))
     }
+    var missing = (config.targetParameters ?? []).enumerated().filter { !heldParameters.contains($0.offset) }.map(
+      \.element)
     // transformers 5 holds a layer's experts as one parameter, which target_modules does not reach.
     let adaptsExperts = paths.contains(where: Self.isInExpert)
     let method = AdapterMethod.named(adapter.config.peftType)
@@ -361,7 +368,7 @@ struct MergePlanMaker {
 
   /// True for a module of one of several experts: `…experts.3.up_proj`.
   private static func isInExpert(_ path: String) -> Bool {
-    guard let range = path.firstRange(of: ".experts.") else { return false }
+    guard path.holds(".experts."), let range = path.firstRange(of: ".experts.") else { return false }
     return path[range.upperBound...].first?.isNumber ?? false
   }
 }

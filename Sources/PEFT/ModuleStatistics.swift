@@ -177,7 +177,16 @@ public struct ModuleStatistics: Sendable {
   /// Singular values of B·A; nil if a value is not finite.
   ///
   /// With A·Aᵀ = V·D·Vᵀ the squares are the eigenvalues of √D·Vᵀ·(BᵀB)·V·√D.
+  /// Where the rank is greater than an extent of B·A, the product is formed, which then is smaller than A or B.
   private static func singularValues(_ a: Matrix<Double>, _ b: Matrix<Double>) -> [Double]? {
+    let least = min(a.columns, b.rows)
+    if a.rows > least {
+      let product = b.times(a)
+      let isWide = b.rows <= a.columns
+      let gram = product.times(product, transposingSelf: !isWide, transposingOther: isWide)
+      guard let found = Decompositions.eigenvectors(ofSymmetric: gram, ranks: 0..<least) else { return nil }
+      return found.values.map { max(0, $0).squareRoot() }.reversed() + [Double](repeating: 0, count: a.rows - least)
+    }
     let gramA = a.times(a, transposingOther: true)
     let gramB = b.times(b, transposingSelf: true)
     guard let inner = Decompositions.eigenvectors(ofSymmetric: gramA, ranks: 0..<a.rows) else { return nil }
@@ -201,11 +210,12 @@ public struct ModuleStatistics: Sendable {
     _ method: AdapterMethod, _ file: SafetensorsFile, _ config: PeftConfig, _ configPath: String
   ) throws(AdapterError) -> [Row] {
     let parts = try MethodParts(file, config, method)
+    let budget = ProbeBudget(file)
     var rows: [Row] = []
     for part in parts.modules {
       // What cannot be tried is not judged here: `Validation` says what is wrong with it.
       let probe = try? RuleProbe(
-        part, shared: parts.shared, config: config, configPath: configPath, file: file)
+        part, shared: parts.shared, config: config, configPath: configPath, file: file, budget: budget)
       let isFinite = try isFinite(part.tensors.values, file)
       rows.append(
         Row(

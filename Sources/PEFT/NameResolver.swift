@@ -8,10 +8,38 @@ internal import TensorFiles
 struct NameResolver {
   private let base: BaseModel
   private let names: [String]
+  private let endings: Endings
+
+  /// The names in the order of their bytes from the last to the first, made when the first name is not found as it is.
+  private final class Endings {
+    private let names: [String]
+    private lazy var order = names.indices.sorted { Self.precedes(names[$0], names[$1]) }
+
+    init(_ names: [String]) { self.names = names }
+
+    private static func precedes(_ left: String, _ right: String) -> Bool {
+      let (a, b) = (left.utf8Span.span, right.utf8Span.span)
+      for place in 0..<min(a.count, b.count) where a[a.count - 1 - place] != b[b.count - 1 - place] {
+        return a[a.count - 1 - place] < b[b.count - 1 - place]
+      }
+      return a.count < b.count
+    }
+
+    /// All names that end so, in their own order.
+    func names(endingWith suffix: String) -> [String] {
+      var (low, high) = (0, order.count)
+      while low < high {
+        let middle = (low + high) / 2
+        if Self.precedes(names[order[middle]], suffix) { low = middle + 1 } else { high = middle }
+      }
+      return order[low...].prefix { names[$0].endsExactly(suffix) }.sorted().map { names[$0] }
+    }
+  }
 
   init(_ base: BaseModel) {
     self.base = base
     names = base.checkpoint.names
+    endings = Endings(names)
   }
 
   /// The name in the checkpoint of a tensor named as in the model, such as `model.layers.0.mlp.up_proj.weight`.
@@ -53,7 +81,7 @@ struct NameResolver {
   }
 
   private func only(endingWith suffix: String, for name: String) throws(AdapterError) -> String? {
-    let found = names.filter { $0.endsExactly(".\(suffix)") }
+    let found = endings.names(endingWith: ".\(suffix)")
     if found.count <= 1 { return found.first }
     let wrapped = found.filter { candidate in
       candidate.dropLast(suffix.count).parts()

@@ -26,11 +26,11 @@ extension ParameterCounter {
     for target in targets {
       let least = target.isEmbedding ? Int.max : min(target.input, target.output)
       let rank = try scaling.values(for: target.path, leastExtent: least).rank
-      trained += rank * target.input
+      trained += try product(rank, target.input)
       if freezesB {
-        frozen += rank * target.output
+        frozen += try product(rank, target.output)
       } else {
-        trained += rank * target.output
+        trained += try product(rank, target.output)
       }
       if config.useDoRA { trained += target.magnitudes }
       if config.loraBias { trained += target.output }
@@ -115,9 +115,9 @@ extension ParameterCounter {
       var names = config.savedModuleNames
       if case .names(let targets)? = expanded.targetModules { names += targets }
       var seen: Set<ExactName> = []
-      for name in names
-      where seen.insert(name).inserted && !parameters.list.contains(where: { !$0.isBias && isPart(name, of: $0.path) })
-      {
+      let endings = NameEndings(names)
+      let held = Set(parameters.list.lazy.filter { !$0.isBias }.flatMap { endings.places(in: $0.path) })
+      for (place, name) in names.enumerated() where seen.insert(name).inserted && !held.contains(place) {
         throw lacksWeights("this LoRA", "the base holds no '\(name)', which may share another module's weight")
       }
     }
@@ -128,15 +128,10 @@ extension ParameterCounter {
       }
     }
     if parameters.isTied, let head = parameters.head { second.append(head) }
-    for key in (config.trainableTokenIndices.members ?? []).map(\.key) {
-      if let path = second.first(where: { TargetMatcher.matches([ExactName(key)], $0) }) {
-        throw lacksWeights("trained tokens", "'\(path)' is a second name of another embedding")
-      }
+    let tokens = ListedTokens(config)
+    if let path = second.first(where: { tokens.name(of: $0) != nil }) {
+      throw lacksWeights("trained tokens", "'\(path)' is a second name of another embedding")
     }
-  }
-
-  private func isPart(_ name: String, of path: String) -> Bool {
-    TargetMatcher.matches([ExactName(name)], path) || path.hasPrefix("\(name).") || path.contains(".\(name).")
   }
 
   /// Names the new name of a module whose old one the configuration targets.
@@ -190,16 +185,18 @@ extension ParameterCounter {
 
   private func tokenCount() throws(AdapterError) -> Int {
     let setting = config.trainableTokenIndices
+    let tokens = ListedTokens(config)
     var count = 0
+    var greatest: [ExactName: Int] = [:]
     for parameter in parameters.list where parameter.name.hasSuffix(".weight") && parameter.shape.count == 2 {
       let path = parameter.path
-      let listed =
-        setting.members?.first { TargetMatcher.matches([ExactName($0.key)], path) }?.value.elements
-        ?? (path == parameters.embedding ? setting.elements : nil)
-      if let listed, listed.contains(where: { $0.integerValue ?? 0 >= parameter.shape[0] }) {
+      let name = tokens.name(of: path) ?? ""
+      let listed = tokens.named(path) ?? (path == parameters.embedding ? tokens.forAll : nil)
+      if let listed, greatest[name] == nil { greatest[name] = listed.lazy.map { $0.integerValue ?? 0 }.max() ?? -1 }
+      if listed != nil, greatest[name] ?? -1 >= parameter.shape[0] {
         throw lacksWeights("trained tokens", "'\(path)' of the base lacks some of them, so it was resized")
       }
-      count += (listed?.count ?? 0) * parameter.shape[1]
+      count += try product(listed?.count ?? 0, parameter.shape[1])
     }
     if count == 0 && !setting.isEmptyOrFalse {
       throw lacksWeights("trained tokens", "which module is the input embedding is not known")

@@ -59,7 +59,7 @@ extension ParameterCounter {
     let endings = Set(exactly: adapted.flatMap { [String(Self.withoutFirst($0.text)), $0.text] })
     var lacking: [String] = []
     for module in base.modules
-    where module.kind != .other && !module.isTiedHead && !module.path.contains(".experts.") {
+    where module.kind != .other && !module.isTiedHead && !module.path.holds(".experts.") {
       guard try matcher.verdict(module.path) == .targeted, !adapted.contains(module.path) else { continue }
       // The file's names may have another wrapper before them than the model's.
       if !endings.contains(String(Self.withoutFirst(module.path))) && !endings.contains(module.path) {
@@ -82,14 +82,19 @@ extension ParameterCounter {
   private func checkBase(_ adapted: Set<ExactName>, _ file: SafetensorsFile) throws(AdapterError) {
     guard config.layerReplication.isEmptyOrFalse else { return }
     let resolver = NameResolver(base)
-    let names = parameters.list.map(\.name) + base.modules.map { "\($0.path).weight" }
-    let hasExperts = names.contains { $0.contains(".experts.") }
+    let owners = parameters.list.map(\.path) + base.modules.map(\.path)
+    let hasExperts = owners.contains { $0.holds(".experts.") || $0.hasPrefix("experts.") || $0.endsExactly(".experts") }
     // Models keep a layer's experts in one tensor, checkpoints often each apart.
-    for path in adapted.map(\.text).inExactOrder() where !(path.contains("experts") && hasExperts) {
-      let plain = base.family?.renaming.modelName("\(path).").dropLast().description ?? path
-      if names.contains(where: { $0.hasPrefix("\(path).") || $0.hasPrefix("\(plain).") || $0.contains(".\(path).") }) {
-        continue
-      }
+    let paths = adapted.map(\.text).inExactOrder().filter { !($0.contains("experts") && hasExperts) }
+    let names = NameEndings(paths)
+    let renamed = NameEndings(
+      base.family.map { family in paths.map { String(family.renaming.modelName("\($0).").dropLast()) } } ?? [])
+    var held: Set<Int> = []
+    for owner in owners {
+      held.formUnion(names.places(in: owner))
+      held.formUnion(renamed.places(in: owner))
+    }
+    for (place, path) in paths.enumerated() where !held.contains(place) {
       let isFound = try resolver.resolve("\(path).weight") != nil
       if isFound || parameters.isSecondName("\(path).weight") { continue }
       throw .uncountable(
@@ -146,7 +151,9 @@ extension ParameterCounter {
     case "VBLORA" where config.settings["save_only_topk_weights"] == .bool(true):
       let vectors = try integer("num_vectors")
       for (role, entry) in modules.values.joined() {
-        if role.text.hasSuffix("_topk_indices") { trained += entry.shape.dropLast().reduce(1, *) * vectors }
+        if role.text.hasSuffix("_topk_indices") {
+          trained += try product(entry.elementCount / max(1, entry.shape.last ?? 1), vectors)
+        }
         if role.text.contains("_topk_") { trained -= entry.elementCount }
       }
     default: break
@@ -175,14 +182,14 @@ extension ParameterCounter {
   private func promptEncoder() throws(AdapterError) -> Int {
     let (size, hidden) = (try integer("token_dim"), try integer("encoder_hidden_size"))
     guard config.settings["encoder_reparameterization_type"]?.stringValue == "LSTM" else {
-      return (size + 1) * hidden + (hidden + 1) * hidden + (hidden + 1) * size
+      return try product(size + 1, hidden) + product(hidden + 1, hidden) + product(hidden + 1, size)
     }
     var lstm = 0
     for layer in 0..<min(try integer("encoder_num_layers"), 1000) {
       // Two directions of four gates, each with two biases.
-      lstm += 2 * 4 * hidden * ((layer == 0 ? size : 2 * hidden) + hidden + 2)
+      lstm += try product(2 * 4, hidden, (layer == 0 ? size : 2 * hidden) + hidden + 2)
     }
-    return lstm + (2 * hidden + 1) * 2 * hidden + (2 * hidden + 1) * size
+    return try lstm + product(2 * hidden + 1, 2 * hidden) + product(2 * hidden + 1, size)
   }
 
   /// The network whose output is stored. Source: peft/tuners/prefix_tuning/model.py `PrefixEncoder.__init__`.
@@ -193,7 +200,8 @@ extension ParameterCounter {
       throw .configValue(
         path: configPath, key: "num_layers", expected: "a whole number from 0 to \(1 << 16)", found: "\(layers)")
     }
-    return try integer("num_virtual_tokens") * size + (size + 1) * hidden + (hidden + 1) * layers * 2 * size
+    return try product(integer("num_virtual_tokens"), size) + product(size + 1, hidden)
+      + product(hidden + 1, layers, 2, size)
   }
 
   /// Layers share their A in runs, and B all together, though each stores its own.
@@ -201,18 +209,26 @@ extension ParameterCounter {
   /// Source: peft/tuners/lily/model.py `LilyModel._post_injection_hook`.
   private func lily(_ modules: [ExactName: [ExactName: TensorEntry]]) throws(AdapterError) -> Int {
     struct Group: Hashable {
-      let suffix: String
+      let suffix: Int?
       let shape: [Int]
     }
     let stride = max(1, try integer("stride_A"))
     var members: [Group: Int] = [:]
     var total = 0
+    var places: [ExactName: Int] = [:]
+    if case .names(let names)? = config.targetModules {
+      for (place, name) in names.enumerated() { places[name] = place }
+    }
+    let lengths = Set(places.keys.map(\.text.utf8.count))
     for path in modules.keys.map(\.text).sorted(by: naturallyPrecedes) {
       guard let tensors = modules[path], let a = tensors["lily_A.weight"], let b = tensors["lily_B.weight"] else {
         continue
       }
-      var suffix = ""
-      if case .names(let names)? = config.targetModules { suffix = names.last { path.hasSuffix($0) } ?? "" }
+      // The last name of the list that the path ends with, dot or not.
+      let suffix = (0...path.utf8.count).lazy.filter(lengths.contains).compactMap {
+        places[String(path.utf8.suffix($0)) ?? ""]
+      }
+      .max()
       let group = Group(suffix: suffix, shape: a.shape + b.shape)
       let index = members[group, default: 0]
       members[group] = index + 1

@@ -33,6 +33,11 @@ struct ParameterCounter {
       base, config, configPath: configPath,
       savedPaths: Set(saved.keys.map { $0.text.parts().dropLast().joined(separator: ".") }))
     vocabulary = Self.vocabulary(parameters, file)
+    for parameter in parameters.list {
+      if let vocabulary, let rows = parameters.rows, rows > 0, parameter.shape.first == rows {
+        _ = try product(vocabulary, parameter.count / rows)
+      }
+    }
   }
 
   /// Rows of the embedding or head in the adapter, where they differ from the base's.
@@ -76,15 +81,15 @@ struct ParameterCounter {
   private func trainedBiases(_ adapted: Set<ExactName>) -> Int {
     let setting = config.settings["bias"]?.stringValue ?? config.bias
     guard setting != "none" else { return 0 }
-    return parameters.list.reduce(0) { sum, parameter in
-      guard parameter.isBias, !config.savesModule(parameter.path) else { return sum }
-      if setting != "all" && !isNamed(parameter.path, adapted) { return sum }
-      return sum + count(parameter)
+    let biases = parameters.list.filter { $0.isBias && !config.savesModule($0.path) }
+    if setting == "all" { return biases.reduce(0) { $0 + count($1) } }
+    // Either path may have more before it than the other.
+    let names = NameEndings(adapted.map(\.text))
+    let paths = NameEndings(biases.map(\.path))
+    let isNamed = Set(names.names.flatMap(paths.places(endOf:)))
+    return biases.enumerated().reduce(0) { sum, bias in
+      isNamed.contains(bias.offset) || names.contains(endOf: paths.names[bias.offset]) ? sum + count(bias.element) : sum
     }
-  }
-
-  private func isNamed(_ path: String, _ adapted: Set<ExactName>) -> Bool {
-    TargetMatcher.matches(adapted, path) || adapted.contains { $0.text.endsExactly(".\(path)") }
   }
 
   /// Parameters of saved modules: their copies, and the originals that the checkpoint lacks.
@@ -116,6 +121,16 @@ struct ParameterCounter {
 
   private var hasHead: Bool {
     BaseModel.hasLanguageHead(taskType: config.taskType, config: base.config)
+  }
+
+  /// A product of sizes. Throws `.uncountable` where no model has so many parameters.
+  func product(_ sizes: Int...) throws(AdapterError) -> Int {
+    guard let product = checkedProduct(sizes), product <= 1 << 50 else {
+      throw .uncountable(
+        path: configPath, what: "this adapter",
+        reason: "\(sizes.map(String.init).joined(separator: " × ")) parameters are more than any model has.")
+    }
+    return product
   }
 
   /// A whole number of the configuration that sizes something.

@@ -37,6 +37,7 @@ extension PeftConfig {
           path: path, key: member.key, expected: field.expectation, found: member.value.compactText)
       }
     }
+    arrangeFeedForward()
     try check(path: path)
   }
 
@@ -58,6 +59,11 @@ extension PeftConfig {
         found: "\"\(taskType)\"")
     }
     guard peftType == .lora else { return }
+    if let count = targetParameters?.count, count > ParameterTargets.limit {
+      throw .configValue(
+        path: path, key: "target_parameters", expected: "\(ParameterTargets.limit) names or fewer",
+        found: "\(count) names")
+    }
     if case .pattern? = targetModules {
       if layersToTransform != nil || (layersPattern != nil && layersPattern != .one("")) {
         throw .configContradiction(

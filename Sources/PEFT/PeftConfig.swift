@@ -9,7 +9,9 @@ public struct PeftConfig: Sendable, Equatable {
   /// `peft_type`.
   public var peftType: PeftType = .lora
   /// The settings of another method than LoRA that have no property here, defaults filled in. An object.
-  public var settings: JSONValue = .object([])
+  public var settings: JSONValue = .object([]) {
+    didSet { if settings["feedforward_modules"] != oldValue["feedforward_modules"] { arrangeFeedForward() } }
+  }
   /// `r`: the rank. Positive where it is used.
   public var rank = 8
   /// `lora_alpha`: the product is scaled by alpha / r. Null in some files of PEFT 0.1 to 0.3.
@@ -30,13 +32,13 @@ public struct PeftConfig: Sendable, Equatable {
   /// `exclude_modules`: which do not, although targeted.
   public var excludeModules: ModuleRule?
   /// `target_parameters`: bare parameters that carry an adapter.
-  public var targetParameters: [String]?
+  public var targetParameters: [String]? { didSet { parameterTargets = ParameterTargets(targetParameters ?? []) } }
   /// `layers_to_transform`: only these layers.
   public var layersToTransform: OneOrMany<Int>?
   /// `layers_pattern`: the name before a layer's number.
   public var layersPattern: OneOrMany<String>?
   /// `modules_to_save`: modules that are trained and stored in full.
-  public var modulesToSave: [String]?
+  public var modulesToSave: [String]? { didSet { savedTails = NameTails(modulesToSave ?? []) } }
   /// `trainable_token_indices`: rows of an embedding that are trained and stored in full.
   public var trainableTokenIndices: JSONValue = .null
 
@@ -101,7 +103,16 @@ public struct PeftConfig: Sendable, Equatable {
   /// Values that are read as others, by their keys: they are written as they were. See `usual`.
   var asWritten: [String: JSONValue] = [:]
 
+  // The lists of names above, arranged for questions about many modules.
+  private(set) var feedForwardTails = NameTails([])
+  private(set) var parameterTargets = ParameterTargets([])
+  private(set) var savedTails = NameTails([])
+
   public init() {}
+
+  mutating func arrangeFeedForward() {
+    feedForwardTails = NameTails((settings["feedforward_modules"]?.elements ?? []).compactMap(\.stringValue))
+  }
 
   /// The release of PEFT that is mirrored.
   public static let mirroredVersion = "0.21.2"
@@ -122,27 +133,28 @@ public struct PeftConfig: Sendable, Equatable {
   /// Source: peft/peft_model.py `PeftModelForSequenceClassification`, `PeftModelForTokenClassification`,
   /// `PeftModelForQuestionAnswering`.
   public var savedModuleNames: [String] {
-    if let method = AdapterMethod.named(peftType), !method.savesModules { return [] }
-    let heads =
-      switch taskType {
-      case "SEQ_CLS", "TOKEN_CLS": ["classifier", "score"]
-      case "QUESTION_ANS": ["qa_outputs"]
-      default: [String]()
-      }
-    return (modulesToSave ?? []) + heads.filter { !(modulesToSave ?? []).containsExactly($0) }
+    guard canSaveModules else { return [] }
+    let heads = headsOfTask
+    return (modulesToSave ?? []) + (heads.isEmpty ? [] : heads.filter { !(modulesToSave ?? []).containsExactly($0) })
+  }
+
+  private var canSaveModules: Bool { AdapterMethod.named(peftType)?.savesModules ?? true }
+
+  private var headsOfTask: [String] {
+    switch taskType {
+    case "SEQ_CLS", "TOKEN_CLS": ["classifier", "score"]
+    case "QUESTION_ANS": ["qa_outputs"]
+    default: []
+    }
   }
 
   /// True if `modules_to_save` picks a module or one that it lies in. PEFT compares the ends of names, without a dot.
   ///
   /// Source: peft/utils/other.py `_set_trainable`.
   public func savesModule(_ path: String) -> Bool {
-    let names = savedModuleNames
-    guard !names.isEmpty else { return false }
-    var path = Substring(path)
-    while true {
-      if names.contains(where: { path.endsExactly($0) }) { return true }
-      guard let dot = path.utf8.lastIndex(of: UInt8(ascii: ".")) else { return false }
-      path = path[..<dot]
-    }
+    guard canSaveModules else { return false }
+    if savedTails.contains(endOfModuleAround: path) { return true }
+    let heads = headsOfTask
+    return !heads.isEmpty && NameTails(heads).contains(endOfModuleAround: path)
   }
 }

@@ -1,6 +1,24 @@
 internal import TensorFiles
 internal import TensorMath
 
+/// What the probes of an adapter's modules share.
+final class ProbeBudget {
+  let patterns = PatternCache()
+  /// Elements of weights that may be probed: those of a large model, for vectors that say so much of its weights.
+  private var left: Int
+
+  init(_ file: SafetensorsFile) {
+    left = (1 << 30) + 1000 * min(file.entries.reduce(0) { $0 + $1.byteRange.count }, 1 << 40)
+  }
+
+  /// False if so many elements are too many.
+  func spend(_ count: Int) -> Bool {
+    guard count <= left else { return false }
+    left -= count
+    return true
+  }
+}
+
 /// What a method's rule does to a weight that is not at hand.
 ///
 /// The rule is the one that a merge applies; it is applied to zeros where it adds something, and else to numbers that
@@ -13,12 +31,13 @@ struct RuleProbe {
 
   /// Tries the rule of one module. Both answers are nil for a weight with more elements than are probed.
   ///
+  /// - Parameter budget: what the probes of all modules spend from.
   /// - Parameter readsValues: false to make the rule only, which checks names and shapes.
   /// Cost: as a merge of the module; memory: a block of rows, or a weight where the rule needs all of it.
   /// Throws what the rule's making throws, `.tensorMissing` where tensors do not fit together, `.file`.
   init(
     _ part: Adapter.MethodPart, shared: [ExactName: TensorEntry], config: PeftConfig, configPath: String,
-    file: SafetensorsFile, readsValues: Bool = true
+    file: SafetensorsFile, budget: ProbeBudget, readsValues: Bool = true
   ) throws(AdapterError) {
     guard let method = AdapterMethod.named(config.peftType), case .rule(let makeRule) = method.merging else { return }
     switch method.storedShape(StoredModule(config: config, path: part.path, tensors: part.tensors, shared: shared)) {
@@ -27,15 +46,14 @@ struct RuleProbe {
       guard readsValues else { return }
       isIdentity = try Self.isZero(part, file)
     case .known(let shape, let isWhole):
-      let (count, overflow) = shape.output.multipliedReportingOverflow(by: shape.input)
-      guard count > 0, !overflow else { return }
+      guard let count = checkedProduct(shape.output, shape.input), count > 0 else { return }
       let rule = try makeRule(
         MethodModule(
           config: config, configPath: configPath, file: file.file, path: part.path, tensors: part.tensors,
           shared: shared,
           shape: shape, moduleCount: 1, siblings: nil, largest: (shape.output, shape.input),
-          patterns: PatternBudget()))
-      guard readsValues, count <= Self.elementLimit(rule) else { return }
+          patterns: budget.patterns))
+      guard readsValues, count <= Self.elementLimit(rule), budget.spend(count) else { return }
       let squares = try asAdapterError { () throws(TensorFileError) in try Self.changeSquares(rule, shape) }
       isIdentity = squares.change <= squares.weight * 0x1p-40
       if rule.isAdditive, rule.changesWeight, isWhole { norm = squares.change.squareRoot() }

@@ -4,6 +4,7 @@ internal import TensorMath
 extension Validation {
   /// Looks at the pairs of a LoRA, their ranks, and whether they are those that the configuration targets.
   mutating func checkLoRA(_ file: SafetensorsFile, _ config: PeftConfig, _ seen: [ExactName: ValueScan]) {
+    let tokens = ListedTokens(config)
     for entry in file.entries {
       guard let name = AdapterName.inModel(entry.name) else {
         note("tensor", entry.name, "the name does not begin with '\(Adapter.prefix)'; PEFT ignores it")
@@ -12,7 +13,7 @@ extension Validation {
       if !entry.dtype.isComputable {
         note("dtype", entry.name, "\(entry.dtype.rawValue) is no floating-point type; expected F32, F16, BF16 or F64")
       }
-      if let path = Self.tokenPath(name) { checkTokens(path, entry, config) }
+      if let path = Self.tokenPath(name) { checkTokens(path, entry, tokens) }
     }
     let modules = AdapterName.loraModules(in: file)
     if modules.isEmpty && (config.modulesToSave ?? []).isEmpty {
@@ -54,11 +55,9 @@ extension Validation {
     return name.hasSuffix(ending) ? String(name.dropLast(ending.count)) : nil
   }
 
-  private mutating func checkTokens(_ path: String, _ entry: TensorEntry, _ config: PeftConfig) {
-    let setting = config.trainableTokenIndices
-    let listed =
-      setting.elements ?? setting.members?.first { path == $0.key || path.hasSuffix(".\($0.key)") }?.value.elements
-    guard let listed, entry.shape.count == 2, entry.shape[0] != listed.count else { return }
+  private mutating func checkTokens(_ path: String, _ entry: TensorEntry, _ tokens: ListedTokens) {
+    guard let listed = tokens.forAll ?? tokens.named(path), entry.shape.count == 2, entry.shape[0] != listed.count
+    else { return }
     note("shape", entry.name, "\(entry.shape[0]) rows; trainable_token_indices lists \(listed.count)")
   }
 
@@ -122,7 +121,7 @@ extension Validation {
     // Each group of a convolution's outputs reads its own part of the rank.
     if a.count > 2, b[1] > 0, a[0] % b[1] == 0, b[0] % (a[0] / b[1]) == 0 { return true }
     let blocks = config.useBDLoRA["nblocks"]?.integerValue ?? 1
-    return blocks > 1 && b[1].multipliedReportingOverflow(by: blocks) == (a[0], false)
+    return blocks > 1 && checkedProduct(b[1], blocks) == a[0]
   }
 
   private mutating func checkTargets(_ file: SafetensorsFile, _ modules: [String], _ config: PeftConfig) {
@@ -138,7 +137,12 @@ extension Validation {
     guard case .names(let names) = rule, config.excludeModules == nil else { return }
     let saved = file.entries.compactMap { AdapterName.inModel($0.name) }.filter { !$0.contains(LoRARole.mark) }
       .map { AdapterName.withoutWrappers($0).parts().dropLast().joined(separator: ".") }
-    for name in names where !(modules + saved).contains(where: { TargetMatcher.matches([ExactName(name)], $0) }) {
+    let endings = NameEndings(names)
+    var isHeld = [Bool](repeating: false, count: names.count)
+    for path in modules + saved {
+      for place in endings.places(endOf: path) { isHeld[place] = true }
+    }
+    for (name, isHeld) in zip(names, isHeld) where !isHeld {
       if (try? matcher.verdict(name)) == .excluded { continue }
       note("missing-target", name, "target_modules names it, but the file holds no such module")
     }

@@ -12,6 +12,7 @@ extension Validation {
       return
     }
     checkRankSetting(method, config)
+    let budget = ProbeBudget(file)
     for part in parts.modules {
       if part.tensors.keys.contains(where: { method.formerRoles.contains($0.text) }) {
         note("format", part.path, "stored in the form of PEFT before 0.16, which is read no more; train it again")
@@ -23,7 +24,8 @@ extension Validation {
       }
       do throws(AdapterError) {
         _ = try RuleProbe(
-          part, shared: parts.shared, config: config, configPath: configPath, file: file, readsValues: false)
+          part, shared: parts.shared, config: config, configPath: configPath, file: file,
+          budget: budget, readsValues: false)
       } catch {
         switch error {
         // What is not merged may still be sound.

@@ -1,3 +1,5 @@
+internal import Glibc
+
 /// A name as a file spells it: two are one only if they have the same code points.
 ///
 /// Swift's strings are equal where Unicode calls them canonically equivalent: `é` is `e` with U+0301 after it. No file format has that
@@ -15,12 +17,22 @@ public struct ExactName: Sendable, Hashable, Comparable {
   public var text: String { wrappedValue }
 
   public static func == (left: ExactName, right: ExactName) -> Bool {
-    left.text.isExactly(right.text)
+    let (a, b) = (left.text.utf8Span.span, right.text.utf8Span.span)
+    guard a.count == b.count else { return false }
+    // Soundness: both spans hold as many bytes.
+    return a.isEmpty
+      || a.withUnsafeBytes { x in b.withUnsafeBytes { y in memcmp(x.baseAddress!, y.baseAddress!, x.count) } } == 0
   }
 
   /// The order of code points, which is that of UTF-8's bytes, and of Python's `sorted`.
   public static func < (left: ExactName, right: ExactName) -> Bool {
-    left.text.utf8.lexicographicallyPrecedes(right.text.utf8)
+    let (a, b) = (left.text.utf8Span.span, right.text.utf8Span.span)
+    let count = min(a.count, b.count)
+    // Soundness: both spans hold `count` bytes or more.
+    let order = a.withUnsafeBytes { x in
+      b.withUnsafeBytes { y in count == 0 ? 0 : memcmp(x.baseAddress!, y.baseAddress!, count) }
+    }
+    return order == 0 ? a.count < b.count : order < 0
   }
 
   /// Of the bytes: names that only Unicode holds equal would otherwise share a hash, thousands of them in a hostile file.
@@ -48,9 +60,26 @@ extension StringProtocol {
   package func endsExactly(_ suffix: some StringProtocol) -> Bool {
     utf8.count >= suffix.utf8.count && utf8.suffix(suffix.utf8.count).elementsEqual(suffix.utf8)
   }
+
+  /// True if `name` is this path, or its last parts. For many names: `NameEndings`.
+  package func endsInParts(_ name: some StringProtocol) -> Bool {
+    guard endsExactly(name) else { return false }
+    return utf8.count == name.utf8.count || utf8.dropLast(name.utf8.count).last == UInt8(ascii: ".")
+  }
 }
 
 extension String {
+  /// True if the code points of `text` stand in it.
+  package func holds(_ text: String) -> Bool {
+    let (bytes, wanted) = (utf8Span.span, text.utf8Span.span)
+    guard let first = wanted.indices.first.map({ wanted[$0] }) else { return true }
+    guard bytes.count >= wanted.count else { return false }
+    for start in 0...bytes.count - wanted.count where bytes[start] == first {
+      if wanted.indices.allSatisfy({ bytes[start + $0] == wanted[$0] }) { return true }
+    }
+    return false
+  }
+
   /// What stands between the dots of a name. A dot counts whatever mark follows it.
   package func parts(keepingEmpty: Bool = false) -> [Substring] { Substring(self).parts(keepingEmpty: keepingEmpty) }
 }

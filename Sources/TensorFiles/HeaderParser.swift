@@ -76,6 +76,10 @@ struct HeaderParser {
   private func claim(
     _ name: String, _ json: OpaquePointerToJSON, unknownKeys: inout [String]
   ) throws(TensorFileError) -> Claim {
+    guard name.utf8.count <= TensorEntry.partLimit || name.parts(keepingEmpty: true).count <= TensorEntry.partLimit
+    else {
+      throw .nameTooDeep(path: path, tensor: name, limit: TensorEntry.partLimit)
+    }
     let value = JSONValue(json)
     guard let members = value.members else {
       throw .entryMalformed(path: path, tensor: name, field: "entry", found: value.compactText)
@@ -155,8 +159,8 @@ struct HeaderParser {
   }
 
   private func byteCount(_ claim: Claim) throws(TensorFileError) -> Int {
-    guard let count = TensorEntry.elementCount(claim.shape),
-      case (let bits, let overflow) = count.multipliedReportingOverflow(by: claim.dtype.bitCount), !overflow
+    guard let count = TensorEntry.elementCount(claim.shape), let bits = checkedProduct(count, claim.dtype.bitCount),
+      bits / 8 <= TensorEntry.byteLimit
     else { throw .shapeOverflow(path: path, tensor: claim.name, shape: claim.shape) }
     guard bits % 8 == 0 else {
       throw .subByteMisaligned(path: path, tensor: claim.name, dtype: claim.dtype, shape: claim.shape)

@@ -9,18 +9,20 @@ public struct TensorEntry: Sendable, Hashable {
   /// The bytes in the file, counted from the file's beginning.
   public let byteRange: Range<Int>
 
+  /// Parts between the dots of a name. Modules of models lie in a dozen others; what lies deeper than this would only make
+  /// all that looks at the modules around a tensor slow.
+  package static let partLimit = 128
+
+  /// Bytes of a tensor: no disk holds more, and thousands of tensors can be added up.
+  package static let byteLimit = 1 << 50
+
   /// Elements of a shape that a file states; nil if they cannot be counted, or if a tensor without elements has such extents
   /// that any product of some of them could not: no other shape leaves a reader.
   ///
   /// The extents of a tensor with elements are bounded by the file's bytes. Those of an empty one are not, so that its greatest
   /// product is bounded here, by 2^24.
   package static func elementCount(_ shape: [Int]) -> Int? {
-    var product = 1
-    for extent in shape where extent != 0 {
-      let (next, overflow) = product.multipliedReportingOverflow(by: extent)
-      guard !overflow, extent > 0 else { return nil }
-      product = next
-    }
+    guard let product = checkedProduct(shape.lazy.filter { $0 != 0 }) else { return nil }
     guard shape.contains(0) else { return product }
     return product <= 1 << 24 ? 0 : nil
   }

@@ -39,6 +39,9 @@ extension TensorFileError: CustomStringConvertible {
       "\(path): tensor '\(tensor)': data_offsets end at \(end), before they begin at \(begin)."
     case .sizeMismatch(let path, let tensor, let expected, let found):
       "\(path): tensor '\(tensor)': its shape and dtype need \(expected) bytes, its data_offsets span \(found)."
+    case .nameTooDeep(let path, let tensor, let limit):
+      "\(path): the name of tensor '\(tensor.prefix(100))…' has over \(limit) parts between dots; models do not nest so "
+        + "deeply. The file is damaged, or holds no model."
     case .overlap(let path, let tensor, let begin, let previous):
       "\(path): tensor '\(tensor)' begins at data byte \(begin), inside the tensor before it, which ends at \(previous)."
     case .gap(let path, let tensor, let begin, let previous):

@@ -35,6 +35,8 @@ public enum TensorFileError: Error, Sendable, Equatable {
   case offsetsReversed(path: String, tensor: String, begin: Int, end: Int)
   /// Shape and offsets disagree.
   case sizeMismatch(path: String, tensor: String, expectedBytes: Int, foundBytes: Int)
+  /// A tensor's name has more parts than any model's.
+  case nameTooDeep(path: String, tensor: String, limit: Int)
   /// Two tensors share bytes.
   case overlap(path: String, tensor: String, begin: Int, previousEnd: Int)
   /// Bytes between two tensors, or before the first, belong to none.

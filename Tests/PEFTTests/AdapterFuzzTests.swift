@@ -5,18 +5,30 @@ import Testing
 
 /// Whole adapters with damage in settings, names and shapes, through all that reads them.
 @Suite struct AdapterFuzzTests {
-  /// An adapter to begin with: settings beside the rank, and tensors with their shapes.
+  /// An adapter to begin with: settings, and tensors with their shapes.
   private struct Seed {
     let settings: String
     let tensors: [(name: String, shape: [Int])]
 
-    init(_ settings: String, _ tensors: (String, [Int])...) {
-      self.settings = settings
+    /// A LoRA; `settings` are those beside `rank`.
+    init(rank: Int = 8, _ settings: String, _ tensors: (String, [Int])...) {
+      self.settings = #""r": \#(rank), "lora_alpha": 8, "# + settings
       self.tensors = tensors.map { ("base_model.model.\($0.0)", $0.1) }
+    }
+
+    /// Another method on `q_proj`, with tensors of that module and of the whole adapter.
+    init(method: String, _ settings: String, _ tensors: [(String, [Int])], shared: [(String, [Int])] = []) {
+      self.settings = #""peft_type": "\#(method)", "target_modules": ["q_proj"]\#(settings)"#
+      self.tensors =
+        tensors.map { ("base_model.model.\(AdapterFuzzTests.q).\($0.0)", $0.1) }
+        + shared.map { ("base_model.\($0.0)", $0.1) }
     }
   }
 
   private static let q = "model.layers.0.self_attn.q_proj"
+  /// More names than a model has modules, and one with more parts than most.
+  private static let names = (0..<500).map { "\"n\($0)\"" }.joined(separator: ",")
+  private static let parts = (0..<100).map { "a\($0)" }.joined(separator: ".")
   /// A line a seed.
   private static let seeds = [
     Seed(
@@ -43,8 +55,53 @@ import Testing
     Seed(
       #""peft_type": "VBLORA", "num_vectors": 1099511627776, "save_only_topk_weights": true"#,
       ("\(q).vblora_logits_A_topk_indices", [4, 8, 2])),
-    Seed(#""peft_type": "LOKR", "target_modules": ["q_proj"]"#, ("\(q).lokr_w1", [8, 8]), ("\(q).lokr_w2", [8, 8])),
-    Seed(#""peft_type": "IA3", "target_modules": ["q_proj"]"#, ("\(q).ia3_l", [64, 1])),
+    Seed(
+      rank: 1 << 20, #""peft_type": "LORA", "target_modules": ["q_proj"]"#, ("\(q).lora_A.weight", [1 << 20, 1]),
+      ("\(q).lora_B.weight", [1, 1 << 20])),
+    Seed(
+      #""peft_type": "LORA", "target_modules": [\#(names)], "exclude_modules": [\#(names)]"#,
+      ("\(q).lora_A.weight", [8, 64]), ("\(q).lora_B.weight", [64, 8])),
+    Seed(
+      #""peft_type": "LORA", "target_modules": ["q_proj"], "modules_to_save": [\#(names)], "layers_to_transform": [0]"#,
+      ("\(q).lora_A.weight", [8, 64]), ("\(q).lora_B.weight", [64, 8])),
+    Seed(
+      #""peft_type": "LORA", "target_modules": ["\#(parts)"]"#, ("\(parts).lora_A.weight", [8, 4]),
+      ("\(parts).lora_B.weight", [4, 8])),
+    Seed(
+      #""peft_type": "LORA", "target_parameters": [\#(names), "q_proj.weight"]"#, ("\(q).lora_A.weight", [8, 64]),
+      ("\(q).lora_B.weight", [64, 8])),
+    Seed(
+      #""peft_type": "LORA", "target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [1, 1048576]}"#,
+      ("\(q).lora_A.weight", [8, 64]), ("\(q).lora_B.weight", [64, 8]),
+      ("model.embed_tokens.token_adapter.trainable_tokens_delta", [2, 64])),
+    Seed(method: "LOKR", "", [("lokr_w1", [8, 8]), ("lokr_w2", [8, 8])]),
+    Seed(method: "LOKR", "", [("lokr_w1", [256, 256]), ("lokr_w2", [32, 32, 8, 8])]),
+    Seed(
+      method: "LOHA", "",
+      [("hada_w1_a", [1024, 1]), ("hada_w1_b", [1, 1024]), ("hada_w2_a", [1024, 1]), ("hada_w2_b", [1, 1024])]),
+    Seed(method: "IA3", #", "feedforward_modules": [\#(names)]"#, [("ia3_l", [64, 1])]),
+    Seed(
+      method: "VERA", #", "r": 8, "save_projection": false"#, [("vera_lambda_b", [64]), ("vera_lambda_d", [1 << 14])]),
+    Seed(
+      method: "RANDLORA", #", "r": 8, "save_projection": false"#,
+      [("randlora_lambda", [8, 64]), ("randlora_gamma", [64, 64])]),
+    Seed(
+      method: "TINYLORA", #", "u": 10000"#, [("tinylora_A", [1024, 64]), ("tinylora_B", [64, 1024])],
+      shared: [("tinylora_v.0", [10_000])]),
+    Seed(
+      method: "UNILORA", #", "r": 1048576, "theta_d_length": 4"#, [], shared: [("unilora_theta_d", [4])]),
+    Seed(
+      method: "GRALORA", #", "r": 1024, "gralora_k": 64"#,
+      [("gralora_A", [64, 1, 1024]), ("gralora_B", [64, 1024, 1])]),
+    Seed(method: "FOURIERFT", #", "n_frequency": 4096"#, [("fourierft_spectrum", [4096])]),
+    Seed(
+      method: "VBLORA", #", "vector_length": 64"#,
+      [("vblora_logits_A", [1024, 1, 8]), ("vblora_logits_B", [1, 1024, 8])],
+      shared: [("vblora_vector_bank", [8, 64])]),
+    Seed(method: "BOFT", "", [("boft_R", [1, 16, 4, 4]), ("boft_s", [64, 1])]),
+    Seed(method: "HIRA", "", [("hira_A", [8, 64]), ("hira_B", [64, 8])]),
+    Seed(method: "C3A", #", "block_size": 8"#, [("c3a_kernel", [8, 8, 8])]),
+    Seed(method: "OFT", #", "oft_block_size": 4"#, [("oft_R.weight", [16, 6])]),
   ]
 
   private static let values = [
@@ -72,7 +129,7 @@ import Testing
       let seed = Self.seeds[round % Self.seeds.count]
       // Each seed is first read as it is.
       let isDamaged = round >= Self.seeds.count
-      let text = #"{ "r": 8, "lora_alpha": 8, "# + seed.settings + " }"
+      let text = "{ \(seed.settings) }"
       try overwrite(scratch("adapter/adapter_config.json"), isDamaged ? damaged(text, &generator) : text)
       let items = seed.tensors.enumerated().map { index, tensor in
         var shape = tensor.shape

@@ -160,6 +160,74 @@ import Testing
     #expect(error.map(caseName) == (reason == "r" ? "configValue" : "targetNotLinear"))
   }
 
+  @Test func aRankFarAboveTheExtentsTakesNoMoreThanItsFactors() async throws {
+    let scratch = try ScratchDirectory()
+    let rank = 1 << 17
+    let directory = try adapter(
+      scratch,
+      ["base_model.model.q_proj.lora_A.weight": [rank, 2], "base_model.model.q_proj.lora_B.weight": [2, rank]],
+      #", "rank_pattern": {"q_proj": \#(rank)}"#)
+    let statistics = try await ModuleStatistics(directory: directory)
+    #expect(statistics.rows.map(\.health) == [.untrained])
+    #expect(statistics.rows[0].singularValues.count == rank)
+  }
+
+  /// Small files whose settings or shapes ask for factors of gigabytes.
+  @Test(
+    arguments: [
+      ("VERA", #""r": 8, "save_projection": false"#, ["vera_lambda_b": [64], "vera_lambda_d": [1 << 23]], [:]),
+      (
+        "RANDLORA", #""r": 8, "save_projection": false"#,
+        ["randlora_lambda": [1 << 23, 1], "randlora_gamma": [1, 64]], [:]
+      ),
+      (
+        "TINYLORA", #""r": 8, "u": 1000, "weight_tying": 1.0"#,
+        ["tinylora_A": [1 << 14, 64], "tinylora_B": [64, 1 << 14]],
+        ["tinylora_v.0": [1000]]
+      ),
+      ("UNILORA", #""r": 1048576, "theta_d_length": 4"#, [:], ["unilora_theta_d": [4]]),
+      (
+        "GRALORA", #""r": 65536, "gralora_k": 64"#, ["gralora_A": [64, 1, 1 << 16], "gralora_B": [64, 1 << 16, 1]], [:]
+      ),
+      (
+        "VBLORA", #""vector_length": 64"#,
+        ["vblora_logits_A": [1 << 22, 1, 1], "vblora_logits_B": [1, 1 << 22, 1]], ["vblora_vector_bank": [1, 64]]
+      ),
+    ] as [(String, String, [String: [Int]], [String: [Int]])])
+  func factorsOfGigabytesAreNotMadeOfASmallFile(
+    type: String, settings: String, own: [String: [Int]], shared: [String: [Int]]
+  ) throws {
+    let scratch = try ScratchDirectory()
+    try FileSystem.makeDirectory(scratch("base"))
+    let names = ["model.layers.0.self_attn.q_proj.weight", "model.layers.1.self_attn.q_proj.weight"]
+    let items = names.map { SafetensorsLayout.Item(name: $0, dtype: .f32, shape: [64, 64]) }
+    _ = try SafetensorsLayout(path: "", items: items).create(at: scratch("base/model.safetensors"))
+    try overwrite(scratch("base/config.json"), #"{"model_type": "llama"}"#)
+    var tensors: [String: [Int]] = [:]
+    for (role, shape) in own {
+      for name in names { tensors["base_model.model.\(name.dropLast(".weight".count)).\(role)"] = shape }
+    }
+    for (role, shape) in shared { tensors["base_model.\(role)"] = shape }
+    let directory = try adapter(scratch, tensors)
+    try overwrite(
+      FileSystem.join(directory, "adapter_config.json"),
+      #"{"peft_type": "\#(type)", "target_modules": ["q_proj"], \#(settings)}"#)
+    let error = #expect(throws: AdapterError.self) { try MergePlan(base: scratch("base"), adapter: directory) }
+    #expect(error.map(caseName) == "unsupported", "\(String(describing: error))")
+  }
+
+  @Test func moreBasesThanAWeightHasAreRefused() throws {
+    let scratch = try ScratchDirectory()
+    _ = try base(scratch, ["layers.0.q_proj.weight": [64, 64]])
+    let stem = "base_model.model.layers.0.q_proj"
+    let directory = try adapter(scratch, ["\(stem).randlora_lambda": [8, 64], "\(stem).randlora_gamma": [64, 64]])
+    try overwrite(
+      FileSystem.join(directory, "adapter_config.json"),
+      #"{"peft_type": "RANDLORA", "r": 8, "target_modules": ["q_proj"], "save_projection": false}"#)
+    let error = #expect(throws: AdapterError.self) { try MergePlan(base: scratch("base"), adapter: directory) }
+    #expect(error.map(caseName) == "methodShape")
+  }
+
   @Test(arguments: ["nothing", "q_proj"]) func namesOfTargetsAreComparedOnce(name: String) throws {
     let scratch = try ScratchDirectory()
     let base = try base(scratch, ["layers.0.q_proj.weight": [4, 4], "layers.1.k_proj.weight": [4, 4]])

@@ -99,6 +99,35 @@ func built(_ name: String) -> URL {
     #expect(output.fileHandleForReading.readDataToEndOfFile().isEmpty)
   }
 
+  /// What was opened is read to the end, whatever has its name by then; what is gone from it is an error.
+  @Test(arguments: [("cut", 2), ("replaced", 0), ("removed", 0)] as [(String, Int32)])
+  func aBaseThatIsLostWhileItIsMergedIsMergedOrAnError(how: String, code: Int32) throws {
+    let scratch = try ScratchDirectory()
+    let (base, adapter) = try largeBase(scratch)
+    let process = Process()
+    process.executableURL = built("peft-tool")
+    process.arguments = ["merge", "--quiet", base, adapter, scratch("out")]
+    let error = Pipe()
+    process.standardError = error
+    try process.run()
+    while process.isRunning, try !FileSystem.names(in: scratch.path).contains(where: { $0.contains("partial") }) {
+      usleep(500)
+    }
+    let weights = "\(base)/model.safetensors"
+    switch how {
+    case "cut": #expect(truncate(weights, 1 << 20) == 0)
+    case "replaced":
+      try FileSystem.remove(weights)
+      try overwrite(weights, "another")
+    default: try FileSystem.remove(weights)
+    }
+    let said = String(decoding: error.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+    process.waitUntilExit()
+    #expect(process.terminationReason == .exit && process.terminationStatus == code, "\(said)")
+    #expect(FileSystem.exists(scratch("out")) == (code == 0))
+    if code == 2 { #expect(said.contains("model.safetensors") && said.contains("was cut"), "\(said)") }
+  }
+
   @Test func aKilledMergeLeavesNothingAtTheOutputAndTheNextOneSucceeds() throws {
     let scratch = try ScratchDirectory()
     let (base, adapter) = try largeBase(scratch)

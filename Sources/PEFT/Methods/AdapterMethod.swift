@@ -101,7 +101,9 @@ public struct AdapterMethod: Sendable {
   var defaultSettings: [JSONValue.Member] { JSONValue(parsing: defaults)?.members ?? [] }
 
   /// Whether modules can be stored in full beside the method's tensors, such as a classifier that the task adds.
-  var savesModules: Bool { defaults.contains("\"modules_to_save\"") }
+  var savesModules: Bool { Self.savingTypes.contains(type) }
+
+  private static let savingTypes = Set(all.filter { $0.defaults.contains("\"modules_to_save\"") }.map(\.type))
 
   /// The module's path and the tensor's role in a name without `base_model.model.`; nil if the name is not the method's.
   func split(_ name: String) -> (path: String, role: String)? {

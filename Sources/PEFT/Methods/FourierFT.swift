@@ -50,6 +50,8 @@ private struct FourierFTRule: LowRankRule {
     shape = module.shape
     let count = shape.output * shape.input
     spectrum = try module.tensor("fourierft_spectrum", "[n]") { $0.count == 1 && $0[0] <= count }
+    try module.requireRoom(
+      for: [2, spectrum.shape[0], shape.output + shape.input], what: "the waves of \(spectrum.shape[0]) frequencies")
     let seed = try module.integer("random_loc_seed", Int.min...Int.max)
     var generator = TorchGenerator(seed: UInt64(bitPattern: Int64(seed)))
     places = generator.permutation(of: count, first: spectrum.shape[0])

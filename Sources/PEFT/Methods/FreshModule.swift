@@ -11,7 +11,7 @@ public struct FreshModule: MethodSettings {
   public let siblings: [BaseModel.Module]
   /// This module's place among them.
   public let index: Int
-  public let patterns: PatternBudget
+  public let patterns: PatternCache
 
   public var path: String { module.path }
   /// Output features.

@@ -7,7 +7,7 @@ public struct FreshPrompt: MethodSettings {
   public let config: PeftConfig
   public let configPath: String
   let base: BaseModel
-  public let patterns = PatternBudget()
+  public let patterns = PatternCache()
   /// The tokens of `prompt_tuning_init_text`; nil if nobody cut it.
   public let text: [Int]?
 

@@ -68,6 +68,8 @@ private struct GraLoRARule: WeightRule {
     guard shape.output % a.shape[0] == 0 else {
       throw module.refuse("its \(a.shape[0]) blocks do not divide \(shape.output) outputs.")
     }
+    let wide = shape.output + shape.input
+    try module.requireRoom(for: [a.shape[0], a.shape[2], wide], what: "the factors of \(a.shape[0]) blocks")
     b = try module.tensor("gralora_B", [a.shape[0], a.shape[2], shape.output / a.shape[0]])
     let hybrid = try module.integer("hybrid_r", 0...LoRAScaling.greatestRank)
     general =

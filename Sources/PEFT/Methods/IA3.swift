@@ -105,6 +105,6 @@ extension MethodModule {
   static func isFeedForward(_ config: PeftConfig, _ path: String) throws(AdapterError) -> Bool {
     let setting = config.settings["feedforward_modules"] ?? .null
     if let pattern = setting.stringValue { return try Pattern(pattern).matchesWhole(path) }
-    return (setting.elements ?? []).contains { $0.stringValue.map(path.hasSuffix) ?? false }
+    return config.feedForwardTails.contains(endOf: path)
   }
 }

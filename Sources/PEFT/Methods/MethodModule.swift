@@ -35,8 +35,8 @@ public struct MethodModule: MethodSettings {
   public let siblings: [Sibling]?
   /// Greatest output and input of all modules.
   public let largest: (output: Int, input: Int)
-  /// What the configuration's patterns spend from, for all modules together.
-  public let patterns: PatternBudget
+  /// The configuration's patterns, for all modules together.
+  public let patterns: PatternCache
 
   /// Another module of the same adapter.
   public struct Sibling: Sendable {
@@ -97,6 +97,20 @@ public struct MethodModule: MethodSettings {
       return nil
     }
     return refuse("it is a convolution with groups, which PEFT cannot merge either.")
+  }
+
+  /// Elements that a rule may make of what few stored bytes say: a gigabyte of them.
+  static let madeLimit = 1 << 28
+
+  /// Refuses shapes of factors that are made, not stored, and are too large together.
+  func requireRoom(for shapes: [Int]..., what: String) throws(AdapterError) {
+    var left = Self.madeLimit
+    for shape in shapes {
+      guard let count = checkedProduct(shape), count <= left else {
+        throw refuse("\(what) would take over \(Self.madeLimit / (1 << 18)) MB.")
+      }
+      left -= count
+    }
   }
 
   /// Says why this adapter cannot be merged.

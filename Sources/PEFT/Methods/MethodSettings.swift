@@ -7,8 +7,8 @@ public protocol MethodSettings {
   var configPath: String { get }
   /// The module's path in the model.
   var path: String { get }
-  /// What the configuration's patterns spend from, for all modules together.
-  var patterns: PatternBudget { get }
+  /// The configuration's patterns, for all modules together.
+  var patterns: PatternCache { get }
 }
 
 extension MethodSettings {
@@ -40,7 +40,7 @@ extension MethodSettings {
   /// Source: peft/utils/other.py `get_pattern_key`.
   public func number(_ key: String, pattern map: String) throws(AdapterError) -> Double {
     for member in setting(map).members ?? [] {
-      let pattern = try Pattern("(.*\\.)?(\(member.key))$", patterns)
+      let pattern = try patterns.pattern("(.*\\.)?(\(member.key))$")
       guard try pattern.matchesStart(path) else { continue }
       guard let value = PythonNumber(json: member.value) else {
         throw .configValue(path: configPath, key: map, expected: "numbers", found: member.value.compactText)

@@ -143,6 +143,11 @@ private struct RandLoRARule: LowRankRule {
       max(module.largest.output, module.largest.input), min(module.largest.output, module.largest.input)
     )
     storedBases = (wide + rank - 1) / rank
+    guard bases <= storedBases else {
+      throw .methodShape(
+        path: module.file.path, tensor: lambda.entry.name, found: lambda.shape, expected: [[rank, storedBases]])
+    }
+    try module.requireRoom(for: [rank, wide], [tall, storedBases, rank], what: "bases drawn for \(rank) ranks")
     let seed = try module.integer("projection_prng_key", Int.min...Int.max)
     let drawn = SharedBases(
       seed: seed, tall: tall, wide: wide, rank: rank, isSparse: module.flag("sparse"),

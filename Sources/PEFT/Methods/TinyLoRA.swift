@@ -104,6 +104,7 @@ private struct TinyLoRARule: LowRankRule {
     }
     let group = try tinyLoRAGroup(index, of: module.moduleCount, module)
     let count = try module.integer("u", 1...1_000_000)
+    try module.requireRoom(for: [count, rank, rank], what: "\(count) projections of \(rank) ranks")
     v = try module.sharedTensor("tinylora_v.\(group)", [count])
     if module.tensors["tinylora_P"] != nil {
       p = .stored(try module.tensor("tinylora_P", [count, rank, rank]))

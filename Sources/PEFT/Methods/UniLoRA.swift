@@ -100,6 +100,12 @@ private struct UniLoRARule: LowRankRule {
         "its places are drawn in the order of the model's modules, which is not known for this model type. Save it with "
           + "save_indices.")
     }
+    var total = 0
+    for sibling in siblings {
+      guard let count = checkedProduct(rank, sibling.input + sibling.output), count <= MethodModule.madeLimit - total
+      else { throw module.refuse("the places drawn for r = \(rank) would take over a gigabyte.") }
+      total += count
+    }
     let index = siblings.firstIndex { $0.path.isExactly(module.path) } ?? 0
     let places = SharedPlaces(
       seed: try module.integer("proj_seed", 0...Int.max), length: length, rank: rank,

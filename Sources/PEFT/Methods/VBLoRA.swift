@@ -75,6 +75,8 @@ private struct VBLoRARule: LowRankRule {
     let count = bank.shape[0]
     a = try Self.mixture(module, "vblora_logits_A", count) { $0.count == 3 && $0[1] == module.shape.input / length }
     let rank = a.shape[0]
+    let wide = module.shape.output + module.shape.input
+    try module.requireRoom(for: [rank, wide], what: "the factors of \(rank) ranks")
     b = try Self.mixture(module, "vblora_logits_B", count) {
       $0.count == 3 && $0[0] == module.shape.output / length && $0[1] == rank
     }

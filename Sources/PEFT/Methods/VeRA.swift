@@ -127,6 +127,8 @@ private struct SharedProjectionRule: LowRankRule {
     guard module.setting("save_projection") == .bool(false) else {
       throw module.refuse("its projections \(names.a) and \(names.b) are missing, although save_projection is true.")
     }
+    let (tall, wide) = module.largest
+    try module.requireRoom(for: [rank, copies, wide], [tall, rank], what: "projections drawn for \(rank) ranks")
     let drawn = SharedProjections(
       seed: try module.integer("projection_prng_key", Int.min...Int.max), largest: module.largest, rank: rank,
       copies: copies)

@@ -123,6 +123,10 @@ struct TorchFile {
     for (key, value) in arena.dictionaries[dictionary] {
       guard case .tensor(let place) = value else { continue }
       let tensor = arena.tensors[place]
+      guard key.utf8.count <= TensorEntry.partLimit || key.parts(keepingEmpty: true).count <= TensorEntry.partLimit
+      else {
+        throw .nameTooDeep(path: file.path, tensor: key, limit: TensorEntry.partLimit)
+      }
       // As in Python, the last of equal keys counts.
       if let index = positions[key] {
         tensors[index].tensor = tensor
@@ -141,8 +145,7 @@ struct TorchFile {
     }
     let width = tensor.dtype.bitCount / 8
     let storageWidth = (tensor.storage.dtype?.bitCount ?? 8) / 8
-    let (bytes, overflow) = tensor.storage.count.multipliedReportingOverflow(by: storageWidth)
-    guard !overflow, bytes == range.count else {
+    guard checkedProduct(tensor.storage.count, storageWidth) == range.count else {
       throw failure("its storage says \(tensor.storage.count) elements, the file has \(range.count) bytes")
     }
     guard tensor.storage.dtype == nil || storageWidth == width else {
@@ -154,9 +157,9 @@ struct TorchFile {
     if count == 0 { return }
     var last = tensor.offset
     for (extent, stride) in zip(tensor.shape, tensor.strides) {
-      let (step, overflow) = (extent - 1).multipliedReportingOverflow(by: stride)
-      let (sum, overflowOfSum) = last.addingReportingOverflow(step)
-      guard !overflow, !overflowOfSum else { throw failure("its strides overflow") }
+      guard let step = checkedProduct(extent - 1, stride),
+        case (let sum, let overflows) = last.addingReportingOverflow(step), !overflows
+      else { throw failure("its strides overflow") }
       last = sum
     }
     guard last < range.count / width else {
