@@ -29,12 +29,13 @@ public struct StopConditions: Sendable {
 extension PeftModel {
   /// Goes on from a prompt, token by token.
   ///
+  /// - Parameter kept: what an earlier generation computed of the same beginning is not computed again.
   /// - Parameter each: told of each token as it comes; false ends the generation.
   /// Returns the new tokens, an end-of-sequence id left out. Throws `.contextTooLong` before anything is computed, `.tokenOutside`,
   /// `.file` if the checkpoint is cut meanwhile, and what `each` throws.
   public func generate(
     _ prompt: [Int], sampling: Sampling = Sampling(), stop: StopConditions = StopConditions(),
-    each: (Int) throws(ModelError) -> Bool = { _ in true }
+    keeping kept: KeptSequence? = nil, each: (Int) throws(ModelError) -> Bool = { _ in true }
   ) throws(ModelError) -> [Int] {
     let needed = virtualTokens + prompt.count + max(0, stop.newTokens - 1)
     guard needed <= model.contextLength else { throw .contextTooLong(tokens: needed + 1, limit: model.contextLength) }
@@ -42,9 +43,9 @@ extension PeftModel {
       throw .unsupported(what: "an empty prompt", reason: "the model needs a token to go on from.")
     }
     var sampler = Sampler(sampling)
-    let cache = makeCache()
+    let cache = kept?.resumed(prompt, on: self) ?? makeCache()
     var (seen, tokens): (Set<Int>, [Int]) = (Set(prompt), [])
-    var input = prompt
+    var input = Array(prompt.dropFirst(max(0, cache.count - virtualTokens)))
     while tokens.count < stop.newTokens {
       let logits = try logits(input, cache: cache, lastOnly: true)
       let token = sampler.next(logits.values, seen: seen)
@@ -54,6 +55,7 @@ extension PeftModel {
       input = [token]
       if try !each(token) { break }
     }
+    kept?.keep(cache, of: prompt + tokens, on: self)
     return tokens
   }
 
