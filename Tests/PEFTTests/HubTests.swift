@@ -122,7 +122,10 @@ import Testing
     #expect(offline.map(caseName) == "notInCache")
   }
 
-  @Test(arguments: ["", "/tmp/x", "./x", "a/b/c", "..", "a/..", "-a/b", "a/b.", "a b/c", "a/b@", "plain.json", "a.safetensors", "a/b.git", "a--b"])
+  @Test(arguments: [
+    "", "/tmp/x", "./x", "a/b/c", "..", "a/..", "-a/b", "a/b.", "a b/c", "a/b@", "plain.json", "a.safetensors",
+    "a/b.git", "a--b",
+  ])
   func aPathIsNoRepository(word: String) { #expect(Repository(word) == nil) }
 
   /// What huggingface_hub's `parse_hf_uri` says of them; made by make_address_fixtures.py.
@@ -171,7 +174,9 @@ import Testing
     }
     #expect(hub.fetches(of: "model.safetensors").isEmpty && hub.fetches(of: "sub/config.json").isEmpty)
     #expect(try Hub(cache: scratch("hub"), isOffline: true).directory(of: repository) == found)
-    #expect(throws: AdapterError.self) { try online.directory(of: #require(try Repository(address: "hf://owner/tiny/none"))) }
+    #expect(throws: AdapterError.self) {
+      try online.directory(of: #require(try Repository(address: "hf://owner/tiny/none")))
+    }
   }
 
   @Test func theEnvironmentSaysWhereTheCacheIs() {
@@ -182,7 +187,9 @@ import Testing
     #expect(Hub(environment: { ["HF_HOME": "/x", "HUGGINGFACE_HUB_CACHE": "/old"][$0] }).cache == "/old")
     #expect(Hub(environment: { ["HF_HUB_CACHE": "/y", "HUGGINGFACE_HUB_CACHE": "/old"][$0] }).cache == "/y")
     #expect(Hub(environment: { ["HOME": "/h", "HF_HUB_CACHE": "~/c", "HF_HOME": "/x"][$0] }).cache == "/h/c")
-    #expect(Hub(environment: { ["HOME": "/h", "HF_HOME": "$DATA/${KIND}/$NONE", "DATA": "/d", "KIND": "k"][$0] }).cache == "/d/k/$NONE/hub")
+    #expect(
+      Hub(environment: { ["HOME": "/h", "HF_HOME": "$DATA/${KIND}/$NONE", "DATA": "/d", "KIND": "k"][$0] }).cache
+        == "/d/k/$NONE/hub")
     #expect(Hub(environment: { ["HOME": "/h", "XDG_CACHE_HOME": "~/c"][$0] }).cache == "/h/c/huggingface/hub")
     #expect(Hub(environment: { ["HF_HUB_OFFLINE": "1"][$0] }).isOffline)
     #expect(Hub(environment: { ["TRANSFORMERS_OFFLINE": "yes"][$0] }).isOffline)

@@ -21,7 +21,10 @@ import Testing
     (["inspect", "--base", "./nosuch", "\(root)/adapter"], "./nosuch: no such file or directory (--base)"),
     (["generate", chat, "-p", "a", "-a", "./nosuch:2"], "./nosuch: no such file or directory (--adapter)"),
     (["perplexity", chat, "nosuch"], "nosuch: no such file or directory (FILE)"),
-    (["merge", "--offline", "nosuch", "\(root)/adapter", "out"], "nosuch: no such file or directory (BASE). As a repository: "),
+    (
+      ["merge", "--offline", "nosuch", "\(root)/adapter", "out"],
+      "nosuch: no such file or directory (BASE). As a repository: "
+    ),
     (["inspect", "adapter.safetensors"], "adapter.safetensors: no such file or directory (ADAPTER)."),
   ])
   func aPathThatIsNotThereSaysSo(words: [String], part: String) async {
@@ -68,7 +71,10 @@ import Testing
     (["generate", "owner/name", "-p", "a", "--top-p", "1.5"], "option '--top-p': '1.5' is not a number from 0 to 1."),
     (["chat", "owner/name", "--top-k", "0"], "option '--top-k': '0' is not a whole number from 1."),
     (["generate", "owner/name", "-p", "a", "--seed", "-1"], "option '--seed': '-1' is not a whole number from 0."),
-    (["merge", "owner/name", "a", "b", "--threads", "0"], "option '--threads': '0' is not a whole number from 1 to 256."),
+    (
+      ["merge", "owner/name", "a", "b", "--threads", "0"],
+      "option '--threads': '0' is not a whole number from 1 to 256."
+    ),
     (["generate", "owner/name", "-p", "a", "--chat-argument", "x=1"], "--chat-argument means nothing without --chat"),
     (["merge", "--progress=loud", "a", "b", "c"], "option '--progress': 'loud' is not one of bar, json, none"),
   ])

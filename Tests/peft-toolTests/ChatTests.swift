@@ -22,11 +22,12 @@ import Testing
       process.currentDirectoryURL = URL(fileURLWithPath: ChatTests.adapters)
       process.environment = ProcessInfo.processInfo.environment.merging(["HF_HUB_OFFLINE": "1"]) { $1 }
       if onTerminal {
-        let terminal = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC)
-        guard terminal >= 0, grantpt(terminal) == 0, unlockpt(terminal) == 0, let name = ptsname(terminal) else {
-          throw POSIXError(.ENOTTY)
-        }
-        let other = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC)
+        // TIOCSPTLCK and TIOCGPTN, which Swift's Glibc lacks with the functions around them.
+        let terminal = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC)
+        var (isLocked, number) = (Int32(0), UInt32(0))
+        guard terminal >= 0, ioctl(terminal, 0x4004_5431, &isLocked) == 0, ioctl(terminal, 0x8004_5430, &number) == 0
+        else { throw POSIXError(.ENOTTY) }
+        let other = open("/dev/pts/\(number)", O_RDWR | O_NOCTTY | O_CLOEXEC)
         process.standardInput = FileHandle(fileDescriptor: other, closeOnDealloc: true)
         input = FileHandle(fileDescriptor: terminal, closeOnDealloc: true)
       } else {
@@ -114,8 +115,10 @@ import Testing
 
   @Test(arguments: [
     ("/adaptor x", "unknown command '/adaptor'. Did you mean '/adapter'"),
-    ("/adapter", "/adapter needs a name or a path"), ("/adapter ./nosuch", "./nosuch: no such file or directory (adapter)"),
-    ("/adapter first:half", "first: the weight 'half' is no finite number"), ("/adapter first:nan", "first: the weight 'nan'"),
+    ("/adapter", "/adapter needs a name or a path"),
+    ("/adapter ./nosuch", "./nosuch: no such file or directory (adapter)"),
+    ("/adapter first:half", "first: the weight 'half' is no finite number"),
+    ("/adapter first:nan", "first: the weight 'nan'"),
     ("/adapter \(Fixtures.path("running/second"))", "lora"),
     (String(repeating: "word ", count: 400), "/reset begins a new one"),
   ])
@@ -156,10 +159,11 @@ import Testing
     for count in 2...3 {
       try talk.say("Hello\n")
       var before = 0
-      #expect(talk.hears { output, _ in
-        if before == 0 { before = output.utf8.count }
-        return output.utf8.count > before + 20
-      })
+      #expect(
+        talk.hears { output, _ in
+          if before == 0 { before = output.utf8.count }
+          return output.utf8.count > before + 20
+        })
       kill(talk.process.processIdentifier, SIGINT)
       #expect(talk.hears { prompts($1) == count })
     }
@@ -177,16 +181,18 @@ import Testing
     #expect(talk.ending().code == 130)
   }
 
-  @Test(arguments: [(SIGINT, 2), (SIGTERM, 1)]) func signalsEndAConversationFromAPipe(signal: Int32, count: Int) throws {
+  @Test(arguments: [(SIGINT, 2), (SIGTERM, 1)]) func signalsEndAConversationFromAPipe(signal: Int32, count: Int) throws
+  {
     let scratch = try ScratchDirectory()
     let talk = try Talk(endless(scratch))
     try talk.say("Hello\nand\n")
     for _ in 0..<count {
       var before = 0
-      #expect(talk.hears { output, _ in
-        if before == 0 { before = output.utf8.count }
-        return output.utf8.count > before + 20
-      })
+      #expect(
+        talk.hears { output, _ in
+          if before == 0 { before = output.utf8.count }
+          return output.utf8.count > before + 20
+        })
       kill(talk.process.processIdentifier, signal)
       usleep(300_000)
     }
