@@ -110,6 +110,27 @@ import Testing
     #expect(tree?["tree"]?.stringValue?.hasPrefix("LlamaForCausalLM(") == true)
   }
 
+  @Test func everyCommandThatAnswersDoesSoForMachinesToo() async throws {
+    for command in CommandTable.commands where !["man", "completions"].contains(command.name) {
+      #expect(command.flags.contains { $0.name == "json" }, "\(command.name)")
+    }
+    let scratch = try ScratchDirectory()
+    let (base, adapter) = ("\(Self.root)/base", "\(Self.root)/adapter")
+    try File.create(scratch("text")).write("The quick brown fox.")
+    for words in [
+      ["merge", base, adapter, scratch("out")], ["merge", "-n", base, adapter, scratch("plan")],
+      ["verify", base, adapter, scratch("out")], ["unmerge", scratch("out"), adapter, scratch("back")],
+      ["inspect", adapter, "--stats"], ["inspect", adapter, "--base", base], ["inspect", adapter, "--for", "vllm"],
+      ["validate", adapter], ["validate", base], ["count", base, adapter], ["diff", base, scratch("out")],
+      ["convert", base, scratch("converted")], ["init", base, "\(adapter)/adapter_config.json", scratch("fresh")],
+      ["generate", Self.chat, "-p", "a", "-n", "2"], ["perplexity", Self.chat, scratch("text")], ["tree", Self.chat],
+    ] {
+      let answer = await run(words + ["--json"])
+      #expect(answer.code < 2 && answer.output.filter { $0 == "\n" }.count == 1, "\(words): \(answer.error)")
+      #expect(JSONValue(parsing: answer.output)?.members?.isEmpty == false, "\(words): \(answer.output)")
+    }
+  }
+
   @Test func progressForMachinesEndsWithAllBytes() async throws {
     let scratch = try ScratchDirectory()
     let words = ["merge", "--progress=json", "\(Self.root)/base", "\(Self.root)/adapter", scratch("out")]

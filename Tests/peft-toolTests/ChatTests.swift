@@ -22,14 +22,9 @@ import Testing
       process.currentDirectoryURL = URL(fileURLWithPath: ChatTests.adapters)
       process.environment = ProcessInfo.processInfo.environment.merging(["HF_HUB_OFFLINE": "1"]) { $1 }
       if onTerminal {
-        // TIOCSPTLCK and TIOCGPTN, which Swift's Glibc lacks with the functions around them.
-        let terminal = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC)
-        var (isLocked, number) = (Int32(0), UInt32(0))
-        guard terminal >= 0, ioctl(terminal, 0x4004_5431, &isLocked) == 0, ioctl(terminal, 0x8004_5430, &number) == 0
-        else { throw POSIXError(.ENOTTY) }
-        let other = open("/dev/pts/\(number)", O_RDWR | O_NOCTTY | O_CLOEXEC)
-        process.standardInput = FileHandle(fileDescriptor: other, closeOnDealloc: true)
-        input = FileHandle(fileDescriptor: terminal, closeOnDealloc: true)
+        let terminal = try Terminal()
+        process.standardInput = terminal.program
+        input = terminal.person
       } else {
         let pipe = Pipe()
         process.standardInput = pipe
@@ -46,17 +41,8 @@ import Testing
     func hangUp() throws { try input.close() }
 
     private func read() {
-      func more(_ pipe: Pipe) -> String {
-        var text = ""
-        var buffer = [UInt8](repeating: 0, count: 1 << 16)
-        while true {
-          let count = Glibc.read(pipe.fileHandleForReading.fileDescriptor, &buffer, buffer.count)
-          guard count > 0 else { return text }
-          text += String(decoding: buffer[..<count], as: UTF8.self)
-        }
-      }
-      said.output += more(output)
-      said.error += more(error)
+      said.output += available(output.fileHandleForReading.fileDescriptor)
+      said.error += available(error.fileHandleForReading.fileDescriptor)
     }
 
     /// Waits until what was said fits.
