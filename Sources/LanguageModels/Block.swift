@@ -33,6 +33,11 @@ public final class KeyValueCache {
 
   /// Positions held.
   public var count: Int { layers.first?.count ?? 0 }
+
+  /// Keeps the first positions only. Traps if there are fewer.
+  func cut(to positions: Int) {
+    for index in layers.indices { layers[index].cut(to: positions) }
+  }
 }
 
 /// Attention with its projections, by whatever names they have.

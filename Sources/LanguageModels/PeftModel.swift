@@ -13,6 +13,8 @@ public final class PeftModel {
   private var isDisabled = false
   /// True while the active adapters are folded into the weights.
   public private(set) var isMerged = false
+  /// How often what acts on the model has changed: keys and values of before are another model's.
+  private(set) var changes = 0
 
   init(_ model: CausalLanguageModel) { self.model = model }
 
@@ -254,6 +256,9 @@ public final class PeftModel {
     return cache.isInvoked ? 0 : Int.max
   }
 
+  /// True if an aLoRA is active.
+  var isInvocable: Bool { activeInvocation != nil }
+
   private var activeInvocation: [Int]? {
     loaded.first { adapter in active.contains { $0.name == adapter.name } && adapter.invocation != nil }?.invocation
   }
@@ -295,6 +300,7 @@ public final class PeftModel {
   }
 
   private func setLayers(_ acting: [(name: String, weight: Float)]) {
+    changes += 1
     for (_, module) in model.root.namedModules() { (module as? LoRALinear)?.active = acting }
   }
 

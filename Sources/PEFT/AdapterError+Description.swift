@@ -96,6 +96,7 @@ extension AdapterError: CustomStringConvertible {
     case .replacementShape(let base, let tensor, let found, let replacement):
       "\(base): tensor '\(tensor)' has shape \(found), its replacement in the adapter \(replacement). "
         + "The model was resized before training; resize the base in the same way first."
+    case .badAddress(let found, let expected): "\(found): is no model's address; expected \(expected)."
     case .notInCache(let name, let revision, let cache):
       "\(name): no such path, and revision '\(revision)' of that repository is not in the cache \(cache). "
         + "Give a path, or leave HF_HUB_OFFLINE unset."

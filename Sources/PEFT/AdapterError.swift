@@ -98,6 +98,8 @@ public enum AdapterError: Error, Sendable, Equatable {
   case baseConfigMissing(base: String, reason: String)
   /// A replaced tensor and its replacement differ in shape.
   case replacementShape(base: String, tensor: String, found: [Int], replacement: [Int])
+  /// An address that leads to no model's repository.
+  case badAddress(found: String, expected: String)
   /// A repository that is not in the cache, while nothing may be downloaded.
   case notInCache(name: String, revision: String, cache: String)
   /// A repository of which the cache holds only a part, while nothing may be downloaded.

@@ -40,7 +40,7 @@ public struct Merger: Sendable {
     try check(output: output)
     do {
       let directory = try OutputDirectory(
-        target: output, replacing: plan.options.replaceOutput, inputs: inputs)
+        target: output, replacing: plan.options.replaceOutput, inputs: inputs, like: plan.base.directory)
       do {
         let nonFinite = try await writeShards(directory, progress)
         try writeIndex(directory)
@@ -77,6 +77,9 @@ public struct Merger: Sendable {
       + plan.base.checkpoint.shards.map(\.path) + plan.sideFiles.items.map(\.source)
   }
 
+  /// Those that all of the base's shards have: tensors may come from any of them.
+  private var permissions: FilePermissions { FilePermissions(of: plan.base.checkpoint.shards.map(\.path)) }
+
   // MARK: Tensors
 
   /// Returns the names of tensors that are not finite.
@@ -87,7 +90,7 @@ public struct Merger: Sendable {
     for shard in plan.shards {
       let path = directory.path(shard.name)
       let layout = try SafetensorsLayout(path: path, items: shard.outputs.map(\.item), metadata: shard.metadata)
-      jobs.append(WorkQueue.Job(target: try layout.create(at: path), pieces: MergeWork.pieces(shard, layout: layout)))
+      jobs.append(WorkQueue.Job(target: try layout.create(at: path, permissions: permissions), pieces: MergeWork.pieces(shard, layout: layout)))
     }
     let queue = WorkQueue(jobs)
     let total = plan.dataBytes
@@ -122,7 +125,7 @@ public struct Merger: Sendable {
     }
     let text = ShardIndex.text(
       shardOfTensor: shardOfTensor, totalBytes: plan.dataBytes, previous: plan.base.checkpoint.index?.document)
-    try File.create(directory.path(Checkpoint.indexName)).write(text)
+    try File.create(directory.path(Checkpoint.indexName), permissions: permissions).write(text)
   }
 
   private func writeSideFiles(_ directory: OutputDirectory) throws(TensorFileError) {
@@ -130,7 +133,7 @@ public struct Merger: Sendable {
       let path = directory.path(item.name)
       if item.name.contains("/") { try FileSystem.makeDirectories(FileSystem.parentDirectory(path)) }
       if item.name == "config.json", let edited = plan.editedConfig {
-        try File.create(path).write(edited.pythonText(sortedKeys: false) + "\n")
+        try File.create(path, permissions: FilePermissions(of: [item.source])).write(edited.pythonText(sortedKeys: false) + "\n")
       } else {
         try FileSystem.copy(item.source, to: path)
       }

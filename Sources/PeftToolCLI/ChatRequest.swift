@@ -15,6 +15,9 @@ struct Prompt {
     messages = [ChatTemplate.message(role: "user", text)]
   }
 
+  /// A conversation so far.
+  init(messages: [JSONValue]) { (self.messages, text, arguments) = (messages, "", []) }
+
   /// One prompt a line. Throws `ModelError.configValue` with the line that is none, or that has a key which nothing takes.
   static func all(in path: String, for chat: ChatRequest?) throws -> [Prompt] {
     let text: String
@@ -61,20 +64,13 @@ struct Prompt {
 /// How prompts are put into the model's chat template.
 struct ChatRequest {
   private let template: ChatTemplate
-  private let system: String?
+  /// What is said before the messages.
+  var system: String?
   private let arguments: [JSONValue.Member]
   private let continuesFinalMessage: Bool
 
-  /// nil without `--chat`. Throws `UsageError.badValue` for an argument that the template does not take, and for flags that need
-  /// `--chat`.
-  init?(_ invocation: Invocation, directory: String) throws {
-    guard invocation.has("chat") else {
-      for flag in ["chat-argument", "continue-final-message"] where invocation.has(flag) {
-        throw UsageError.badValue(
-          flag: flag, found: invocation.value(flag) ?? "", expected: "taken without --chat")
-      }
-      return nil
-    }
+  /// Throws `UsageError.badValue` for an argument that the template does not take.
+  init(_ invocation: Invocation, directory: String) throws {
     template = try ChatTemplate(directory: directory)
     system = invocation.value("system")
     continuesFinalMessage = invocation.has("continue-final-message")

@@ -15,6 +15,9 @@ enum CommandTable {
     Flag("version", letter: "V", "show the version"),
   ]
 
+  private static let threadsFlag = Flag(
+    "threads", value: "N", "tasks at work at once", default: "2", takes: .integer(1...256))
+
   static let jsonFlag = Flag("json", "write the answer as one JSON document")
 
   private static let configKeyFlag = Flag(
@@ -66,7 +69,7 @@ enum CommandTable {
         "fsync", "wait until the output is on the disk before it gets its name",
         detail:
           "Without it the output survives a killed process, as files written by cp do; with it also a power cut."),
-      Flag("threads", value: "N", "tasks at work at once", default: "2"),
+      threadsFlag,
       jsonFlag,
     ]
   }
@@ -77,6 +80,33 @@ enum CommandTable {
   private static let adapterFlag = Flag(
     "adapter", letter: "a", value: "ADAPTER", "adapter to put on it, with :WEIGHT if its change is to be multiplied",
     repeats: true, isModel: true)
+
+  private static let chatArgumentDetail =
+    "For example enable_thinking=false. VALUE is JSON, or else a text; tools and documents are lists."
+
+  /// How tokens are chosen, and when no more follow.
+  private static func generationFlags(newTokens: Int) -> [Flag] {
+    [
+      Flag(
+        "max-new-tokens", letter: "n", value: "N", "tokens to make at most", default: "\(newTokens)",
+        takes: .integer(1...1 << 30)),
+      Flag("ignore-eos", "go on after an end-of-sequence token"),
+      Flag("stop", value: "TEXT", "end before this text", repeats: true),
+      Flag(
+        "temperature", letter: "t", value: "X", "draw tokens; the higher, the less likely ones",
+        default: "0, the likeliest", takes: .number(0...100)),
+      Flag("top-k", value: "N", "draw from the N likeliest tokens", takes: .integer(1...1 << 30)),
+      Flag(
+        "top-p", value: "P", "draw from the likeliest tokens that together have probability P", takes: .number(0...1)),
+      Flag(
+        "min-p", value: "P", "draw from tokens at least P times as likely as the likeliest", takes: .number(0...1)),
+      Flag(
+        "repetition-penalty", value: "X", "make tokens that have occurred less likely", default: "1",
+        takes: .number(0.01...100)),
+      Flag("seed", value: "N", "the same seed draws the same tokens", default: "0", takes: .integer(0...Int.max)),
+      jsonFlag,
+    ]
+  }
 
   static let commands: [Command] = [
     Command(
@@ -134,7 +164,7 @@ enum CommandTable {
         Flag(
           "as-peft", "allow for the roundings of PEFT's own merge",
           detail: "PEFT rounds some changes to the weight's dtype before it adds them, and decomposes weights in f32."),
-        Flag("threads", value: "N", "tasks at work at once", default: "2"), jsonFlag,
+        threadsFlag, jsonFlag,
       ],
       detail: """
         Computes the merge again, in bounded memory and without writing it, and compares tensor by tensor. Merged tensors may \
@@ -200,7 +230,7 @@ enum CommandTable {
         Operand(name: "OUT", summary: "directory to be made"),
       ],
       flags: [
-        Flag("seed", value: "N", "seed of the random values", default: "0"),
+        Flag("seed", value: "N", "seed of the random values", default: "0", takes: .integer(0...Int.max)),
         Flag("force", letter: "f", "replace OUT if it exists and is not empty", remedy: .replaceOutput),
         configKeyFlag, jsonFlag,
       ],
@@ -235,7 +265,7 @@ enum CommandTable {
         Flag(
           "max-shard-size", value: "SIZE", "write shards of at most SIZE, such as 5GB",
           default: "the model's own shards"),
-        Flag("threads", value: "N", "tasks at work at once", default: "2"), jsonFlag,
+        threadsFlag, jsonFlag,
       ],
       detail: """
         Reads what torch.save wrote without running anything in it: only tensors and plain containers can be built, and a name \
@@ -260,30 +290,35 @@ enum CommandTable {
         Flag("system", value: "TEXT", "with --chat: a system message before it", needs: "chat"),
         Flag(
           "chat-argument", value: "NAME=VALUE", "with --chat: a variable of the chat template",
-          detail:
-            "For example enable_thinking=false. VALUE is JSON, or else a text; tools and documents are lists. A line's "
-            + "own value wins.", repeats: true),
+          detail: chatArgumentDetail + " A line's own value wins.", repeats: true, needs: "chat"),
         Flag(
           "continue-final-message", "with --chat: go on with the last message in the place of a new answer",
-          detail: "The text of the last message is left open, as transformers' continue_final_message leaves it."),
-        Flag("max-new-tokens", letter: "n", value: "N", "tokens to make at most", default: "100"),
-        Flag("ignore-eos", "go on after an end-of-sequence token"),
-        Flag("stop", value: "TEXT", "end before this text", repeats: true),
-        Flag(
-          "temperature", letter: "t", value: "X", "draw tokens; the higher, the less likely ones",
-          default: "0, the likeliest"),
-        Flag("top-k", value: "N", "draw from the N likeliest tokens"),
-        Flag("top-p", value: "P", "draw from the likeliest tokens that together have probability P"),
-        Flag("min-p", value: "P", "draw from tokens at least P times as likely as the likeliest"),
-        Flag("repetition-penalty", value: "X", "make tokens that have occurred less likely", default: "1"),
-        Flag("seed", value: "N", "the same seed draws the same tokens", default: "0"),
-        jsonFlag,
-      ],
+          detail: "The text of the last message is left open, as transformers' continue_final_message leaves it.",
+          needs: "chat"),
+      ] + generationFlags(newTokens: GenerationRequest.newTokens),
       detail: """
         Runs on the CPU; PEFT_THREADS says on how many threads. Weights stay in their stored dtype, and an adapter stays apart \
         from them where it is a LoRA. Several adapters are added, each with its weight.
         """,
-      run: generateCommand),
+      run: generateCommand, needsOne: ["prompt", "prompts"], otherwise: "'peft-tool chat MODEL' is a conversation."),
+    Command(
+      name: "chat", summary: "talk with a model",
+      operands: [modelOperand],
+      flags: [
+        adapterFlag, Flag("system", value: "TEXT", "a system message before the conversation"),
+        Flag(
+          "chat-argument", value: "NAME=VALUE", "a variable of the chat template", detail: chatArgumentDetail,
+          repeats: true),
+      ] + generationFlags(newTokens: Chat.newTokens),
+      detail: """
+        Each line of standard input is a message, on a terminal and from a pipe; the model's chat template puts the conversation \
+        into words. Adapters go by the last part of their path. Lines with a slash at their beginning are for the program:
+
+        \(Chat.Order.paragraphs)
+
+        Ctrl-C ends an answer, and twice the program. From a pipe the first failure ends it.
+        """,
+      run: chatCommand),
     Command(
       name: "perplexity", summary: "say how well a model foretells a text",
       operands: [

@@ -3,14 +3,16 @@ internal import TensorFiles
 
 /// What a word may be: shells complete it, and another word is refused before the command begins.
 enum Word: Sendable, Equatable {
-  case text, integer, number, size, file, directory
+  case text, size, file, directory
+  case integer(ClosedRange<Int>?)
+  case number(ClosedRange<Double>?)
   case choice([String])
 
   /// The value names of the table say what they stand for: N is a whole number, X and P are numbers, SIZE is bytes.
   init(named name: String?) {
     switch name {
-    case "N": self = .integer
-    case "X", "P": self = .number
+    case "N": self = .integer(nil)
+    case "X", "P": self = .number(nil)
     case "SIZE": self = .size
     case "FILE": self = .file
     case "DIR", "OUT": self = .directory
@@ -22,12 +24,24 @@ enum Word: Sendable, Equatable {
   func refusal(of word: String) -> String? {
     switch self {
     case .text, .file, .directory: nil
-    case .integer: Int(word) == nil ? "a whole number" : nil
-    case .number: Double(word)?.isFinite == true ? nil : "a number"
+    case .integer(let range):
+      Int(word).map { range?.contains($0) ?? true } == true
+        ? nil
+        : "a whole number"
+          + (range.map { Self.bounds("\($0.lowerBound)", $0.upperBound >= 1 << 30 ? nil : "\($0.upperBound)") } ?? "")
+    case .number(let range):
+      Double(word).map { $0.isFinite && range?.contains($0) ?? true } == true
+        ? nil : "a number" + (range.map { Self.bounds(numberText($0.lowerBound), numberText($0.upperBound)) } ?? "")
     case .size: parseBytes(word) == nil ? "a size such as 5GB" : nil
     case .choice(let words):
       words.contains(word) ? nil : "one of \(words.joined(separator: ", "))"
     }
+  }
+}
+
+extension Word {
+  private static func bounds(_ lower: String, _ upper: String?) -> String {
+    " from \(lower)" + (upper.map { " to \($0)" } ?? "")
   }
 }
 
@@ -107,12 +121,15 @@ struct Command: Sendable {
   /// Paragraphs for the man page and the command's help.
   let detail: String
   let run: @Sendable (Invocation, Console) async throws -> Int32
+  /// Options of which one must be given, and what there is for who wants neither.
+  var needsOne: [String] = []
+  var otherwise = ""
 }
 
 /// What was typed, checked against the table.
 struct Invocation: Sendable {
-  fileprivate(set) var operands: [String]
-  fileprivate(set) var values: [String: [String]] = [:]
+  var operands: [String]
+  var values: [String: [String]] = [:]
 
   /// True if a switch was given.
   func has(_ flag: String) -> Bool { values[flag] != nil }
@@ -141,66 +158,6 @@ struct Invocation: Sendable {
 }
 
 extension Command {
-  /// The invocation with repositories' names replaced by the directories that hold them.
-  ///
-  /// A word that leads somewhere is a path. Throws what `Hub.directory(of:)` throws, and `UsageError` for a path that is to be
-  /// read and is not there.
-  func locatingModels(_ invocation: Invocation, report: @escaping (HubProgress) -> Void) throws -> Invocation {
-    var invocation = invocation
-    let hub = Hub(isOffline: invocation.has("offline"))
-    for (index, word) in invocation.operands.enumerated() {
-      let operand = operand(at: index, of: invocation.operands.count)
-      if operand.isModel { invocation.operands[index] = try Self.located(word, hub, report) }
-      guard operand.takes == .file, !(operand.mayBeInput && word == "-") else { continue }
-      try Self.checkPresence(invocation.operands[index], as: operand.name, isWeighted: operand.isWeighted)
-    }
-    for flag in flags where flag.isModel {
-      var located: [String] = []
-      for word in invocation.all(flag.name) {
-        located.append(try Self.located(word, hub, report))
-        try Self.checkPresence(located[located.count - 1], as: "--\(flag.name)", isWeighted: flag.repeats)
-      }
-      if !located.isEmpty { invocation.values[flag.name] = located }
-    }
-    return invocation
-  }
-
-  private static func located(_ word: String, _ hub: Hub, _ report: @escaping (HubProgress) -> Void)
-    throws(AdapterError)
-    -> String
-  {
-    guard FileSystem.kind(word) == nil else { return word }
-    if let repository = Repository(word) { return try hub.directory(of: repository, report: report) }
-    // An adapter's weight in a merge.
-    if let colon = word.lastIndex(of: ":"), Double(word[word.index(after: colon)...]) != nil,
-      FileSystem.kind(String(word[..<colon])) == nil, let repository = Repository(String(word[..<colon]))
-    {
-      return try hub.directory(of: repository, report: report) + word[colon...]
-    }
-    return word
-  }
-
-  /// Throws unless what a command reads is there. An adapter may have a weight after its last colon.
-  private static func checkPresence(_ word: String, as name: String, isWeighted: Bool) throws(UsageError) {
-    guard FileSystem.kind(word) == nil else { return }
-    guard isWeighted, let colon = word.lastIndex(of: ":") else { throw .noSuchPath(path: word, operand: name) }
-    let (adapter, weight) = (String(word[..<colon]), String(word[word.index(after: colon)...]))
-    guard FileSystem.kind(adapter) != nil else {
-      throw .noSuchPath(path: Double(weight) == nil ? word : adapter, operand: name)
-    }
-    guard let value = Double(weight), value.isFinite else {
-      throw .badWeight(adapter: adapter, found: weight)
-    }
-  }
-
-  /// The operand that a word stands for: a repeating one takes what the others leave.
-  private func operand(at index: Int, of count: Int) -> Operand {
-    guard let repeating = operands.firstIndex(where: \.repeats) else { return operands[min(index, operands.count - 1)] }
-    let after = operands.count - 1 - repeating
-    if index < repeating { return operands[index] }
-    return index >= count - after ? operands[operands.count - (count - index)] : operands[repeating]
-  }
-
   /// Reads words by GNU's conventions: `--flag value`, `--flag=value`, `-f value`, `-fvalue`, joined switches, options and
   /// operands in any order, unambiguous abbreviations, `--` before operands only.
   ///
@@ -273,6 +230,12 @@ extension Command {
         throw .conflict([flag, other].map { .init(flag: $0.name, summary: $0.summary) })
       }
       if let needed = flag.needs, values[needed] == nil { throw .needsOther(flag: flag.name, needed: needed) }
+    }
+    if !needsOne.isEmpty, needsOne.allSatisfy({ values[$0] == nil }) {
+      let choice = flags.filter { needsOne.contains($0.name) }.map {
+        UsageError.Alternative(flag: $0.name, summary: $0.summary)
+      }
+      throw .oneNeeded(command: name, choice, otherwise: otherwise)
     }
   }
 

@@ -19,8 +19,13 @@ public enum Interruption {
   private static let received = Atomic<Int32>(0)
   /// How many parts of the work will end by themselves after a signal, however long that takes.
   private static let patient = Atomic<Int>(0)
+  /// True while SIGINT ends a part of the work first, and the program the second time.
+  private static let endsParts = Atomic<Bool>(false)
+  private static let stops = Atomic<Int>(0)
   /// Milliseconds that other work has to end by itself and to remove what it wrote, on a busy machine too.
   private static let grace: Int32 = 10_000
+  /// The same for work that writes nothing.
+  private static let shortGrace: Int32 = 1_000
 
   /// The exit code of a task that returned `code`: the shell's for a signal, if one came and the task failed.
   public static func exitCode(_ code: Int32) -> Int32 {
@@ -34,6 +39,15 @@ public enum Interruption {
     defer { patient.subtract(1, ordering: .relaxed) }
     return try work()
   }
+
+  /// From now on the first SIGINT is only counted, for the work to end what it is at, and the second is what the first is otherwise.
+  static func endPartsFirst() { endsParts.store(true, ordering: .relaxed) }
+
+  /// How many SIGINT came since `endPartsFirst` or `forgetStops`.
+  static var stopCount: Int { stops.load(ordering: .relaxed) }
+
+  /// Counts from none again.
+  static func forgetStops() { stops.store(0, ordering: .relaxed) }
 
   /// Cancels the task on the first signal. Ends the process on the second, or ten seconds after the first if the work
   /// has not ended by then and is not `patiently` waited for: what was being written has a name that the next run removes.
@@ -62,12 +76,15 @@ public enum Interruption {
     guard let argument else { return nil }
     let target = Unmanaged<Target>.fromOpaque(argument).takeRetainedValue()
     var number: UInt8 = 0
-    while read(target.readEnd, &number, 1) != 1 {}
+    repeat {
+      while read(target.readEnd, &number, 1) != 1 {}
+    } while Int32(number) == SIGINT && endsParts.load(ordering: .relaxed)
+      && stops.add(1, ordering: .relaxed).newValue == 1
     received.store(Int32(number), ordering: .relaxed)
     target.task.cancel()
     var end = pollfd(fd: target.readEnd, events: Int16(POLLIN), revents: 0)
     while true {
-      let count = poll(&end, 1, grace)
+      let count = poll(&end, 1, endsParts.load(ordering: .relaxed) ? shortGrace : grace)
       if count == 0, patient.load(ordering: .relaxed) == 0 { break }
       if count > 0, read(target.readEnd, &number, 1) == 1 { break }
     }

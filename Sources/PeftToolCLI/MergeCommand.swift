@@ -47,13 +47,7 @@ func makePlan(_ invocation: Invocation, unmerges: Bool = false) throws -> MergeP
 }
 
 /// `--threads`, or two.
-func workerCount(_ invocation: Invocation) throws(UsageError) -> Int {
-  let workers = try invocation.integer("threads") ?? 2
-  guard (1...256).contains(workers) else {
-    throw .badValue(flag: "threads", found: "\(workers)", expected: "a number from 1 to 256")
-  }
-  return workers
-}
+func workerCount(_ invocation: Invocation) throws(UsageError) -> Int { try invocation.integer("threads") ?? 2 }
 
 private func merge(_ invocation: Invocation, _ console: Console, unmerges: Bool) async throws -> Int32 {
   let started = Clock.seconds

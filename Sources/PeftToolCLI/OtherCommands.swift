@@ -35,9 +35,6 @@ private func countedWeights(_ path: String) throws(AdapterError) -> SafetensorsF
   let (config, configPath) = try PeftConfig.load(path: invocation.operands[1])
   try config.checkUnknownKeys(path: configPath, ignored: Set(invocation.all("ignore-config-key")))
   let seed = try invocation.integer("seed") ?? 0
-  guard seed >= 0 else {
-    throw UsageError.badValue(flag: "seed", found: "\(seed)", expected: "a whole number from 0")
-  }
   let base = try BaseModel(path: invocation.operands[0], taskType: config.taskType)
   let maker = try AdapterInitializer(base: base, config: config, configPath: configPath, seed: UInt64(seed))
   let output = invocation.operands[2]

@@ -11,10 +11,14 @@ enum UsageError: Error, Equatable {
   case badWeight(adapter: String, found: String)
   case badOperand(command: String, operand: String, found: String, expected: String)
   case noSuchPath(path: String, operand: String)
+  case noSuchModel(name: String, operand: String, reason: String)
   case badInput(expected: String)
   case conflict([Alternative])
-  case oneNeeded(command: String, [Alternative])
+  case oneNeeded(command: String, [Alternative], otherwise: String)
   case needsOther(flag: String, needed: String)
+  case unknownOrder(found: String, nearest: [String])
+  case orderNeeds(order: String, what: String)
+  case conversationTooLong(tokens: Int, limit: Int)
   case operandCount(command: String, expected: [String], found: Int)
 
   /// One of several options of which a command takes one.
@@ -40,12 +44,21 @@ extension UsageError: CustomStringConvertible {
     case .badOperand(let command, let operand, let found, let expected):
       "\(command): \(operand): '\(found)' is not \(expected)."
     case .noSuchPath(let path, let operand): "\(path): no such file or directory (\(operand))."
+    case .noSuchModel(let name, let operand, let reason):
+      "\(name): no such file or directory (\(operand)). As a repository: \(reason)"
     case .badInput(let expected): "standard input: expected \(expected)."
     case .conflict(let alternatives):
       "\(alternatives.map { "--\($0.flag)" }.joined(separator: " and ")) cannot be given together. Give one: "
         + choice(alternatives) + "."
-    case .oneNeeded(let command, let alternatives): "\(command): give one of: \(choice(alternatives))."
+    case .oneNeeded(let command, let alternatives, let otherwise):
+      "\(command): give one of: \(choice(alternatives)).\(otherwise.isEmpty ? "" : " ")\(otherwise)"
     case .needsOther(let flag, let needed): "--\(flag) means nothing without --\(needed). Give both, or neither."
+    case .unknownOrder(let found, let nearest):
+      "unknown command '\(found)'." + suggestion(nearest)
+        + " /help lists them; a message that begins with / takes a second one."
+    case .orderNeeds(let order, let what): "\(order) needs \(what)."
+    case .conversationTooLong(let tokens, let limit):
+      "the conversation has \(tokens) tokens, and the model's context is \(limit). /reset begins a new one."
     case .operandCount(let command, let expected, let found):
       "\(command): expected \(expected.contains { $0.hasSuffix("...") } ? "at least " : "")\(expected.count) operand\(expected.count == 1 ? "" : "s") "
         + "(\(expected.joined(separator: " "))), found \(found)."

@@ -32,9 +32,12 @@ public final class File: Sendable {
     return file
   }
 
-  /// Creates a file that must not exist yet. Throws `.system`.
-  public static func create(_ path: String) throws(TensorFileError) -> File {
-    let descriptor = Glibc.open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o666)
+  /// Creates a file that must not exist yet.
+  ///
+  /// - Parameter permissions: who may do what with it, as far as the umask lets them.
+  /// Throws `.system`.
+  public static func create(_ path: String, permissions: FilePermissions = .open) throws(TensorFileError) -> File {
+    let descriptor = Glibc.open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, permissions.mode)
     guard descriptor >= 0 else { throw .system(path: path, operation: "create", code: errno) }
     return File(path: path, descriptor: descriptor)
   }

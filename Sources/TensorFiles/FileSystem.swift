@@ -163,7 +163,7 @@ public enum FileSystem {
   /// Copies a file's bytes; `target` must not exist. Throws `.system`, `.shortRead`.
   public static func copy(_ source: String, to target: String) throws(TensorFileError) {
     let from = try File.open(reading: source)
-    let to = try File.create(target)
+    let to = try File.create(target, permissions: FilePermissions(of: [source]))
     try to.copy(0..<from.byteCount(), from: from, to: 0)
   }
 

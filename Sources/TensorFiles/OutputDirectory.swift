@@ -17,10 +17,11 @@ public final class OutputDirectory: Sendable {
 
   /// Makes the hidden directory.
   ///
+  /// - Parameter source: a directory that a new one is as private as.
   /// Throws `.outputExists` if the target exists, is not an empty directory, and `replacing` is false;
   /// `.outputNotDirectory` if something else is there; `.outputIsMountPoint`; `.outputOverlapsInput` if it is, contains or
   /// lies inside one of `inputs`, links followed; `.system`.
-  public init(target: String, replacing: Bool, inputs: [String]) throws(TensorFileError) {
+  public init(target: String, replacing: Bool, inputs: [String], like source: String? = nil) throws(TensorFileError) {
     try Self.check(target: target, replacing: replacing, inputs: inputs)
     let place = FileSystem.canonicalPathOfFuture(target)
     let parent = FileSystem.parentDirectory(place)
@@ -30,7 +31,11 @@ public final class OutputDirectory: Sendable {
     let workPath = FileSystem.join(parent, "\(prefix)\(getpid())-\(UInt32.random(in: 0...UInt32.max))")
     try FileSystem.makeDirectory(workPath)
     // What is written is as private from the start as what it will replace.
-    if let mode = Self.mode(place) { _ = chmod(workPath, mode & 0o777 | 0o700) }
+    if let mode = FileSystem.mode(place) {
+      _ = chmod(workPath, mode & 0o777 | 0o700)
+    } else if let mode = source.flatMap({ FileSystem.mode($0) }), let own = FileSystem.mode(workPath) {
+      _ = chmod(workPath, own & (mode | 0o7700))
+    }
     let lock = open(workPath, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
     guard lock >= 0, flock(lock, LOCK_EX | LOCK_NB) == 0 else {
       let code = errno
@@ -78,11 +83,6 @@ public final class OutputDirectory: Sendable {
     }
   }
 
-  private static func mode(_ path: String) -> mode_t? {
-    var status = stat()
-    return stat(path, &status) == 0 ? status.st_mode & 0o7777 : nil
-  }
-
   private static func device(_ path: String) -> dev_t? {
     var status = stat()
     return stat(path, &status) == 0 ? status.st_dev : nil
@@ -102,7 +102,7 @@ public final class OutputDirectory: Sendable {
       try Self.synchronize(workPath)
       guard fsync(lock) == 0 else { throw .system(path: workPath, operation: "synchronize", code: errno) }
     }
-    if let mode = Self.mode(place) { _ = fchmod(lock, mode) }
+    if let mode = FileSystem.mode(place) { _ = fchmod(lock, mode) }
     if rename(workPath, place) != 0 {
       switch errno {
       case ENOTEMPTY, EEXIST:

@@ -87,8 +87,8 @@ public struct SafetensorsLayout: Sendable {
   }
 
   /// Creates the file with its header and full length; the data is still to be written. Throws `.system`.
-  public func create(at path: String) throws(TensorFileError) -> File {
-    let file = try File.create(path)
+  public func create(at path: String, permissions: FilePermissions = .open) throws(TensorFileError) -> File {
+    let file = try File.create(path, permissions: permissions)
     try begin(file)
     return file
   }

@@ -22,6 +22,13 @@ public struct KeyValues: Sendable {
     values += newValues
   }
 
+  /// Keeps the first positions only. Traps if there are fewer.
+  public mutating func cut(to positions: Int) {
+    precondition((0...count).contains(positions), "no such positions")
+    keys.removeLast(keys.count - positions * stride)
+    values.removeLast(values.count - positions * stride)
+  }
+
   /// softmax(scale · q·Kᵀ)·V for queries at the last positions, each of which sees itself and what comes before.
   ///
   /// - Parameter queries: `[tokens, heads · width]`; heads share the keys of `heads / (stride / width)` neighbours.

@@ -34,6 +34,26 @@ import Testing
     #expect(plan.tensorCount == 21)
   }
 
+  /// Both tools wait for each other's downloads: a file's lock has the same place and name, and its group may wait too.
+  @Test func locksAreThoseOfHuggingfaceHub() throws {
+    let (theirs, scratch) = (try rebuild("whole"), try ScratchDirectory())
+    let hub = try ModelHub(directory: Fixtures.path("merge/llama-sharded/base"))
+    defer { hub.server.stop() }
+    _ = try Hub(cache: scratch.path, endpoint: hub.endpoint).directory(of: #require(Repository("owner/tiny")))
+    let place = ".locks/models--owner--tiny"
+    let (ours, known) = (try FileSystem.names(in: scratch(place)), try FileSystem.names(in: theirs(place)))
+    let blobs = try FileSystem.names(in: scratch("models--owner--tiny/blobs"))
+    #expect(Set(ours) == Set(blobs.map { "\($0).lock" }))
+    #expect(Set(ours).intersection(known).count > 3)
+    for name in ours {
+      var (lock, blob) = (stat(), stat())
+      #expect(stat(scratch("\(place)/\(name)"), &lock) == 0)
+      #expect(stat(scratch("models--owner--tiny/blobs/\(name.dropLast(5))"), &blob) == 0)
+      // 0664 and 0666 but for the umask.
+      #expect(lock.st_mode & 0o777 == blob.st_mode & 0o664)
+    }
+  }
+
   @Test(arguments: [
     ("configuration", ["model.safetensors"]),
     ("shard", ["model-00004-of-00004.safetensors", "model.safetensors.index.json"]),

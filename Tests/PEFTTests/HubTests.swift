@@ -122,15 +122,78 @@ import Testing
     #expect(offline.map(caseName) == "notInCache")
   }
 
-  @Test(arguments: ["", "/tmp/x", "./x", "a/b/c", "..", "a/..", "-a/b", "a/b.", "a b/c", "a/b@", "plain"])
+  @Test(arguments: [
+    "", "/tmp/x", "./x", "a/b/c", "..", "a/..", "-a/b", "a/b.", "a b/c", "a/b@", "plain.json", "a.safetensors",
+    "a/b.git", "a--b",
+  ])
   func aPathIsNoRepository(word: String) { #expect(Repository(word) == nil) }
+
+  /// What huggingface_hub's `parse_hf_uri` says of them; made by make_address_fixtures.py.
+  @Test func addressesAreReadAsHuggingfaceHubReadsThem() throws {
+    let cases = try #require(JSONValue(contentsOf: Fixtures.path("hub/addresses.json"))["cases"]?.elements)
+    #expect(cases.count > 50)
+    for item in cases {
+      let address = try #require(item["address"]?.stringValue)
+      let found = try? Repository(address: address)
+      guard let expected = item["model"], expected != .null else {
+        #expect(found == nil, "\(address)")
+        continue
+      }
+      #expect(found?.name == expected["name"]?.stringValue, "\(address)")
+      #expect(found?.revision == (expected["revision"]?.stringValue ?? "main"), "\(address)")
+      #expect(found?.path == expected["path"]?.stringValue, "\(address)")
+    }
+  }
+
+  @Test(arguments: [
+    ("gpt2", "gpt2", "main", ""), ("gpt2@v1", "gpt2", "v1", ""), ("hf://gpt2", "gpt2", "main", ""),
+    ("hf://gpt2@refs/pr/3/sub", "gpt2", "refs/pr/3", "sub"), ("owner/name@refs/pr/3", "owner/name", "refs/pr/3", ""),
+    ("http://127.0.0.1:9/hub/owner/name/tree/v1", "owner/name", "v1", ""),
+  ])
+  func aNameAloneAndAnotherHubsPageAreRepositories(word: String, name: String, revision: String, path: String) throws {
+    let found = try Repository(address: word, endpoint: "http://127.0.0.1:9/hub")
+    #expect(found?.name == name && found?.revision == revision && found?.path == path)
+  }
+
+  @Test(arguments: [("sub/deep", "sub/deep"), ("sub/deep/adapter_model.safetensors", "sub/deep")])
+  func aDirectoryOrAFileWithinARepositoryIsFetchedWithItsNeighbours(path: String, folder: String) throws {
+    let scratch = try ScratchDirectory()
+    let root = Fixtures.path("merge/llama-f32-qv/adapter")
+    let hub = ModelHub(
+      try ["adapter_config.json", "adapter_model.safetensors"].flatMap { name in
+        [(name: "sub/deep/\(name)", body: try contents("\(root)/\(name)"))]
+      } + [(name: "model.safetensors", body: [1, 2, 3]), (name: "sub/config.json", body: [4])])
+    defer { hub.server.stop() }
+    let online = Hub(cache: scratch("hub"), endpoint: hub.endpoint)
+    let repository = try #require(try Repository(address: "hf://owner/tiny/\(path)"))
+    let found = try online.directory(of: repository)
+    #expect(found == scratch("hub/models--owner--tiny/snapshots/\(Self.commit)/\(path)"))
+    let directory = scratch("hub/models--owner--tiny/snapshots/\(Self.commit)/\(folder)")
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+      #expect(try contents("\(directory)/\(name)") == contents("\(root)/\(name)"))
+    }
+    #expect(hub.fetches(of: "model.safetensors").isEmpty && hub.fetches(of: "sub/config.json").isEmpty)
+    #expect(try Hub(cache: scratch("hub"), isOffline: true).directory(of: repository) == found)
+    #expect(throws: AdapterError.self) {
+      try online.directory(of: #require(try Repository(address: "hf://owner/tiny/none")))
+    }
+  }
 
   @Test func theEnvironmentSaysWhereTheCacheIs() {
     let home = Hub(environment: { ["HOME": "/h"][$0] })
     #expect(home.cache == "/h/.cache/huggingface/hub" && !home.isOffline)
     #expect(Hub(environment: { ["HF_HOME": "/x"][$0] }).cache == "/x/hub")
     #expect(Hub(environment: { ["HF_HOME": "/x", "HF_HUB_CACHE": "/y"][$0] }).cache == "/y")
+    #expect(Hub(environment: { ["HF_HOME": "/x", "HUGGINGFACE_HUB_CACHE": "/old"][$0] }).cache == "/old")
+    #expect(Hub(environment: { ["HF_HUB_CACHE": "/y", "HUGGINGFACE_HUB_CACHE": "/old"][$0] }).cache == "/y")
+    #expect(Hub(environment: { ["HOME": "/h", "HF_HUB_CACHE": "~/c", "HF_HOME": "/x"][$0] }).cache == "/h/c")
+    #expect(
+      Hub(environment: { ["HOME": "/h", "HF_HOME": "$DATA/${KIND}/$NONE", "DATA": "/d", "KIND": "k"][$0] }).cache
+        == "/d/k/$NONE/hub")
+    #expect(Hub(environment: { ["HOME": "/h", "XDG_CACHE_HOME": "~/c"][$0] }).cache == "/h/c/huggingface/hub")
     #expect(Hub(environment: { ["HF_HUB_OFFLINE": "1"][$0] }).isOffline)
+    #expect(Hub(environment: { ["TRANSFORMERS_OFFLINE": "yes"][$0] }).isOffline)
+    #expect(!Hub(environment: { ["TRANSFORMERS_OFFLINE": "1", "HF_HUB_OFFLINE": "0"][$0] }).isOffline)
     #expect(Hub(environment: { ["HF_ENDPOINT": "http://m/"][$0] }).endpoint == "http://m")
   }
 }

@@ -92,6 +92,8 @@ extension String {
     arguments: Shell.all,
     [
       ("peft-tool insp", "peft-tool inspect"),
+      ("peft-tool cha", "peft-tool chat"),
+      ("peft-tool chat --ignore", "peft-tool chat --ignore-eos"),
       ("peft-tool inspect --for vl", "peft-tool inspect --for vllm"),
       ("peft-tool help vali", "peft-tool help validate"),
       ("peft-tool completions fi", "peft-tool completions fish"),

@@ -248,6 +248,55 @@ func built(_ name: String) -> URL {
     #expect(process.terminationStatus == 128 + signals[signals.count - 1])
   }
 
+  /// A terminal shows ^C where the cursor is, after a bar or nothing.
+  @Test func controlCOnATerminalEndsWith130OnALineOfItsOwn() throws {
+    let scratch = try ScratchDirectory()
+    try overwrite(scratch("text"), String(repeating: "The quick brown fox. ", count: 100_000))
+    let terminal = try Terminal()
+    let process = Process()
+    process.executableURL = built("peft-tool")
+    process.arguments = ["perplexity", Fixtures.path("running/chat"), scratch("text")]
+    process.environment = ProcessInfo.processInfo.environment.merging(["TERM": "xterm"]) { $1 }
+    process.standardOutput = FileHandle.nullDevice
+    process.standardError = terminal.program
+    try process.run()
+    usleep(300_000)
+    kill(process.processIdentifier, SIGINT)
+    usleep(50_000)
+    kill(process.processIdentifier, SIGINT)
+    process.waitUntilExit()
+    #expect(process.terminationStatus == 130)
+    _ = fcntl(terminal.person.fileDescriptor, F_SETFL, O_NONBLOCK)
+    let said = available(terminal.person.fileDescriptor)
+    #expect(
+      said.isEmpty || said.hasPrefix("\r\n") && said.hasSuffix("peft-tool: interrupted.\r\n"),
+      "\(said.debugDescription)")
+
+    let trained = try Terminal()
+    let run = Process()
+    run.executableURL = built("peft-tool")
+    run.arguments = try training(scratch, "out").map { $0 == "60" ? "100000" : $0 }
+    run.environment = process.environment
+    run.standardOutput = FileHandle.nullDevice
+    run.standardError = trained.program
+    try run.run()
+    _ = fcntl(trained.person.fileDescriptor, F_SETFL, O_NONBLOCK)
+    var text = ""
+    #expect(
+      comes {
+        text += available(trained.person.fileDescriptor)
+        return text.contains("\u{1B}[K")
+      })
+    kill(run.processIdentifier, SIGINT)
+    #expect(
+      comes {
+        text += available(trained.person.fileDescriptor)
+        return !run.isRunning
+      })
+    text += available(trained.person.fileDescriptor)
+    #expect(run.terminationStatus == 130 && text.contains("\r\npeft-tool: "), "\(text.suffix(300).debugDescription)")
+  }
+
   /// A run of training whose steps take a while, and the words that begin it.
   private func training(_ scratch: ScratchDirectory, _ output: String) throws -> [String] {
     if FileSystem.kind(scratch("config.json")) == nil {

@@ -29,19 +29,21 @@ public struct StopConditions: Sendable {
 extension PeftModel {
   /// Goes on from a prompt, token by token.
   ///
+  /// - Parameter kept: what an earlier generation computed of the same beginning is not computed again.
   /// - Parameter each: told of each token as it comes; false ends the generation.
   /// Returns the new tokens, an end-of-sequence id left out. Throws `.contextTooLong` before anything is computed, `.tokenOutside`,
   /// `.file` if the checkpoint is cut meanwhile, and what `each` throws.
   public func generate(
     _ prompt: [Int], sampling: Sampling = Sampling(), stop: StopConditions = StopConditions(),
-    each: (Int) throws(ModelError) -> Bool = { _ in true }
+    keeping kept: KeptSequence? = nil, each: (Int) throws(ModelError) -> Bool = { _ in true }
   ) throws(ModelError) -> [Int] {
-    var generation = try TokenGeneration(self, prompt, sampling, stop)
+    var generation = try TokenGeneration(self, prompt, sampling, stop, keeping: kept)
     var tokens: [Int] = []
     while let token = try generation.next() {
       tokens.append(token)
       if try !each(token) { break }
     }
+    kept?.keep(generation.cache, of: prompt + tokens, on: self)
     return tokens
   }
 

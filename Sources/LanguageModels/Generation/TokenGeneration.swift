@@ -4,7 +4,7 @@ internal import TensorMath
 struct TokenGeneration {
   private let model: PeftModel
   private let stop: StopConditions
-  private let cache: KeyValueCache
+  let cache: KeyValueCache
   private var sampler: Sampler
   private var seen: Set<Int>
   private var input: [Int]
@@ -12,7 +12,10 @@ struct TokenGeneration {
   private var isOver = false
 
   /// Throws `.contextTooLong`, and `.unsupported` for an empty prompt, before anything is computed.
-  init(_ model: PeftModel, _ prompt: [Int], _ sampling: Sampling, _ stop: StopConditions) throws(ModelError) {
+  /// - Parameter kept: what an earlier run has of the same beginning.
+  init(
+    _ model: PeftModel, _ prompt: [Int], _ sampling: Sampling, _ stop: StopConditions, keeping kept: KeptSequence? = nil
+  ) throws(ModelError) {
     let needed = model.virtualTokens + prompt.count + max(0, stop.newTokens - 1)
     guard needed <= model.model.contextLength else {
       throw .contextTooLong(tokens: needed + 1, limit: model.model.contextLength)
@@ -22,10 +25,10 @@ struct TokenGeneration {
     }
     self.model = model
     self.stop = stop
-    cache = model.makeCache()
+    cache = try kept?.resumed(prompt, on: model) ?? model.makeCache()
     sampler = Sampler(sampling)
     seen = Set(prompt)
-    input = prompt
+    input = Array(prompt.dropFirst(max(0, cache.count - model.virtualTokens)))
   }
 
   /// The next token; nil once an end-of-sequence token came, which is left out, or all were made.

@@ -20,18 +20,24 @@ struct HubDownload {
   /// Throws `.download`, `.hubRefused`, `.hubBusy`, `.downloadInterrupted`, `.file`.
   func run() throws(AdapterError) -> String {
     let address = "\(hub.endpoint)/api/models/\(repository.name)/revision/\(escaped(repository.revision))?blobs=true"
-    guard let listing = HubListing(answer: try request.text(address, of: "the list of files")) else {
+    guard
+      let listing = HubListing(
+        answer: try request.text(address, of: "the list of files"), prefix: repository.prefix)
+    else {
       throw failure("the hub's answer names no commit")
     }
-    guard !listing.files.isEmpty else { throw failure("it holds no safetensors or torch weights") }
-    let snapshot = "\(folder)/snapshots/\(listing.commit)"
+    guard !listing.files.isEmpty else {
+      throw failure(
+        "\(repository.folder.isEmpty ? "it" : "'\(repository.folder)'") holds no safetensors or torch weights")
+    }
+    let snapshot = "\(folder)/snapshots/\(listing.commit)" + (repository.folder.isEmpty ? "" : "/\(repository.folder)")
     let locks = "\(hub.cache)/.locks/\(FileSystem.lastComponent(folder))"
     for directory in ["\(folder)/blobs", "\(folder)/refs", snapshot, locks] {
       try asAdapterError { () throws(TensorFileError) in try FileSystem.makeDirectories(directory) }
     }
     var files: [HubFile] = []
     for (name, described) in listing.files {
-      let address = "\(hub.endpoint)/\(repository.name)/resolve/\(listing.commit)/\(escaped(name))"
+      let address = "\(hub.endpoint)/\(repository.name)/resolve/\(listing.commit)/\(escaped(repository.prefix + name))"
       let file = if let described { described } else { try describe(address, name) }
       if !holds("\(snapshot)/\(name)", file) { try fetch(file, address, locks) }
       files.append(file)
@@ -57,7 +63,8 @@ struct HubDownload {
     let path = "\(snapshot)/\(file.name)"
     if holds(path, file) { return }
     if FileSystem.exists(path) { try FileSystem.remove(path) }
-    guard symlink("../../blobs/\(file.digest.text)", path) == 0 || errno == EEXIST else {
+    let up = String(repeating: "../", count: 2 + repository.prefix.count { $0 == "/" })
+    guard symlink("\(up)blobs/\(file.digest.text)", path) == 0 || errno == EEXIST else {
       throw .system(path: path, operation: "link", code: errno)
     }
   }

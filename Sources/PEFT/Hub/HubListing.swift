@@ -38,11 +38,13 @@ struct HubFile: Sendable, Hashable {
 struct HubListing {
   /// The commit, 40 hexadecimal digits.
   let commit: String
-  /// Files of a model or adapter by name, with size and digest where the listing has them.
+  /// Files of a model or adapter by their names in its folder, with size and digest where the listing has them.
   let files: [(name: String, described: HubFile?)]
 
   /// Reads the hub's answer; nil if it names no commit.
-  init?(answer text: String) {
+  ///
+  /// - Parameter prefix: what names of the folder's files begin with.
+  init?(answer text: String, prefix: String) {
     guard let json = JSONValue(parsing: text), let commit = json["sha"]?.stringValue, Self.isCommit(commit) else {
       return nil
     }
@@ -54,11 +56,11 @@ struct HubListing {
       let digest = (large?["sha256"] ?? entry["blobId"])?.stringValue
       entries.append((name, Self.file(name, size, digest)))
     }
-    self.init(commit: commit, entries)
+    self.init(commit: commit, entries, prefix)
   }
 
   /// Reads the listing that huggingface_hub keeps in the cache beside the snapshots; nil if there is none that is known here.
-  init?(cached path: String, commit: String) {
+  init?(cached path: String, commit: String, prefix: String) {
     guard let json = try? JSONValue(contentsOf: path), json["format_version"]?.integerValue == 1,
       let files = json["files"]?.members
     else { return nil }
@@ -68,11 +70,16 @@ struct HubListing {
         let size = (member.value["lfs_size"] ?? member.value["size"])?.integerValue
         let digest = (member.value["lfs_sha256"] ?? member.value["blob_id"])?.stringValue
         return (member.key, Self.file(member.key, size, digest))
-      })
+      }, prefix)
   }
 
-  private init(commit: String, _ entries: [(String, HubFile?)]) {
+  private init(commit: String, _ all: [(String, HubFile?)], _ prefix: String) {
     self.commit = commit
+    let entries = all.compactMap { name, file -> (String, HubFile?)? in
+      guard name.hasPrefix(prefix) else { return nil }
+      let name = String(name.dropFirst(prefix.count))
+      return (name, file.map { HubFile(name: name, byteCount: $0.byteCount, digest: $0.digest) })
+    }
     let wanted = Self.wanted(entries.map(\.0))
     var seen: Set<String> = []
     files = entries.filter { wanted.contains($0.0) && seen.insert($0.0).inserted }.map { (name: $0.0, described: $0.1) }
@@ -91,18 +98,22 @@ struct HubListing {
   /// True for a name of tensors.
   static func isWeights(_ name: String) -> Bool { name.hasSuffix(".safetensors") || name.hasSuffix(".bin") }
 
-  /// Configuration, tokenizer and weights at the top level; torch weights only where there are no safetensors.
+  private static let endings = [".json", ".safetensors", ".txt", ".model", ".jinja", ".md", ".bin"]
+
+  /// True for a name that ends as the files do that are fetched.
+  static func isFile(_ name: String) -> Bool { endings.contains(where: name.hasSuffix) }
+
+  /// Configuration, tokenizer and weights in the folder itself; torch weights only where there are no safetensors.
   private static func wanted(_ names: [String]) -> Set<String> {
     let plain = names.filter { name in
       !name.isEmpty && !name.hasPrefix(".") && !name.contains("..")
         && name.utf8.allSatisfy { $0 > 0x20 && $0 < 0x7F && $0 != 0x2F }
     }
-    let endings = [".json", ".safetensors", ".txt", ".model", ".jinja", ".md", ".bin"]
     let hasSafetensors = plain.contains { $0.hasSuffix(".safetensors") }
     guard plain.contains(where: isWeights) else { return [] }
     return Set(
       plain.filter { name in
-        endings.contains(where: name.hasSuffix)
+        isFile(name)
           && !(hasSafetensors && (name.hasSuffix(".bin") || name.hasSuffix(".bin.index.json")))
           && name != "training_args.bin"
       })

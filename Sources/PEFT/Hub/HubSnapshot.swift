@@ -17,7 +17,7 @@ enum HubSnapshot {
       let text = (try? FileSystem.text("\(folder)/refs/\(commit)")) ?? ""
       commit = text.split(whereSeparator: \.isWhitespace).first.map(String.init) ?? ""
     }
-    let directory = "\(folder)/snapshots/\(commit)"
+    let directory = "\(folder)/snapshots/\(commit)" + (repository.folder.isEmpty ? "" : "/\(repository.folder)")
     guard HubListing.isCommit(commit), FileSystem.kind(directory) == .directory,
       let names = try? FileSystem.names(in: directory)
     else {
@@ -25,7 +25,7 @@ enum HubSnapshot {
       return
     }
     // A link whose blob is gone is a file that is not there, and so is one of another size.
-    let listing = HubListing(cached: "\(folder)/trees/\(commit).json", commit: commit)
+    let listing = HubListing(cached: "\(folder)/trees/\(commit).json", commit: commit, prefix: repository.prefix)
     let sizes = Dictionary(
       (listing?.files ?? []).compactMap { file in file.described.map { (file.name, $0.byteCount) } }
     ) { first, _ in first }
