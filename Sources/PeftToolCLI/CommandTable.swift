@@ -17,7 +17,7 @@ enum CommandTable {
 
   static let jsonFlag = Flag("json", "write the answer as one JSON document")
 
-  private static let configKeyFlag = Flag(
+  static let configKeyFlag = Flag(
     "ignore-config-key", value: "KEY", "accept an unknown key of adapter_config.json",
     detail: "An unknown key with a value that is neither null, false nor empty stops the merge, because it may change "
       + "the result. This option names a key that does not.", repeats: true, remedy: .ignoreConfigKey)
@@ -78,7 +78,9 @@ enum CommandTable {
     "adapter", letter: "a", value: "ADAPTER", "adapter to put on it, with :WEIGHT if its change is to be multiplied",
     repeats: true, isModel: true)
 
-  static let commands: [Command] = [
+  static let commands: [Command] = mainCommands + WorkbenchCommands.all + shellCommands
+
+  private static let mainCommands: [Command] = [
     Command(
       name: "merge", summary: "fold adapters into their base model",
       operands: [
@@ -303,6 +305,9 @@ enum CommandTable {
       ],
       flags: [jsonFlag], detail: "With an adapter: the tree that PEFT's model has.", run: treeCommand),
     trainCommandEntry,
+  ]
+
+  private static let shellCommands: [Command] = [
     Command(
       name: "completions", summary: "print a completion script for a shell",
       operands: [
