@@ -191,6 +191,11 @@ public struct AdapterCombination: Sendable {
   private func layout(_ steps: [Step]) throws(AdapterError) -> (config: PeftConfig, items: [AdapterSink.Item]) {
     let dtype = dtype(steps)
     var config = try combinedConfig(steps)
+    if config.loraBias, let embedding = modules.first(where: { $0.terms[0].module.isEmbedding }) {
+      throw .unsupported(
+        path: inputs[0].adapter.configPath, what: "a bias of lora_B beside the embedding '\(embedding.path)'",
+        reason: "PEFT has no lora_bias for embeddings, so it could not load the combination.")
+    }
     var items = saved.items
     for step in steps {
       let names = step.module.names
@@ -207,6 +212,11 @@ public struct AdapterCombination: Sendable {
     let dtypes = Dictionary(
       sink.entries.map { (ExactName($0.name), $0.dtype) }, uniquingKeysWith: { first, _ in first })
     var rows: [WorkbenchReport.Module] = []
+    // What loses nothing counts in the whole, if something may.
+    let factorType = dtype(steps)
+    let measures = steps.contains { step in
+      step.reductions != nil || !step.module.canBeCopied(to: factorType, scale: step.scale)
+    }
     for step in steps {
       let names = step.module.names
       let dtype = dtypes[ExactName(names.a)] ?? .f32
@@ -217,8 +227,11 @@ public struct AdapterCombination: Sendable {
       }
       if step.reductions == nil, step.module.canBeCopied(to: dtype, scale: step.scale) {
         try file.copy(step.module, rank: step.rank)
+        var squares = measures ? 0.0 : nil
+        if measures { for change in step.module.changes { squares? += try change.squares() } }
         rows.append(
-          .init(path: step.module.path, fromRank: step.module.rank, rank: step.rank, squares: nil, lostSquares: 0))
+          .init(
+            path: step.module.path, fromRank: step.module.rank, rank: step.rank, squares: squares, lostSquares: 0))
       } else {
         rows.append(try fill(file, step, dtype))
       }
@@ -243,7 +256,7 @@ public struct AdapterCombination: Sendable {
         values += reduction.singularValues
       } else {
         for index in exact.b.values.indices { exact.b.values[index] /= step.scale }
-        squares += max(0, FactoredChange.squares(b, a))
+        squares += FactoredChange.squares(b, a)
         let missing = step.rank - a.rows
         if missing > 0 {
           exact.b = Matrix.sideBySide([exact.b, Matrix(rows: b.rows, columns: missing)], rows: b.rows)

@@ -155,14 +155,17 @@ public struct AdapterResize: Sendable {
   ) throws(AdapterError) -> [WorkbenchReport.Module] {
     for (entry, name) in copies { try sink.copy(entry, of: stored.weights, to: name) }
     var rows: [WorkbenchReport.Module] = []
+    // What loses nothing counts in the whole, if something does.
+    let measures = steps.contains { $0.reductions != nil }
     for step in steps {
       let module = step.module
       let file = LoRAFile(sink: sink, a: name(module.a), b: name(module.b))
       guard let reductions = step.reductions else {
         try file.pad(module, of: stored.weights, rank: step.rank)
+        let squares = measures ? try module.squares() * module.values.scale * module.values.scale : nil
         rows.append(
           .init(
-            path: module.path, fromRank: module.values.rank, rank: step.rank, squares: nil, lostSquares: 0))
+            path: module.path, fromRank: module.values.rank, rank: step.rank, squares: squares, lostSquares: 0))
         continue
       }
       rows.append(try fill(file, module, step.rank, reductions))

@@ -132,11 +132,3 @@ extension LoRAFile {
     }
   }
 }
-
-extension FactoredChange {
-  /// ‖b·a‖², as a sum over the products of the columns of b and the rows of a.
-  static func squares(_ b: Matrix<Double>, _ a: Matrix<Double>) -> Double {
-    zip(b.times(b, transposingSelf: true).values, a.times(a, transposingOther: true).values)
-      .reduce(0) { $0 + $1.0 * $1.1 }
-  }
-}

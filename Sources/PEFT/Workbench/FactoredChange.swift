@@ -46,6 +46,18 @@ struct FactoredChange: Sendable {
     return (Matrix.sideBySide(parts.map(\.b), rows: output), Matrix.stacked(parts.map(\.a), columns: input))
   }
 
+  /// ‖ΔW‖². Throws as `factors`.
+  func squares() throws(AdapterError) -> Double {
+    let (b, a) = try factors()
+    return Self.squares(b, a)
+  }
+
+  /// ‖b·a‖², as a sum over the products of the columns of b and those of the rows of a.
+  static func squares(_ b: Matrix<Double>, _ a: Matrix<Double>) -> Double {
+    let (left, right) = (b.times(b, transposingSelf: true), a.times(a, transposingOther: true))
+    return max(0, zip(left.values, right.values).reduce(0) { $0 + $1.0 * $1.1 })
+  }
+
   private func factors(_ product: Product) throws(AdapterError) -> (b: Matrix<Double>, a: Matrix<Double>) {
     switch product {
     case .stored(let term):

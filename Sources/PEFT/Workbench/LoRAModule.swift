@@ -24,6 +24,13 @@ struct LoRAModule: Sendable {
   /// The shape of lora_B for another rank.
   func shapeB(rank: Int) -> [Int] { [b.shape[0], experts * rank] + b.shape.dropFirst(2) }
 
+  /// ‖B·A‖², all experts together. Throws `.file`.
+  func squares() throws(AdapterError) -> Double {
+    var sum = 0.0
+    for change in changes { sum += try change.squares() }
+    return sum
+  }
+
   /// The modules of a LoRA without DoRA, KaSA and the like: what is s·B·A and no more.
   ///
   /// Throws `.unsupported` for any other, `.rankMismatch`, and what `LoRAScaling` throws.
