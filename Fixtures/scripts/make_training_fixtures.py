@@ -82,7 +82,6 @@ class Pad:
 def saved_name(name):
     """A trained parameter's name as PEFT saves it."""
     name = name.replace(".default", "").replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
-    name = name.replace("prompt_encoder.embedding.weight", "prompt_embeddings")
     return name.replace(".modules_to_save", "")
 
 
@@ -92,7 +91,11 @@ class FirstGradients(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **_):
         if self.found is None:
-            self.found = {saved_name(n): p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
+            found = {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in model.named_parameters()
+                     if p.requires_grad}
+            if list(found) == ["prompt_encoder.default.embedding.weight"]:  # saved as it is; an encoder is not saved
+                found = {"prompt_embeddings": found.popitem()[1]}
+            self.found = {n if n.startswith("prompt_encoder") else saved_name(n): g for n, g in found.items()}
 
 
 def run(name, base, config, options, prepare=lambda model: None, callbacks=()):
@@ -132,7 +135,7 @@ def run(name, base, config, options, prepare=lambda model: None, callbacks=()):
     (out / "run.json").write_text(json.dumps(
         {"base": base, "arguments": {k: v for k, v in arguments.items() if k in TrainingArguments.__dataclass_fields__ and k not in
                                      ("output_dir", "report_to", "use_cpu", "disable_tqdm", "logging_steps", "save_strategy")},
-         "log": log, "processor": vendor, "torch": torch.__version__}, indent=1) + "\n")
+         "log": log, "adapter_seed": 11, "processor": vendor, "torch": torch.__version__}, indent=1) + "\n")
     print(name, [round(e["loss"], 4) for e in log][:6], len(log))
 
 

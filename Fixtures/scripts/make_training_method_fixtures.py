@@ -7,7 +7,7 @@ import sys
 
 import torch
 from peft import (AdaLoraConfig, BOFTConfig, IA3Config, LNTuningConfig, LoHaConfig, LoKrConfig, OFTConfig, PrefixTuningConfig,
-                  PromptTuningConfig, TrainableTokensConfig, VeraConfig)
+                  PromptEncoderConfig, PromptTuningConfig, TrainableTokensConfig, VeraConfig)
 from transformers import TrainerCallback
 
 from make_training_fixtures import lora, run
@@ -91,6 +91,24 @@ CASES = {
     "qwen3-tokens-apart": ("qwen3", lora(trainable_token_indices={"lm_head": [7, 8], "embed_tokens": [9]}), {}),
     "llama-tokens-dora": ("llama", lora(trainable_token_indices=[5, 90], use_dora=True, lora_dropout=0.1,
                                         modules_to_save=["input_layernorm"]), {"gradient_accumulation_steps": 2}),
+    "llama-p-tuning": ("llama", PromptEncoderConfig(num_virtual_tokens=3, encoder_hidden_size=10, **TASK), {"weight_decay": 0.1}),
+    "opt-p-tuning": ("opt", PromptEncoderConfig(num_virtual_tokens=2, token_dim=16, encoder_hidden_size=12, **TASK), {}),
+    "llama-prefix-projection": ("llama", PrefixTuningConfig(num_virtual_tokens=3, prefix_projection=True, encoder_hidden_size=10,
+                                                            **TASK), {}),
+    "gpt2-prefix-projection": ("gpt2", PrefixTuningConfig(num_virtual_tokens=2, prefix_projection=True, **TASK), {"weight_decay": 0.1}),
+    "llama-loha-dropout": ("llama", LoHaConfig(r=3, alpha=6, rank_dropout=0.3, module_dropout=0.2,
+                                               target_modules=["q_proj", "v_proj", "up_proj"], **TASK), {}),
+    "llama-loha-grouped": ("llama", LoHaConfig(r=3, alpha=6, target_modules=["q_proj", "up_proj"], **TASK),
+                           {"train_sampling_strategy": "group_by_length"}),
+    "llama-lokr-dropout": ("llama", LoKrConfig(r=2, alpha=4, rank_dropout=0.3, module_dropout=0.2,
+                                               target_modules=["q_proj", "v_proj", "up_proj"], **TASK), {}),
+    "llama-lokr-dropout-scaled": ("llama", LoKrConfig(r=2, alpha=4, rank_dropout=0.5, rank_dropout_scale=True,
+                                                      target_modules=["q_proj", "down_proj"], **TASK), {"gradient_accumulation_steps": 2}),
+    "llama-boft-dropout": ("llama", BOFTConfig(boft_block_size=4, boft_dropout=0.4, target_modules=["q_proj", "down_proj"], **TASK), {}),
+    "llama-oft-dropout": ("llama", OFTConfig(r=0, oft_block_size=8, module_dropout=0.5, target_modules=["q_proj", "down_proj"], **TASK), {}),
+    "llama-coft": ("llama", OFTConfig(r=0, oft_block_size=8, coft=True, eps=0.2, target_modules=["q_proj", "down_proj"], **TASK), {}),
+    "llama-coft-shared": ("llama", OFTConfig(r=0, oft_block_size=8, coft=True, eps=0.3, block_share=True, use_cayley_neumann=False,
+                                             target_modules=["q_proj", "v_proj"], **TASK), {}),
 }
 
 
@@ -113,4 +131,7 @@ def prepare(model):
 if __name__ == "__main__":
     for case, (base, config, options) in CASES.items():
         if not sys.argv[1:] or case in sys.argv[1:]:
-            run(case, base, config, options, prepare, [Allocator()] if config.peft_type == "ADALORA" else [])
+            # Encoders are in no adapter: they must be what the seed draws.
+            encoded = config.peft_type == "P_TUNING" or getattr(config, "prefix_projection", False)
+            run(case, base, config, options, (lambda model: None) if encoded else prepare,
+                [Allocator()] if config.peft_type == "ADALORA" else [])

@@ -56,6 +56,9 @@ extension AdapterError: CustomStringConvertible {
       "\(path): tensor '\(tensor)' holds an index outside 0 to \(limit - 1). The file is damaged, or the base is another."
     case .unsupported(let path, let what, let reason): "\(path): \(what) is not merged: \(reason)"
     case .notMade(let path, let what, let reason): "\(path): no fresh adapter with \(what) is made: \(reason)"
+    case .freshTensorTooLarge(let path, let tensor, let shape):
+      "\(path): a fresh adapter would hold '\(tensor)' of shape \(shape), far more than the weights that it adapts. Lower the "
+        + "sizes in the configuration."
     case .uncountable(let path, let what, let reason): "\(path): the parameters of \(what) are not counted: \(reason)"
     case .moduleNotTargeted(let path, let module, let targets):
       "\(path): holds module '\(module)', which the configuration does not target (\(targets)); PEFT would ignore it. "

@@ -65,6 +65,8 @@ public enum AdapterError: Error, Sendable, Equatable {
   case unsupported(path: String, what: String, reason: String)
   /// A method or variant of which no fresh adapter is made.
   case notMade(path: String, what: String, reason: String)
+  /// A tensor of a fresh adapter would be far larger than the weights that it adapts.
+  case freshTensorTooLarge(path: String, tensor: String, shape: [Int])
   /// Parameters that cannot be counted from what is given.
   case uncountable(path: String, what: String, reason: String)
   /// The file holds a module that the configuration does not target.

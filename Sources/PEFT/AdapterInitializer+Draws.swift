@@ -2,19 +2,12 @@ internal import TensorFiles
 internal import TensorMath
 
 extension AdapterInitializer {
-  /// A tensor of a fresh adapter.
-  struct Fresh {
-    let role: LoRARole
-    let shape: [Int]
-    let values: [Float]
-  }
-
-  /// The tensors of one module as PEFT draws them.
+  /// The tensors of one module's LoRA as PEFT draws them.
   ///
   /// PEFT makes both layers, which draws A, B and B's bias, and then draws again what it starts from; of an embedding that is B.
-  /// Precision: drawn in f32, rounded to the base weight's dtype. Source: peft/tuners/lora/layer.py `LoraLayer.update_layer`,
+  /// Precision: f32. Source: peft/tuners/lora/layer.py `LoraLayer.update_layer`,
   /// `Embedding.update_layer`, `_ConvNd.update_layer`, `reset_lora_parameters`.
-  func drawn(_ target: Target, _ generator: inout TorchGenerator) -> [Fresh] {
+  func drawn(_ target: Target, _ generator: inout TorchGenerator) -> [FreshTensor] {
     let (rank, input, output) = (target.rank, target.input, target.output)
     let start = Self.initialisation(config) ?? .random
     var (a, b, bias): ([Float], [Float], [Float])
@@ -26,8 +19,8 @@ extension AdapterInitializer {
         b = generator.normal(count: output * rank, mean: 0, deviation: 1)
       }
       return [
-        Fresh(role: .embeddingA, shape: [rank, input], values: rounded(a, target)),
-        Fresh(role: .embeddingB, shape: [output, rank], values: rounded(b, target)),
+        FreshTensor(LoRARole.embeddingA.ending, [rank, input], a),
+        FreshTensor(LoRARole.embeddingB.ending, [output, rank], b),
       ]
     }
     a = generator.kaimingUniform(count: rank * input, fanIn: input)
@@ -45,29 +38,19 @@ extension AdapterInitializer {
     }
     let shapeA = target.kernel.isEmpty ? [rank, input] : [rank, target.module.shape[1]] + target.kernel
     var tensors = [
-      Fresh(role: .a, shape: shapeA, values: rounded(a, target)),
-      Fresh(role: .b, shape: [output, rank] + target.kernel.map { _ in 1 }, values: rounded(b, target)),
+      FreshTensor(LoRARole.a.ending, shapeA, a),
+      FreshTensor(LoRARole.b.ending, [output, rank] + target.kernel.map { _ in 1 }, b),
     ]
-    if config.loraBias { tensors.append(Fresh(role: .bias, shape: [output], values: rounded(bias, target))) }
+    if config.loraBias { tensors.append(FreshTensor(LoRARole.bias.ending, [output], bias)) }
     return tensors
   }
 
   /// DoRA's magnitudes, which start as the norm of each output feature's inputs in the base's weight.
   ///
-  /// Precision: f64 sums, rounded to the weight's dtype. Source: peft/tuners/lora/dora.py `DoraLinearLayer.get_weight_norm`.
-  func magnitude(_ target: Target, _ base: BaseModel) throws(TensorFileError) -> Fresh {
+  /// Precision: f64 sums. Source: peft/tuners/lora/dora.py `DoraLinearLayer.get_weight_norm`.
+  func magnitude(_ target: Target, _ base: BaseModel) throws(TensorFileError) -> FreshTensor {
     let shape = target.kernel.isEmpty ? [target.output] : [1, target.output] + target.kernel.map { _ in 1 }
-    return Fresh(role: .magnitude, shape: shape, values: rounded(try base.outputNorms(target.module), target))
-  }
-
-  /// Values in the base weight's dtype, as f32 again.
-  private func rounded(_ values: [Float], _ target: Target) -> [Float] {
-    guard let format = target.dtype.format, format == .bf16 || format == .f16 else { return values }
-    var bytes = [UInt8](repeating: 0, count: values.count * format.byteCount)
-    var span = bytes.mutableSpan
-    var raw = span.mutableBytes
-    encode(values.span, to: format, into: &raw)
-    return Float.decoded(bytes, format)
+    return FreshTensor(LoRARole.magnitude.ending, shape, try base.outputNorms(target.module))
   }
 }
 

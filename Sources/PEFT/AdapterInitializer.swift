@@ -1,11 +1,12 @@
 internal import TensorFiles
 internal import TensorMath
 
-/// Makes a fresh LoRA adapter for a base, as PEFT's `get_peft_model` does: it changes nothing yet.
+/// Makes a fresh adapter for a base, as PEFT's `get_peft_model` does: it changes nothing yet.
 public struct AdapterInitializer: Sendable {
   /// A module that gets an adapter.
   public struct Target: Sendable {
     public let path: String
+    /// The rank of a LoRA; 0 for other methods.
     public let rank: Int
     /// What lora_A reads; a kernel's places count.
     public var input: Int { isEmbedding ? module.shape[0] : isTransposed ? module.shape[0] : rest }
@@ -30,34 +31,42 @@ public struct AdapterInitializer: Sendable {
   /// True if that is the model's own order, so that the values are those that PEFT draws with the same seed.
   public let isInModelOrder: Bool
   /// Names in the adapter and tensors of the base of modules that are stored in full.
-  private let saved: [(name: String, location: Checkpoint.Location)]
-  private let base: BaseModel
-  private let seed: UInt64
+  let saved: [(name: String, location: Checkpoint.Location)]
+  let base: BaseModel
+  let configPath: String
+  let seed: UInt64
+  let promptTokens: [Int]?
 
   /// Matches the configuration's targets against the base.
   ///
   /// - Parameter configPath: names the configuration in errors.
   /// - Parameter seed: the same seed, base and configuration give the same bytes: those that PEFT writes after
   ///   `torch.manual_seed(seed)`, where `isInModelOrder`.
+  /// - Parameter promptTokens: the tokens of `prompt_tuning_init_text`, for a prompt that starts from a text.
   /// Throws `.notMade` for a variant or method that is not made, `.nothingTargeted`, `.targetNotLinear`, and what
   /// `LoRAScaling` throws.
   public init(
-    base: BaseModel, config: PeftConfig, configPath: String, seed: UInt64
+    base: BaseModel, config: PeftConfig, configPath: String, seed: UInt64, promptTokens: [Int]? = nil
   ) throws(AdapterError) {
-    try Self.refuse(config, base, path: configPath)
-    var expanded = try base.expandingTargets(of: config)
-    let scaling = try LoRAScaling(expanded, path: configPath)
-    let targeted = try base.targets(of: expanded)
+    let method = AdapterMethod.named(config.peftType)
+    if method == nil { try Self.refuse(config, base, path: configPath) }
+    let kinds = try Self.kinds(method, path: configPath)
+    var expanded = config
+    try method?.completed(&expanded, base)
+    if !kinds.isEmpty { expanded = try base.expandingTargets(of: expanded) }
+    let scaling = method == nil ? try LoRAScaling(expanded, path: configPath) : nil
+    let targeted = kinds.isEmpty ? [] : try base.targets(of: expanded)
     var byPath: [String: Target] = [:]
     for module in targeted {
-      guard module.kind != .other, module.shape.allSatisfy({ $0 > 0 }) else {
+      guard kinds.contains(module.kind), module.shape.allSatisfy({ $0 > 0 }) else {
+        if method?.passesOverOthers ?? false { continue }
         throw .targetNotLinear(base: base.path, module: module.path, shape: module.shape)
       }
       if config.loraBias, module.kind == .embedding {
         throw .notMade(
           path: configPath, what: "lora_bias on '\(module.path)'", reason: "an embedding has no such bias.")
       }
-      let rank = try scaling.values(for: module.path).rank
+      let rank = try scaling?.values(for: module.path).rank ?? 0
       let dtype = base.checkpoint[module.weightName]?.entry.dtype ?? .f32
       byPath[module.path] = Target(path: module.path, rank: rank, module: module, dtype: dtype)
     }
@@ -76,12 +85,28 @@ public struct AdapterInitializer: Sendable {
     // PEFT corrects the flag to the last linear layer that it wraps.
     if let last = modules.last(where: { $0.module.isLinear }) { expanded.fanInFanOut = last.isTransposed }
     expanded.peftVersion = config.peftVersion ?? PeftConfig.mirroredVersion
-    isInModelOrder = order != nil
+    // Copies draw nothing, in whatever order.
+    isInModelOrder = order != nil || kinds.contains(.other)
+    self.configPath = configPath
+    self.promptTokens = promptTokens
     self.modules = modules
     self.saved = saved
     self.config = expanded
     self.base = base
     self.seed = seed
+  }
+
+  /// The kinds of modules that a method takes; none for a prompt. Throws `.notMade` for a method that is not made.
+  private static func kinds(
+    _ method: AdapterMethod?, path: String
+  ) throws(AdapterError) -> Set<BaseModel.Module.Kind> {
+    switch method?.start {
+    case nil: return [.linear, .transposedLinear, .embedding, .convolution]
+    case .modules(let kinds, _)?: return kinds
+    case .prompt?: return []
+    case .none(let reason)?:
+      throw .notMade(path: path, what: "peft_type \(method?.type.rawValue ?? "")", reason: reason)
+    }
   }
 
   /// Refuses ranks far above what the weights can have, where they take more than a gigabyte.
@@ -109,7 +134,6 @@ public struct AdapterInitializer: Sendable {
     ) throws(AdapterError) {
       if present { throw .notMade(path: path, what: what, reason: reason) }
     }
-    try refuse(config.peftType != .lora, "peft_type \(config.peftType.rawValue)")
     try refuse(!(config.targetParameters ?? []).isEmpty, "target_parameters")
     try refuse(!config.trainableTokenIndices.isEmptyOrFalse, "trainable_token_indices")
     try refuse(!config.layerReplication.isEmptyOrFalse, "layer_replication")
@@ -168,13 +192,14 @@ public struct AdapterInitializer: Sendable {
     }
     let embeddings = [base.family?.embedding ?? "model.embed_tokens", base.family?.head ?? "lm_head"]
     var tensors: [(String, Checkpoint.Location)] = []
+    if case .rows? = AdapterMethod.named(config.peftType)?.merging { namesEmbedding = false }
     for module in base.modules where !config.savesModule(module.path) {
       let isTarget = targeted.contains(module.path)
       let path = Adapter.prefix + module.path + (isTarget ? ".base_layer" : "")
       if isTarget, namesEmbedding, embeddings.contains(module.path), let weight = base.checkpoint[module.weightName] {
         tensors.append(("\(path).weight", weight))
       }
-      guard !module.isTiedHead, config.bias == "all" || (config.bias == "lora_only" && isTarget) else { continue }
+      guard !module.isTiedHead, config.bias == "all" || (config.bias != "none" && isTarget) else { continue }
       let bias = module.weightName.dropLast("weight".count) + "bias"
       if let location = base.checkpoint[String(bias)] { tensors.append(("\(path).bias", location)) }
     }
@@ -199,53 +224,5 @@ public struct AdapterInitializer: Sendable {
         reason: "the base has no such module to start from. Save the base with its head first.")
     }
     return tensors
-  }
-
-  /// Writes adapter_config.json, adapter_model.safetensors and README.md to `output`, whole or not at all.
-  ///
-  /// Precision: values are drawn in f32, rounded to the base weight's dtype and stored in f32; in f64 on an f64 base.
-  /// Throws `.file`.
-  public func write(to output: String, replacing: Bool = false) throws(AdapterError) {
-    let tensors = try asAdapterError { () throws(TensorFileError) in try drawnTensors() }
-    try StoredAdapter.write(
-      config, tensors.items + savedItems, to: output, card: ModelCard(config: config, isFresh: true).text,
-      replacing: replacing, inputs: [base.directory ?? base.path]
-    ) { sink throws(AdapterError) in try fill(sink, tensors.values) }
-  }
-
-  /// The adapter in memory. Throws `.file`.
-  public func made(named name: String = "a fresh adapter") throws(AdapterError) -> StoredAdapter {
-    let tensors = try asAdapterError { () throws(TensorFileError) in try drawnTensors() }
-    return try StoredAdapter(config, tensors.items + savedItems, named: name) { sink throws(AdapterError) in
-      try fill(sink, tensors.values)
-    }
-  }
-
-  private func drawnTensors() throws(TensorFileError) -> (items: [AdapterSink.Item], values: [ExactName: [Float]]) {
-    var values: [ExactName: [Float]] = [:]
-    var items: [AdapterSink.Item] = []
-    var generator = TorchGenerator(seed: seed)
-    for target in modules {
-      var tensors = drawn(target, &generator)
-      if config.useDoRA { tensors.append(try magnitude(target, base)) }
-      for tensor in tensors {
-        let name = "\(Adapter.prefix)\(target.path).\(tensor.role.ending)"
-        values[name] = tensor.values
-        items.append(AdapterSink.Item(name: name, dtype: target.dtype == .f64 ? .f64 : .f32, shape: tensor.shape))
-      }
-    }
-    return (items, values)
-  }
-
-  private var savedItems: [AdapterSink.Item] {
-    saved.map { AdapterSink.Item(name: $0.name, dtype: $0.location.entry.dtype, shape: $0.location.entry.shape) }
-  }
-
-  private func fill(_ sink: AdapterSink, _ values: [ExactName: [Float]]) throws(AdapterError) {
-    for (name, values) in values { try sink.write(values, to: name.text) }
-    for tensor in saved {
-      let location = tensor.location
-      try sink.copy(location.entry, of: base.checkpoint.shards[location.shard], to: tensor.name)
-    }
   }
 }

@@ -39,7 +39,8 @@ extension BaseModel {
   public func expandingTargets(of config: PeftConfig) throws(AdapterError) -> PeftConfig {
     var config = config
     if config.targetModules == nil && config.targetParameters == nil {
-      guard let modelType, let rule = DefaultTargets.lora(modelType: modelType) else {
+      let defaultTargets = AdapterMethod.named(config.peftType)?.defaultTargets ?? DefaultTargets.lora
+      guard let modelType, let rule = defaultTargets(modelType) else {
         throw .configValue(
           path: PeftConfig.fileName, key: "target_modules",
           expected: "names, as there is no default for the model type '\(modelType ?? "unknown")'", found: "null")

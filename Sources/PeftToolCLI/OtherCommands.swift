@@ -41,8 +41,7 @@ private func countedWeights(_ path: String) throws(AdapterError) -> SafetensorsF
   let base = try BaseModel(path: invocation.operands[0], taskType: config.taskType)
   let maker = try AdapterInitializer(base: base, config: config, configPath: configPath, seed: UInt64(seed))
   let output = invocation.operands[2]
-  try maker.write(to: output, replacing: invocation.has("force"))
-  let parameters = maker.modules.reduce(0) { $0 + $1.rank * ($1.input + $1.output) }
+  let parameters = try maker.write(to: output, replacing: invocation.has("force"))
   if !maker.isInModelOrder {
     console.note(
       "note: the order of the modules of a model of type '\(base.modelType ?? "unknown")' is not known here, so the values "

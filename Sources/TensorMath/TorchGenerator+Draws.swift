@@ -80,16 +80,15 @@ extension TorchGenerator {
   }
 
   private mutating func fewNormals(_ count: Int, _ mean: Double, _ deviation: Double) -> [Float] {
-    var kept: Double?
-    return (0..<count).map { _ in
-      if let second = kept {
-        kept = nil
+    (0..<count).map { _ in
+      if let second = keptNormal {
+        keptNormal = nil
         return Float(second * deviation + mean)
       }
       let turn = Double(nextLongBits() & (1 << 53 - 1)) * 0x1p-53
       let other = Double(nextLongBits() & (1 << 53 - 1)) * 0x1p-53
       let radius = (-2 * log1p(-other)).squareRoot()
-      kept = radius * sin(2 * Double.pi * turn)
+      keptNormal = radius * sin(2 * Double.pi * turn)
       return Float(radius * cos(2 * Double.pi * turn) * deviation + mean)
     }
   }

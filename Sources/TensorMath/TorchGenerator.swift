@@ -7,6 +7,8 @@ internal import CKernels
 public struct TorchGenerator: Sendable, Equatable {
   private var state: [UInt32]
   private var next = 624
+  /// The second of a pair of normal numbers that were drawn one by one: the next such draw takes it.
+  var keptNormal: Double?
 
   /// Only the low 32 bits of `seed` count, as in torch.
   public init(seed: UInt64) {

@@ -16,6 +16,8 @@ final class AdapterReader {
   let model: CausalLanguageModel
   let frozen: FrozenModel
   let config: PeftConfig
+  /// What a fresh adapter was drawn with.
+  let seed: UInt64
   let linears: [ExactName: FrozenLinear]
   let norms: [ExactName: FrozenNorm]
   private(set) var parameters: [ParameterStore.Initial] = []
@@ -28,10 +30,11 @@ final class AdapterReader {
   private var left: Set<ExactName>
   private var claimed: Set<ExactName> = []
 
-  init(_ adapter: StoredAdapter, _ model: CausalLanguageModel) throws(ModelError) {
+  init(_ adapter: StoredAdapter, _ model: CausalLanguageModel, seed: UInt64) throws(ModelError) {
     self.model = model
     frozen = try model.frozen()
     config = adapter.config
+    self.seed = seed
     file = adapter.weights
     left = Set(exactly: file.entries.map(\.name))
     linears = Dictionary(
@@ -69,6 +72,15 @@ final class AdapterReader {
     carried.append(CarriedTensor(name: name, dtype: entry.dtype, shape: entry.shape, bytes: bytes))
     return Float.decoded(bytes, format)
   }
+
+  /// Takes a tensor that is made anew from parameters whenever the adapter is saved; its values. Throws as `train`.
+  func replaced(_ name: String, _ shape: [Int?]) throws(ModelError) -> [Float] {
+    let (_, bytes, format) = try take(name, shape)
+    return Float.decoded(bytes, format)
+  }
+
+  /// Adds a parameter that no adapter stores.
+  func add(_ parameter: ParameterStore.Initial) { parameters.append(parameter) }
 
   /// A tensor that all modules share, carried once. Throws as `train`.
   func projection(_ name: String, _ shape: [Int?]) throws(ModelError) -> [Float] {

@@ -16,13 +16,16 @@ final class BOFTTraining: LinearAdapter {
   private let matrices: TrainedParameter
   private let factors: TrainedParameter
   private let size: Int
+  private let dropout: Double
 
-  init(matrices: TrainedParameter, factors: TrainedParameter, size: Int) {
-    (self.matrices, self.factors, self.size) = (matrices, factors, size)
+  /// - Parameter dropout: share of the blocks that turn nothing in a pass.
+  init(matrices: TrainedParameter, factors: TrainedParameter, size: Int, dropout: Double = 0) {
+    (self.matrices, self.factors, self.size, self.dropout) = (matrices, factors, size, dropout)
   }
 
   func forward(_ x: LentMatrix, _ layer: FrozenLinear, _ pass: TrainingPass) -> (output: LentMatrix, kept: any Kept) {
-    let rotations = BlockRotations(skews, .cayley)
+    let skews = skews
+    let rotations = BlockRotations(skews, .cayley, dropped: dropped(skews.count, pass))
     let product = layer.withoutBias(rotations.turning(x, in: pass.workspace), in: pass.workspace)
     let output = product.copied(in: pass.workspace)
     output.scaleColumns(by: factors.value.values)
@@ -45,6 +48,15 @@ final class BOFTTraining: LinearAdapter {
       }
     }
     return wantsInput ? kept.rotations.turning(slope, back: true, in: pass.workspace) : nil
+  }
+
+  /// Which blocks turn nothing in this pass. Source: peft/tuners/boft/layer.py `MultiplicativeDropoutLayer`.
+  private func dropped(_ count: Int, _ pass: TrainingPass) -> [Bool] {
+    guard pass.drops, dropout > 0 else { return [] }
+    // Which of the factors is thinned out: there is one.
+    _ = pass.generator.nextBits()
+    let order = pass.generator.permutation(of: count, first: count)
+    return order.map { $0 < Int(dropout * Double(count)) }
   }
 
   private var skews: [Matrix<Double>] {
@@ -71,14 +83,10 @@ extension TrainedMethod {
       }
       try reader.train(matrices, [1, layer.inFeatures / size, size, size])
       try reader.train(factors, [layer.outFeatures, 1])
+      let dropout = try reader.number("boft_dropout")
       reader.make { store, parts in
         parts.linears[path] = BOFTTraining(
-          matrices: store.parameter(matrices), factors: store.parameter(factors), size: size)
-      }
-    },
-    whole: { reader throws(ModelError) in
-      if try reader.number("boft_dropout") != 0 {
-        throw .unsupported(what: "training BOFT with boft_dropout", reason: "only 0 is trained here.")
+          matrices: store.parameter(matrices), factors: store.parameter(factors), size: size, dropout: dropout)
       }
     })
 }

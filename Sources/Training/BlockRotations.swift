@@ -54,11 +54,16 @@ struct BlockRotations {
   private let rule: RotationRule
   private var size: Int { skews[0].rows }
 
+  /// Blocks that are left as they are for a while.
+  private let dropped: [Bool]
+
   /// - Parameter skews: at least one, of the same extents.
-  init(_ skews: [Matrix<Double>], _ rule: RotationRule) {
+  /// - Parameter dropped: for each block whether it turns nothing; empty for none.
+  init(_ skews: [Matrix<Double>], _ rule: RotationRule, dropped: [Bool] = []) {
     self.skews = skews
     self.rule = rule
-    rotations = skews.map(rule.rotation)
+    self.dropped = dropped.isEmpty ? skews.map { _ in false } : dropped
+    rotations = zip(skews, self.dropped).map { $1 ? .identity($0.rows) : rule.rotation($0) }
   }
 
   /// x·R, or x·Rᵀ if `back`.
@@ -89,6 +94,9 @@ struct BlockRotations {
       sums[index % sums.count].add(
         Matrix(rows: size, columns: size, values: part.values.map { Double($0) }), scale: 1)
     }
-    return sums.indices.map { rule.gradient(sums[$0], of: skews[$0], rotation: rotations[$0]) }
+    return sums.indices.map {
+      dropped[$0]
+        ? Matrix(rows: size, columns: size) : rule.gradient(sums[$0], of: skews[$0], rotation: rotations[$0])
+    }
   }
 }

@@ -8,39 +8,52 @@ internal import TensorMath
 /// Gradients: G = s·gᵀx, P1 and P2 the products: dw1a = (G⊙P2)w1bᵀ, dw1b = w1aᵀ(G⊙P2), dw2a = (G⊙P1)w2bᵀ, dw2b = w2aᵀ(G⊙P1),
 /// dx = g(W + ΔW). Source: peft/tuners/loha/layer.py `HadaWeight`.
 final class LoHaTraining: LinearAdapter {
-  private struct Pass: Kept {}
+  private struct Pass: Kept {
+    let dropped: LycorisDropout.Draw
+  }
 
   private let first: (a: TrainedParameter, b: TrainedParameter)
   private let second: (a: TrainedParameter, b: TrainedParameter)
   private let scale: Float
+  private let dropout: LycorisDropout
 
   init(
-    first: (a: TrainedParameter, b: TrainedParameter), second: (a: TrainedParameter, b: TrainedParameter), scale: Float
+    first: (a: TrainedParameter, b: TrainedParameter), second: (a: TrainedParameter, b: TrainedParameter), scale: Float,
+    dropout: LycorisDropout = LycorisDropout()
   ) {
-    (self.first, self.second, self.scale) = (first, second, scale)
+    (self.first, self.second, self.scale, self.dropout) = (first, second, scale, dropout)
   }
 
   func forward(_ x: LentMatrix, _ layer: FrozenLinear, _ pass: TrainingPass) -> (output: LentMatrix, kept: any Kept) {
     let output = layer(x, in: pass.workspace)
-    output.setProduct(x, change(pass.workspace), transposingSecond: true, scale: scale, adding: true)
-    return (output, Pass())
+    let dropped = dropout.draw(outputs: layer.outFeatures, pass)
+    if dropped.leavesOut { return (output, Pass(dropped: dropped)) }
+    let change = pass.workspace.matrix(output.rows, output.columns)
+    change.setProduct(x, self.change(pass.workspace), transposingSecond: true, scale: scale)
+    dropped.scaleColumns(of: change)
+    output.add(change)
+    return (output, Pass(dropped: dropped))
   }
 
   func backward(
     _ g: LentMatrix, input: LentMatrix, kept: any Kept, _ layer: FrozenLinear, _ pass: TrainingPass, wantsInput: Bool
   ) -> LentMatrix? {
+    guard let dropped = (kept as? Pass)?.dropped else { preconditionFailure("kept by another adapter") }
     let workspace = pass.workspace
+    if dropped.leavesOut { return wantsInput ? layer.inputGradient(g, in: workspace) : nil }
+    let own = g.copied(in: workspace)
+    dropped.scaleColumns(of: own)
     let slope = workspace.matrix(g.columns, input.columns)
-    slope.setProduct(g, transposingFirst: true, input, scale: scale)
-    for (own, other) in [(first, second), (second, first)] {
+    slope.setProduct(own, transposingFirst: true, input, scale: scale)
+    for (half, other) in [(first, second), (second, first)] {
       let part = slope.copied(in: workspace)
       part.multiply(product(other, workspace))
-      own.a.gradient.setProduct(part, own.b.value, transposingSecond: true, adding: true)
-      own.b.gradient.setProduct(own.a.value, transposingFirst: true, part, adding: true)
+      half.a.gradient.setProduct(part, half.b.value, transposingSecond: true, adding: true)
+      half.b.gradient.setProduct(half.a.value, transposingFirst: true, part, adding: true)
     }
     guard wantsInput else { return nil }
     let gradient = layer.inputGradient(g, in: workspace)
-    gradient.setProduct(g, change(workspace), scale: scale, adding: true)
+    gradient.setProduct(own, change(workspace), scale: scale, adding: true)
     return gradient
   }
 
@@ -57,28 +70,6 @@ final class LoHaTraining: LinearAdapter {
   }
 }
 
-extension AdapterReader {
-  /// alpha / r of a LyCORIS method for a module; both have patterns, which are LoRA's.
-  ///
-  /// Throws `.unsupported` for dropout of ranks or modules, `.adapter` as `LoRAScaling`.
-  func lycorisScale(_ path: String) throws(ModelError) -> Float {
-    for key in ["rank_dropout", "module_dropout"] where try number(key) != 0 {
-      throw .unsupported(what: "training \(config.peftType.rawValue) with \(key)", reason: "only 0 is trained here.")
-    }
-    let names = [
-      ("r", "r"), ("alpha", "lora_alpha"), ("rank_pattern", "rank_pattern"), ("alpha_pattern", "alpha_pattern"),
-    ]
-    let members =
-      [JSONValue.Member("peft_type", .string("LORA"))]
-      + names.compactMap { own, theirs in config.settings[own].map { JSONValue.Member(theirs, $0) } }
-    let values = try withAdapterErrors({ () throws(AdapterError) in
-      let config = try PeftConfig(json: .object(members), path: PeftConfig.fileName)
-      return try LoRAScaling(config, path: PeftConfig.fileName).values(for: path)
-    })
-    return Float(values.scale)
-  }
-}
-
 extension TrainedMethod {
   static let loHa = TrainedMethod(
     type: "LOHA",
@@ -91,11 +82,12 @@ extension TrainedMethod {
         try reader.train("\(stem).hada_\(side)_b", [rank, layer.inFeatures])
       }
       let scale = try reader.lycorisScale(path)
+      let dropout = try reader.lycorisDropout(dividesByMean: true)
       reader.make { store, parts in
         let pair = { (side: String) in
           (a: store.parameter("\(stem).hada_\(side)_a"), b: store.parameter("\(stem).hada_\(side)_b"))
         }
-        parts.linears[path] = LoHaTraining(first: pair("w1"), second: pair("w2"), scale: scale)
+        parts.linears[path] = LoHaTraining(first: pair("w1"), second: pair("w2"), scale: scale, dropout: dropout)
       }
     })
 }

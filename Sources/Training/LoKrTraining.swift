@@ -7,7 +7,9 @@ internal import TensorMath
 /// With x as `[i₁, i₂]`: Z = x·Fᵀ, y = C·Z. Gradients: dC = Σ gZᵀ, dZ = Cᵀg, dF = Σ dZᵀx, dx = dZ·F, for each token.
 /// Source: peft/tuners/lokr/layer.py `LoKrLayer.get_delta_weight`.
 final class LoKrTraining: LinearAdapter {
-  private struct Pass: Kept {}
+  private struct Pass: Kept {
+    let dropped: LycorisDropout.Draw
+  }
 
   /// One factor of the Kronecker product.
   struct Factor {
@@ -32,32 +34,44 @@ final class LoKrTraining: LinearAdapter {
   private let outer: Factor
   private let inner: Factor
   private let scale: Float
+  private let dropout: LycorisDropout
 
-  init(outer: Factor, inner: Factor, scale: Float) { (self.outer, self.inner, self.scale) = (outer, inner, scale) }
+  init(outer: Factor, inner: Factor, scale: Float, dropout: LycorisDropout = LycorisDropout()) {
+    (self.outer, self.inner, self.scale, self.dropout) = (outer, inner, scale, dropout)
+  }
 
   func forward(_ x: LentMatrix, _ layer: FrozenLinear, _ pass: TrainingPass) -> (output: LentMatrix, kept: any Kept) {
     let workspace = pass.workspace
     let output = layer(x, in: workspace)
+    let dropped = dropout.draw(outputs: layer.outFeatures, pass)
+    if dropped.leavesOut { return (output, Pass(dropped: dropped)) }
+    let change = workspace.matrix(output.rows, output.columns)
     let (c, f) = (outer.value(workspace), inner.value(workspace))
     let z = LentMatrix(x, from: 0, rows: x.rows * c.columns, columns: f.columns).times(
       f, transposed: true, in: workspace)
     for token in 0..<x.rows {
-      part(output, token, c.rows, f.rows).setProduct(c, part(z, token, c.columns, f.rows), scale: scale, adding: true)
+      part(change, token, c.rows, f.rows).setProduct(c, part(z, token, c.columns, f.rows), scale: scale)
     }
-    return (output, Pass())
+    dropped.scaleColumns(of: change)
+    output.add(change)
+    return (output, Pass(dropped: dropped))
   }
 
   func backward(
     _ g: LentMatrix, input: LentMatrix, kept: any Kept, _ layer: FrozenLinear, _ pass: TrainingPass, wantsInput: Bool
   ) -> LentMatrix? {
+    guard let dropped = (kept as? Pass)?.dropped else { preconditionFailure("kept by another adapter") }
     let workspace = pass.workspace
+    if dropped.leavesOut { return wantsInput ? layer.inputGradient(g, in: workspace) : nil }
+    let changed = g.copied(in: workspace)
+    dropped.scaleColumns(of: changed)
     let (c, f) = (outer.value(workspace), inner.value(workspace))
     let x = LentMatrix(input, from: 0, rows: input.rows * c.columns, columns: f.columns)
     let z = x.times(f, transposed: true, in: workspace)
     let outerGradient = workspace.zeros(c.rows, c.columns)
     let slope = workspace.matrix(x.rows, f.rows)
     for token in 0..<g.rows {
-      let own = part(g, token, c.rows, f.rows)
+      let own = part(changed, token, c.rows, f.rows)
       outerGradient.setProduct(
         own, part(z, token, c.columns, f.rows), transposingSecond: true, scale: scale, adding: true)
       part(slope, token, c.columns, f.rows).setProduct(c, transposingFirst: true, own, scale: scale)
@@ -114,9 +128,10 @@ extension TrainedMethod {
         throw .unsupported(what: "training LOKR of '\(path)'", reason: "its factors do not give the weight's extents.")
       }
       let scale = try reader.lycorisScale(path)
+      let dropout = try reader.lycorisDropout(dividesByMean: reader.flag("rank_dropout_scale"))
       reader.make { store, parts in
         let factors = pairs.map { LoKrTraining.Factor(a: store.parameter($0.a), b: $0.b.map(store.parameter)) }
-        parts.linears[path] = LoKrTraining(outer: factors[0], inner: factors[1], scale: scale)
+        parts.linears[path] = LoKrTraining(outer: factors[0], inner: factors[1], scale: scale, dropout: dropout)
       }
     })
 }

@@ -15,12 +15,16 @@ final class OFTTraining: LinearAdapter {
   private let entries: TrainedParameter
   private let size: Int
   private let rule: RotationRule
+  private let bound: Float?
 
-  init(entries: TrainedParameter, size: Int, rule: RotationRule) {
+  /// - Parameter bound: COFT's `eps`: the greatest norm of all blocks together; nil if they are free.
+  init(entries: TrainedParameter, size: Int, rule: RotationRule, bound: Double? = nil) {
     (self.entries, self.size, self.rule) = (entries, size, rule)
+    self.bound = bound.map { Float($0) / Float(entries.value.rows).squareRoot() }
   }
 
   func forward(_ x: LentMatrix, _ layer: FrozenLinear, _ pass: TrainingPass) -> (output: LentMatrix, kept: any Kept) {
+    keepWithinBound()
     let rotations = BlockRotations(skews, rule)
     return (layer(rotations.turning(x, in: pass.workspace), in: pass.workspace), Pass(rotations: rotations))
   }
@@ -40,6 +44,20 @@ final class OFTTraining: LinearAdapter {
       }
     }
     return wantsInput ? kept.rotations.turning(slope, back: true, in: pass.workspace) : nil
+  }
+
+  /// Shortens blocks that are longer than COFT allows: the parameter itself, before each pass, whatever the pass is for.
+  ///
+  /// Source: peft/tuners/oft/layer.py `OFTRotationModule._project_batch`.
+  private func keepWithinBound() {
+    guard let bound else { return }
+    for block in 0..<entries.value.rows {
+      let row = LentMatrix(
+        entries.value, from: block * entries.value.columns, rows: 1, columns: entries.value.columns)
+      // Each entry stands in the block twice. A block that was shortened is within the bound but for rounding.
+      let norm = Float((2 * row.squareSum).squareRoot())
+      if norm > bound * (1 + 0x1p-20) { row.copy(row.values.map { bound * ($0 / norm) }) }
+    }
   }
 
   private var skews: [Matrix<Double>] {
@@ -72,14 +90,8 @@ extension TrainedMethod {
       let rule: RotationRule =
         reader.flag("use_cayley_neumann")
         ? .series(terms: try reader.integer("num_cayley_neumann_terms", 0...64)) : .cayley
-      reader.make { $1.linears[path] = OFTTraining(entries: $0.parameter(name), size: size, rule: rule) }
-    },
-    whole: { reader throws(ModelError) in
-      if try reader.number("module_dropout") != 0 {
-        throw .unsupported(what: "training OFT with module_dropout", reason: "only 0 is trained here.")
-      }
-      if reader.flag("coft") {
-        throw .unsupported(what: "training OFT with coft", reason: "only free rotations are trained here.")
-      }
+      // PEFT takes a module_dropout and does nothing with it.
+      let bound = reader.flag("coft") ? try reader.number("eps") : nil
+      reader.make { $1.linears[path] = OFTTraining(entries: $0.parameter(name), size: size, rule: rule, bound: bound) }
     })
 }

@@ -142,6 +142,40 @@ final class RankAllocator: TrainedBudget {
 
   // MARK: Saving
 
+  /// The averages of each parameter, and which ranks are kept.
+  var state: [(name: String, values: [Float])] {
+    parts.enumerated().flatMap { index, part -> [(name: String, values: [Float])] in
+      let stem = "rank_allocator.\(part.path)"
+      let averages = [("lora_A", part.a), ("lora_E", part.e), ("lora_B", part.b)].flatMap { name, importance in
+        [("\(stem).\(name).exp_avg_ipt", importance.mean), ("\(stem).\(name).exp_avg_unc", importance.spread)]
+      }
+      guard let kept else { return averages }
+      return averages + [("\(stem).kept", kept[index].map { $0 ? 1 : 0 })]
+    }
+  }
+
+  func restore(_ state: [String: [Float]]) -> Bool {
+    let hasKept = parts.first.map { state["rank_allocator.\($0.path).kept"] != nil } ?? false
+    var (restored, kept) = (parts, [[Bool]]())
+    for index in parts.indices {
+      let stem = "rank_allocator.\(parts[index].path)"
+      for (name, place) in [("lora_A", \Part.a), ("lora_E", \Part.e), ("lora_B", \Part.b)] {
+        let count = parts[index][keyPath: place].mean.count
+        guard let mean = state["\(stem).\(name).exp_avg_ipt"], let spread = state["\(stem).\(name).exp_avg_unc"],
+          mean.count == count, spread.count == count
+        else { return false }
+        restored[index][keyPath: place].mean = mean
+        restored[index][keyPath: place].spread = spread
+      }
+      guard hasKept else { continue }
+      guard let ranks = state["\(stem).kept"], ranks.count == parts[index].rank else { return false }
+      kept.append(ranks.map { $0 != 0 })
+    }
+    parts = restored
+    self.kept = hasKept ? kept : nil
+    return true
+  }
+
   /// The ranks that are kept. Source: `AdaLoraModel.resize_state_dict_by_rank_pattern`.
   func saved(_ name: String, _ shape: [Int], _ values: [Float]) -> (shape: [Int], values: [Float]) {
     guard let kept,

@@ -28,7 +28,15 @@ extension TrainableModel {
   /// All that PEFT saves, by name: parameters as they are now, under all of their names, and what the adapter brought along.
   var savedTensors: [ExactName: CarriedTensor] {
     var tensors = Dictionary(carried.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
-    let names = parameters.entries.map { ($0.name, $0) }
+    let isOfEncoder = { (name: String) in self.parts.encoder != nil && name.hasPrefix("prompt_encoder.") }
+    let names = parameters.entries.filter { !isOfEncoder($0.name) }.map { ($0.name, $0) }
+    if let encoder = parts.encoder {
+      encoder.encode(in: workspace)
+      let value = encoder.output.value
+      tensors["prompt_embeddings"] = CarriedTensor(
+        name: "prompt_embeddings", dtype: .f32, shape: [value.rows, value.columns],
+        bytes: value.values.withUnsafeBytes { Array($0) })
+    }
     let others = aliases.compactMap { alias in
       parameters.entries.first { $0.name == alias.parameter }.map { (alias.name, $0) }
     }

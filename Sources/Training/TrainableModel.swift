@@ -82,6 +82,7 @@ public final class TrainableModel {
     let pass = TrainingPass(
       batch, model, rowsBefore: parts.prompt?.value.rows ?? 0, prefix: parts.prefix?.value.rows ?? 0, drops: trains,
       generator: generator, in: workspace)
+    parts.encoder?.encode(in: workspace)
     var x = embed(batch, pass)
     if let projection = model.inputProjection { x = projection(x, in: workspace) }
     if let positions = model.positions { addPositions(to: x, positions, pass.lengths) }
@@ -98,6 +99,7 @@ public final class TrainableModel {
     let loss = headLoss + (parts.budget?.loss(addingGradients: trains) ?? 0)
     if trains { generator = pass.generator }
     guard trains, var g = gradient else { return loss }
+    defer { parts.encoder?.backward(in: workspace) }
     for index in stride(from: layers.count - 1, through: lowest, by: -1) {
       let tape: TrainedLayer.Tape?
       if checkpointsActivations {

@@ -13,7 +13,8 @@ struct TrainedMethod: Sendable {
 
   /// All methods that are trained.
   static let all: [TrainedMethod] = [
-    .lora, .adaLoRA, .ia3, .lnTuning, .trainableTokens, .promptTuning, .prefixTuning, .loHa, .loKr, .veRA, .oft, .boft,
+    .lora, .adaLoRA, .ia3, .lnTuning, .trainableTokens, .promptTuning, .promptEncoder, .prefixTuning, .loHa, .loKr,
+    .veRA, .oft, .boft,
   ]
 
   /// Throws `.unsupported` with the names of those that are.

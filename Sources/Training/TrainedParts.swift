@@ -15,6 +15,8 @@ struct TrainedParts {
   var prompt: TrainedParameter?
   /// Keys and values before each layer's own, `[rows, layers · 2 · width]`.
   var prefix: TrainedParameter?
+  /// What makes the prompt or the prefix of parameters of its own.
+  var encoder: PromptEncoderTraining?
   /// What a method adds to the loss and does after a step.
   var budget: (any TrainedBudget)?
 
@@ -35,6 +37,10 @@ protocol TrainedBudget: AnyObject {
   func finish(step: Int)
   /// What of a parameter is saved.
   func saved(_ name: String, _ shape: [Int], _ values: [Float]) -> (shape: [Int], values: [Float])
+  /// What the next step depends on beside the parameters, for checkpoints.
+  var state: [(name: String, values: [Float])] { get }
+  /// Takes over a checkpoint's state; false if something of it is missing. Nothing changes then.
+  func restore(_ state: [String: [Float]]) -> Bool
   /// The configuration that is saved with it.
   func saved(_ config: PeftConfig) -> PeftConfig
 }

@@ -112,6 +112,9 @@ final class TrainingPass {
     }
   }
 
+  /// A number as `torch.rand` draws it, of `[0, 1)`.
+  func drawnShare() -> Float { Float(generator.nextBits() & 0xFF_FFFF) * 0x1p-24 }
+
   /// A mask for inputs of a dropout, or nil where it drops nothing.
   func mask(_ probability: Double, columns: Int) -> DropoutMask? {
     guard drops && probability > 0 else { return nil }

@@ -33,6 +33,8 @@ extension TrainingRun {
     for (name, _) in parameters.states {
       items += parameters.entries.map { .init(name: "\(name).\($0.name)", dtype: .f32, shape: $0.shape) }
     }
+    let budget = trainer.model.parts.budget?.state ?? []
+    items += budget.map { .init(name: $0.name, dtype: .f32, shape: [$0.values.count]) }
     let layout = try SafetensorsLayout(path: path, items: items, alignment: .library)
     let file = try layout.create(at: path)
     var places = layout.entries.map(\.byteRange.lowerBound)[...]
@@ -44,17 +46,13 @@ extension TrainingRun {
         try file.write(parameters.part(of: all, entry).values.span.bytes, at: places.removeFirst())
       }
     }
+    for (_, values) in budget { try file.write(values.span.bytes, at: places.removeFirst()) }
   }
 
   /// Takes over a checkpoint's state, after all of it was checked. The epoch at it.
   func restore(_ path: String) throws(TrainingError) -> Double {
     let runPath = FileSystem.join(path, TrainingCheckpoint.runName)
     guard FileSystem.kind(path) == .directory else { throw .noCheckpoint(path: path) }
-    guard trainer.model.parts.budget == nil else {
-      throw .badCheckpoint(
-        path: path,
-        reason: "AdaLoRA's averages of what its ranks mean are in no checkpoint, so that the run cannot go on")
-    }
     guard FileSystem.kind(runPath) == .file else {
       throw .badCheckpoint(
         path: path,
@@ -82,7 +80,12 @@ extension TrainingRun {
     else { throw .badCheckpoint(path: path, reason: "\(TrainingCheckpoint.runName) lacks a figure or has a wrong one") }
     let generator = try self.generator("generator", run, file, path)
     let epochGenerator = try self.generator("epoch_generator", run, file, path)
+    let budget = try budgetState(file, path)
     try load(file, path)
+    if let budget, trainer.model.parts.budget?.restore(budget) == false {
+      throw .badCheckpoint(
+        path: path, reason: "\(TrainingCheckpoint.tensorsName) lacks what AdaLoRA's ranks meant for the loss")
+    }
     trainer.step = step
     trainer.model.generator = generator
     trainer.epochGenerator = epochGenerator
@@ -105,6 +108,16 @@ extension TrainingRun {
       throw .badCheckpoint(path: path, reason: "its random state '\(name)' has no place \(next)")
     }
     return generator
+  }
+
+  /// What a method keeps beside the parameters; nil if it keeps nothing.
+  private func budgetState(_ file: SafetensorsFile, _ path: String) throws(TrainingError) -> [String: [Float]]? {
+    guard trainer.model.parts.budget != nil else { return nil }
+    var state: [String: [Float]] = [:]
+    for entry in file.entries where entry.name.hasPrefix("rank_allocator.") {
+      state[entry.name] = try floats(entry.name, entry.shape, file, path)
+    }
+    return state
   }
 
   private func load(_ file: SafetensorsFile, _ path: String) throws(TrainingError) {

@@ -129,6 +129,32 @@ import Testing
       try contents(scratch("whole/adapter_model.safetensors")) == contents(scratch("out/adapter_model.safetensors")))
   }
 
+  @Test(
+    arguments: ["llama-adalora", "llama-adalora-dropout", "llama-p-tuning", "llama-loha-dropout"], [2, 5, 8, 13, 17])
+  func aRunOfAMethodWithAStateOfItsOwnGoesOnToTheSameBits(name: String, stop: Int) throws {
+    let scratch = try ScratchDirectory()
+    let recorded = RecordedRun(name: name)
+    let change: (inout TrainingArguments) -> Void = {
+      $0.saveSteps = 1
+      $0.saveInterval = .steps
+      $0.saveLimit = 1
+    }
+    let whole = try run(recorded, in: scratch("whole"), change)
+    let stop = min(stop, whole.trainer.steps - 1)
+    try whole.run { _ in true }
+    let first = try run(recorded, in: scratch("out"), change)
+    _ = try? first.run { event in if case .step(let step) = event { step.step < stop } else { true } }
+    let second = try run(recorded, in: scratch("out"), change)
+    try second.resume(from: try #require(second.newestCheckpoint))
+    #expect(second.trainer.step == stop)
+    try second.run { _ in true }
+    for run in [whole, second] { try run.finish() }
+    #expect(
+      try contents(scratch("whole/adapter_model.safetensors")) == contents(scratch("out/adapter_model.safetensors")))
+    #expect(
+      try FileSystem.text(scratch("whole/adapter_config.json")) == FileSystem.text(scratch("out/adapter_config.json")))
+  }
+
   @Test func aCheckpointOfAnotherRunIsRefusedWithWhatDiffers() throws {
     let scratch = try ScratchDirectory()
     let first = try run(in: scratch("out"))

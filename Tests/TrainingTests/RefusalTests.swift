@@ -15,14 +15,9 @@ private struct Refusal: Sendable, CustomTestStringConvertible {
   var testDescription: String { "\(run) with \(change?.key ?? part)" }
 
   static let all = [
-    Refusal(run: "llama-prompt", change: ("peft_type", .string("P_TUNING")), names: "P_TUNING"),
-    Refusal(run: "llama-prefix", change: ("prefix_projection", .bool(true)), names: "prefix_projection"),
+    Refusal(run: "llama-p-tuning", part: "after", change: nil, names: "P_TUNING"),
+    Refusal(run: "llama-prefix-projection", part: "after", change: nil, names: "prefix_projection"),
     Refusal(run: "llama-adalora", part: "after", change: nil, names: "pruned"),
-    Refusal(run: "llama-loha", change: ("rank_dropout", .number(0.5)), names: "rank_dropout"),
-    Refusal(run: "llama-lokr", change: ("module_dropout", .number(0.5)), names: "module_dropout"),
-    Refusal(run: "llama-oft", change: ("coft", .bool(true)), names: "coft"),
-    Refusal(run: "llama-oft", change: ("module_dropout", .number(0.5)), names: "module_dropout"),
-    Refusal(run: "llama-boft", change: ("boft_dropout", .number(0.5)), names: "boft_dropout"),
     Refusal(
       run: "llama-lora", change: ("alora_invocation_tokens", .array([.integer(5)])), names: "alora_invocation_tokens"),
     Refusal(run: "llama-lora", change: ("init_lora_weights", .string("pissa")), names: "pissa"),

@@ -29,6 +29,10 @@ struct RecordedRun: CustomTestStringConvertible {
     "llama-oft-exact", "opt-oft-shared", "llama-boft", "opt-boft", "opt-prompt", "qwen3-prefix", "opt-adalora",
     "gpt2-vera", "gpt2-all", "gemma-embedding-dora", "opt-embedding-dora", "qwen3-head-dora", "llama-loha-patterns",
     "qwen3-tokens-apart", "llama-tokens-dora",
+    "llama-p-tuning", "opt-p-tuning", "llama-prefix-projection", "gpt2-prefix-projection",
+    // What is left out at random, and rotations within bounds.
+    "llama-loha-dropout", "llama-loha-grouped", "llama-lokr-dropout", "llama-lokr-dropout-scaled", "llama-boft-dropout",
+    "llama-oft-dropout", "llama-coft", "llama-coft-shared",
     // The Trainer's own settings.
     "neftune", "neftune-opt", "grouped", "loraplus", "left",
   ].map { RecordedRun(name: $0) }
@@ -52,7 +56,9 @@ struct RecordedRun: CustomTestStringConvertible {
     var arguments = TrainingArguments()
     for member in json["arguments"]?.members ?? [] { try arguments.set(member.key, member.value) }
     change(&arguments)
-    let model = try TrainableModel(base, adapter: StoredAdapter(directory: "\(directory)/before"))
+    let model = try TrainableModel(
+      base, adapter: StoredAdapter(directory: "\(directory)/before"),
+      seed: UInt64(json["adapter_seed"]?.integerValue ?? 42))
     let records = [[TrainingRecord]](repeating: try Self.records(), count: json["repeats"]?.integerValue ?? 1)
     return Trainer(
       model, records: records.flatMap { $0 }, arguments: arguments, padsLeft: json["padding_side"] == .string("left"))

@@ -76,9 +76,13 @@ func built(_ name: String) -> URL {
     process.standardError = error
     try process.run()
     let weights = scratch("model/model.safetensors")
+    // The list comes in pieces, the first of which Foundation takes for the whole.
     func isMapped() -> Bool {
-      let maps = "/proc/\(process.processIdentifier)/maps"
-      return (try? String(contentsOfFile: maps, encoding: .utf8))?.contains(weights) ?? false
+      let maps = open("/proc/\(process.processIdentifier)/maps", O_RDONLY)
+      defer { close(maps) }
+      var (text, piece): ([UInt8], [UInt8]) = ([], [UInt8](repeating: 0, count: 4096))
+      while case let count = read(maps, &piece, piece.count), count > 0 { text += piece[..<count] }
+      return String(decoding: text, as: UTF8.self).contains(weights)
     }
     while kill(process.processIdentifier, 0) == 0 && !isMapped() { usleep(1000) }
     #expect(isMapped())

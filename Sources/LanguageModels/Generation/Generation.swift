@@ -36,22 +36,10 @@ extension PeftModel {
     _ prompt: [Int], sampling: Sampling = Sampling(), stop: StopConditions = StopConditions(),
     each: (Int) throws(ModelError) -> Bool = { _ in true }
   ) throws(ModelError) -> [Int] {
-    let needed = virtualTokens + prompt.count + max(0, stop.newTokens - 1)
-    guard needed <= model.contextLength else { throw .contextTooLong(tokens: needed + 1, limit: model.contextLength) }
-    guard !prompt.isEmpty else {
-      throw .unsupported(what: "an empty prompt", reason: "the model needs a token to go on from.")
-    }
-    var sampler = Sampler(sampling)
-    let cache = makeCache()
-    var (seen, tokens): (Set<Int>, [Int]) = (Set(prompt), [])
-    var input = prompt
-    while tokens.count < stop.newTokens {
-      let logits = try logits(input, cache: cache, lastOnly: true)
-      let token = sampler.next(logits.values, seen: seen)
-      if stop.ends.contains(token) { break }
+    var generation = try TokenGeneration(self, prompt, sampling, stop)
+    var tokens: [Int] = []
+    while let token = try generation.next() {
       tokens.append(token)
-      seen.insert(token)
-      input = [token]
       if try !each(token) { break }
     }
     return tokens

@@ -19,7 +19,26 @@ extension AdapterMethod {
       "tfinal": 0, "tinit": 0, "total_step": null, "trainable_token_indices": null, "use_bdlora": null, \
       "use_dora": false, "use_qalora": false, "use_rslora": false, "velora_config": null}
       """,
-    prefixes: ["lora_"], takesConv1D: true, merging: .rule { module throws(AdapterError) in try AdaLoRARule(module) })
+    prefixes: ["lora_"], takesConv1D: true, merging: .rule { module throws(AdapterError) in try AdaLoRARule(module) },
+    start: .modules([.linear, .transposedLinear, .convolution], freshAdaLoRA),
+    defaultTargets: DefaultTargets.adaLoRA)
+}
+
+/// Source: peft/tuners/adalora/layer.py `AdaLoraLayer.update_layer`, `reset_lora_parameters`, `SVDConv2d.update_layer`.
+private func freshAdaLoRA(_ module: FreshModule, _ source: inout FreshSource) throws(AdapterError) -> [FreshTensor] {
+  let rank = try module.rank("init_r")
+  let (shapeA, shapeB) = ([rank, module.fullInput], [module.output, rank])
+  var a = try source.normal("lora_A", shapeA)
+  var e = try source.normal("lora_E", [rank, 1])
+  var b = try source.normal("lora_B", shapeB)
+  // The number of ranks is made of a drawn number, which is thrown away.
+  _ = try source.normal("ranknum", [1])
+  if module.startsNeutral("init_lora_weights") {
+    e = try source.filled("lora_E", [rank, 1])
+    a = try source.normal("lora_A", shapeA, deviation: 0.02)
+    b = try source.normal("lora_B", shapeB, deviation: 0.02)
+  }
+  return [a, b, e]
 }
 
 private struct AdaLoRARule: LowRankRule {

@@ -14,6 +14,19 @@ struct AdapterMethod: Sendable {
     case none(reason: String)
   }
 
+  /// What a fresh adapter of the method starts from.
+  enum Start: Sendable {
+    /// Tensors of each module of these kinds, drawn in the order in which the model registers the modules. A tensor of the
+    /// whole adapter that a later module draws again takes the place of the earlier.
+    case modules(
+      Set<BaseModel.Module.Kind>,
+      @Sendable (FreshModule, inout FreshSource) throws(AdapterError) -> [FreshTensor])
+    /// Virtual tokens.
+    case prompt(@Sendable (FreshPrompt, inout FreshSource) throws(AdapterError) -> [FreshTensor])
+    /// It is not made.
+    case none(reason: String)
+  }
+
   let type: PeftType
   /// Every key of the method's configuration that PEFT 0.21.2 writes, with its default, as JSON.
   let defaults: String
@@ -28,6 +41,12 @@ struct AdapterMethod: Sendable {
   /// True if PEFT leaves targets that are no torch Linear as they are, and says nothing.
   var passesOverOthers = false
   let merging: Merging
+  /// What a fresh adapter starts from.
+  var start = Start.none(reason: "what its tensors start from is not drawn here; start it with PEFT.")
+  /// The targets for a model type where the configuration names none; nil where PEFT wants them named.
+  var defaultTargets: @Sendable (String) -> ModuleRule? = DefaultTargets.lora
+  /// Fills in further settings that PEFT fills in when it makes an adapter.
+  var completed: @Sendable (inout PeftConfig, BaseModel) throws(AdapterError) -> Void = { _, _ throws(AdapterError) in }
 
   /// All methods but LoRA.
   static let all: [AdapterMethod] = [

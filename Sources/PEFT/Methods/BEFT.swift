@@ -8,7 +8,15 @@ extension AdapterMethod {
     defaults: """
       {"init_weights": true, "modules_to_save": null, "target_modules": null}
       """,
-    prefixes: ["beft_"], merging: .rule { module throws(AdapterError) in try BEFTRule(module) })
+    prefixes: ["beft_"], merging: .rule { module throws(AdapterError) in try BEFTRule(module) },
+    start: .modules([.linear], freshBEFT),
+    defaultTargets: DefaultTargets.beft)
+}
+
+/// Source: peft/tuners/beft/layer.py `BeftLayer.update_layer`.
+private func freshBEFT(_ module: FreshModule, _ source: inout FreshSource) throws(AdapterError) -> [FreshTensor] {
+  let drawn = try source.normal("beft_bias", [1, module.output])
+  return [module.startsNeutral() ? try source.filled("beft_bias", drawn.shape) : drawn]
 }
 
 private struct BEFTRule: WeightRule {

@@ -12,7 +12,36 @@ extension AdapterMethod {
       "boft_n_butterfly_factor": 1, "exclude_modules": null, "fan_in_fan_out": false, "init_weights": true, \
       "layers_pattern": null, "layers_to_transform": null, "modules_to_save": null, "target_modules": null}
       """,
-    prefixes: ["boft_"], merging: .rule { module throws(AdapterError) in try BOFTRule(module) })
+    prefixes: ["boft_"], merging: .rule { module throws(AdapterError) in try BOFTRule(module) },
+    start: .modules([.linear, .convolution], freshBOFT))
+}
+
+/// As without the extension for CUDA, which has one butterfly factor whatever the configuration says.
+///
+/// Source: peft/tuners/boft/layer.py `BOFTLayer.update_layer`, `reset_boft_parameters`, `Conv2d.update_layer`.
+private func freshBOFT(_ module: FreshModule, _ source: inout FreshSource) throws(AdapterError) -> [FreshTensor] {
+  guard module.kernel.isEmpty || module.kernel.count == 2 else {
+    throw module.unmade("BOFT", "it takes no convolution but of two dimensions.")
+  }
+  let width = module.kernel.isEmpty ? module.input : module.input * module.kernel[0] * module.kernel[0]
+  let size = try module.integer("boft_block_size", 0...1 << 30)
+  let number = try module.integer("boft_block_num", 0...1 << 30)
+  guard (number == 0) != (size == 0) else {
+    throw module.refuse("boft_block_size", expected: "either boft_block_size or boft_block_num, the other zero,")
+  }
+  guard width % max(size, number) == 0 else {
+    throw module.refuse(size == 0 ? "boft_block_num" : "boft_block_size", expected: "a divisor of \(width)")
+  }
+  let block = size == 0 ? width / number : size
+  let rotations = [1, width / block, block, block]
+  let factors = module.kernel.isEmpty ? [module.output, 1] : [1, module.output]
+  if module.setting("init_weights") == .bool(false) {
+    return [
+      try source.normal("boft_R", rotations, deviation: 0.1),
+      try source.normal("boft_s", factors, mean: 1, deviation: 0.1),
+    ]
+  }
+  return [try source.filled("boft_R", rotations), try source.filled("boft_s", factors, 1)]
 }
 
 private struct BOFTRule: WeightRule {

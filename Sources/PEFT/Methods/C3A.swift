@@ -11,7 +11,29 @@ extension AdapterMethod {
       {"bias": "none", "block_size": 256, "block_size_pattern": {}, "init_weights": "xavier_uniform", \
       "layers_pattern": null, "layers_to_transform": null, "modules_to_save": null, "target_modules": null}
       """,
-    prefixes: ["c3a_"], merging: .rule { module throws(AdapterError) in try C3ARule(module) })
+    prefixes: ["c3a_"], merging: .rule { module throws(AdapterError) in try C3ARule(module) },
+    start: .modules([.linear], freshC3A),
+    defaultTargets: DefaultTargets.projectionsOfGPT2)
+}
+
+/// Source: peft/tuners/c3a/layer.py `C3ALayer.update_layer`, `reset_c3a_parameters`.
+private func freshC3A(_ module: FreshModule, _ source: inout FreshSource) throws(AdapterError) -> [FreshTensor] {
+  let found = try module.number("block_size", pattern: "block_size_pattern")
+  guard let size = Int(exactly: found), size > 0, module.input % size == 0, module.output % size == 0 else {
+    throw module.refuse("block_size", expected: "a divisor of \(module.input) and \(module.output)")
+  }
+  let shape = [module.output / size, module.input / size, size]
+  switch module.setting("init_weights") {
+  case .bool(true): return [try source.filled("c3a_kernel", shape)]
+  case .string("gaussian"): return [try source.normal("c3a_kernel", shape)]
+  case .string("xavier_uniform"), .bool(false):
+    let deviation = (2 / Double(module.input + module.output)).squareRoot()
+    return [try source.uniform("c3a_kernel", shape, within: 3.0.squareRoot() * deviation)]
+  case .string("kaiming_uniform"):
+    return [try source.uniform("c3a_kernel", shape, within: (1 / Double(module.input)).squareRoot())]
+  default:
+    throw module.refuse("init_weights", expected: "true, false, gaussian, xavier_uniform or kaiming_uniform")
+  }
 }
 
 private struct C3ARule: WeightRule {

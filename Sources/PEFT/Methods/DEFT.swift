@@ -13,7 +13,35 @@ extension AdapterMethod {
       "layers_pattern": null, "layers_to_transform": null, "modules_to_save": null, "para": false, "r": 8, \
       "target_modules": null}
       """,
-    prefixes: ["deft_"], takesConv1D: true, merging: .rule { module throws(AdapterError) in try DEFTRule(module) })
+    prefixes: ["deft_"], takesConv1D: true, merging: .rule { module throws(AdapterError) in try DEFTRule(module) },
+    start: .modules([.linear, .transposedLinear], freshDEFT))
+}
+
+/// R starts as what makes the change zero: it follows from P and the weight.
+///
+/// Source: peft/tuners/deft/layer.py `DeftLayer.update_layer`, `reset_deft_parameters`.
+private func freshDEFT(_ module: FreshModule, _ source: inout FreshSource) throws(AdapterError) -> [FreshTensor] {
+  let rank = min(try module.rank(), module.output)
+  let p = try source.normal("deft_P", [module.output, rank], deviation: 0.02)
+  if module.flag("para") { return [p] }
+  let shape = [rank, module.input]
+  guard module.startsNeutral() else {
+    return [p, try source.normal("deft_R", shape, deviation: 0.02 * module.number("init_scale"))]
+  }
+  var right = Matrix(rows: module.output, columns: rank, values: p.floats.map { Double($0) })
+  switch module.setting("decomposition_method") {
+  case .string("relu"): right = Matrix(rows: right.rows, columns: rank, values: right.values.map { max(0, $0) })
+  case .string("qr"):
+    guard let basis = Decompositions.orthonormalColumns(right) else {
+      throw .file(.notDecomposable(path: module.base.path, tensor: module.module.weightName))
+    }
+    right = basis
+  default: throw module.refuse("decomposition_method", expected: "relu or qr")
+  }
+  _ = try source.count("deft_R", shape)
+  let scale = module.setting("alpha") == .null ? 1 : try module.number("alpha") / Double(rank)
+  let product = right.transposed.times(try module.weight())
+  return [p, FreshTensor("deft_R", shape, product.values.map { Float($0 / (scale == 0 ? 1 : scale)) })]
 }
 
 private struct DEFTRule: WeightRule {

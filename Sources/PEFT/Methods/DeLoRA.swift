@@ -13,7 +13,28 @@ extension AdapterMethod {
       "modules_to_save": null, "r": 8, "rank_pattern": {}, "target_modules": null}
       """,
     prefixes: ["delora_"], buffers: ["delora_w_norm"],
-    merging: .rule { module throws(AdapterError) in try DeLoRARule(module) })
+    merging: .rule { module throws(AdapterError) in try DeLoRARule(module) },
+    start: .modules([.linear], freshDeLoRA))
+}
+
+/// Source: peft/tuners/delora/layer.py `DeloraLayer.reset_delora_parameters`.
+private func freshDeLoRA(_ module: FreshModule, _ source: inout FreshSource) throws(AdapterError) -> [FreshTensor] {
+  let rank = try module.rank(pattern: "rank_pattern")
+  let bound = try module.number("delora_lambda", pattern: "lambda_pattern")
+  let a = try source.uniform("delora_A", [rank, module.input], fanIn: module.input)
+  let shapeB = [module.output, rank]
+  let b =
+    module.setting("init_weights") == .bool(true)
+    ? try source.filled("delora_B", shapeB) : try source.uniform("delora_B", shapeB, fanIn: rank)
+  let weight = try module.weight()
+  var squares = [Double](repeating: 0, count: weight.columns)
+  for row in 0..<weight.rows {
+    for column in 0..<weight.columns { squares[column] += weight[row, column] * weight[row, column] }
+  }
+  return [
+    a, b, try source.filled("delora_lambda", [1], Float(bound)),
+    FreshTensor("delora_w_norm", [module.input], squares.map { Float($0.squareRoot()) }),
+  ]
 }
 
 private struct DeLoRARule: LowRankRule {

@@ -15,7 +15,27 @@ extension AdapterMethod {
       "n_frequency_pattern": {}, "random_loc_seed": 777, "scaling": 150.0, "target_modules": null}
       """,
     prefixes: ["fourierft_"], takesConv1D: true,
-    merging: .rule { module throws(AdapterError) in try FourierFTRule(module) })
+    merging: .rule { module throws(AdapterError) in try FourierFTRule(module) },
+    start: .modules([.linear, .transposedLinear], freshFourierFT),
+    defaultTargets: DefaultTargets.projectionsOfGPT2)
+}
+
+/// Source: peft/tuners/fourierft/layer.py `FourierFTLayer.update_layer`.
+private func freshFourierFT(_ module: FreshModule, _ source: inout FreshSource) throws(AdapterError) -> [FreshTensor] {
+  let count = try module.frequencies()
+  let drawn = try source.normal("fourierft_spectrum", [count])
+  return [module.startsNeutral() ? try source.filled("fourierft_spectrum", [count]) : drawn]
+}
+
+extension FreshModule {
+  /// Coefficients of this module: `n_frequency`, or the value of a pattern.
+  func frequencies() throws(AdapterError) -> Int {
+    let count = try number("n_frequency", pattern: "n_frequency_pattern")
+    guard let count = Int(exactly: count), count > 0, count <= output * input else {
+      throw refuse("n_frequency", expected: "a whole number from 1 to \(output * input)")
+    }
+    return count
+  }
 }
 
 private struct FourierFTRule: LowRankRule {

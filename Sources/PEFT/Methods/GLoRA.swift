@@ -12,7 +12,53 @@ extension AdapterMethod {
       "init_weights": true, "modules_to_save": null, "r": 8, "target_modules": null}
       """,
     prefixes: ["glora_"], buffers: ["zeros"],
-    merging: .rule { module throws(AdapterError) in try GLoRARule(module) })
+    merging: .rule { module throws(AdapterError) in try GLoRARule(module) },
+    start: .modules([.linear], freshGLoRA))
+}
+
+/// Source: peft/tuners/glora/layer.py `GloraLayer.update_layer`, `GloraLoraPath`, `GloraVectorPath`, `GloraScalarPath`.
+private func freshGLoRA(_ module: FreshModule, _ source: inout FreshSource) throws(AdapterError) -> [FreshTensor] {
+  let rank = try module.rank()
+  let (output, input) = (module.output, module.input)
+  let isNeutral = module.startsNeutral()
+  var tensors: [FreshTensor] = []
+  /// - Parameter shape: of the matrix that the path makes; of a vector where it has one extent.
+  func append(_ name: String, _ kind: JSONValue, _ shape: [Int], isUsed: Bool = true) throws(AdapterError) {
+    switch kind {
+    case .string("lora") where isUsed && shape.count == 2:
+      let up = try source.uniform("glora_\(name).Xu", [rank, shape[1]], fanIn: shape[1])
+      let (down, downShape) = ("glora_\(name).Xd", [shape[0], rank])
+      tensors.append(isNeutral ? try source.filled(down, downShape) : try source.uniform(down, downShape, fanIn: rank))
+      tensors.append(up)
+    case .string("vector") where isUsed:
+      let vector = shape.count == 1 ? shape : [shape[0], 1]
+      tensors.append(
+        isNeutral
+          ? try source.filled("glora_\(name).X", vector)
+          : try source.uniform("glora_\(name).X", vector, fanIn: vector.last ?? 1))
+    case .string("constant") where isUsed && name != "C":
+      tensors.append(
+        isNeutral
+          ? try source.filled("glora_\(name).X", [1]) : try source.normal("glora_\(name).X", [1], deviation: 0.02))
+    default:
+      // Nothing, stored as zeros in the weight's dtype.
+      let dtype = module.base.checkpoint[module.module.weightName]?.entry.dtype ?? .f32
+      let count = try source.count("glora_\(name).zeros", shape)
+      tensors.append(
+        FreshTensor(
+          name: "glora_\(name).zeros", shape: shape,
+          values: .bytes([UInt8](repeating: 0, count: count * dtype.bitCount / 8), dtype)))
+    }
+  }
+  let (both, third, biases) = (
+    module.setting("config_A_B"), module.setting("config_C"), module.setting("config_D_E")
+  )
+  try append("A", both, [output, input])
+  try append("B", both, [output, input])
+  try append("C", third, [input, 1], isUsed: module.hasBias)
+  try append("D", biases, [output], isUsed: module.hasBias)
+  try append("E", biases, [output], isUsed: module.hasBias)
+  return tensors
 }
 
 private struct GLoRARule: WeightRule {

@@ -12,8 +12,41 @@ extension AdapterMethod {
       "hybrid_r": 0, "init_weights": true, "layers_pattern": null, "layers_to_transform": null, \
       "modules_to_save": null, "r": 32, "target_modules": null}
       """,
-    prefixes: ["gralora_"], takesConv1D: true, merging: .rule { module throws(AdapterError) in try GraLoRARule(module) }
-  )
+    prefixes: ["gralora_"], takesConv1D: true,
+    merging: .rule { module throws(AdapterError) in try GraLoRARule(module) },
+    start: .modules([.linear, .transposedLinear], freshGraLoRA))
+}
+
+/// Source: peft/tuners/gralora/layer.py `GraloraLayer.update_layer`.
+private func freshGraLoRA(_ module: FreshModule, _ source: inout FreshSource) throws(AdapterError) -> [FreshTensor] {
+  let rank = try module.rank()
+  let blocks = try module.integer("gralora_k", 1...1 << 20)
+  let general = try module.integer("hybrid_r", 0...LoRAScaling.greatestRank)
+  guard module.input % blocks == 0, module.output % blocks == 0 else {
+    throw module.refuse("gralora_k", expected: "a divisor of \(module.input) and \(module.output)")
+  }
+  let (input, output, isNeutral) = (module.input / blocks, module.output / blocks, module.startsNeutral())
+  var (a, b): ([Float], [Float]) = ([], [])
+  for _ in 0..<blocks {
+    let drawn = try source.uniform("gralora_A", [rank, input], fanIn: input).floats
+    a += Matrix(rows: rank, columns: input, values: drawn).transposed.values
+    let other =
+      isNeutral
+      ? try source.filled("gralora_B", [output, rank]) : try source.uniform("gralora_B", [output, rank], fanIn: rank)
+    b += Matrix(rows: output, columns: rank, values: other.floats).transposed.values
+  }
+  var tensors = [
+    FreshTensor("gralora_A", [blocks, input, rank], a), FreshTensor("gralora_B", [blocks, rank, output], b),
+  ]
+  guard general > 0 else { return tensors }
+  let (nameA, shapeA) = ("gralora_A_general.weight", [general, module.input])
+  let (nameB, shapeB) = ("gralora_B_general.weight", [module.output, general])
+  // Linear layers draw their weights when they are made, and then again.
+  _ = try source.uniform(nameA, shapeA, fanIn: module.input)
+  _ = try source.uniform(nameB, shapeB, fanIn: general)
+  tensors.append(try source.uniform(nameA, shapeA, fanIn: module.input))
+  tensors.append(isNeutral ? try source.filled(nameB, shapeB) : try source.uniform(nameB, shapeB, fanIn: general))
+  return tensors
 }
 
 private struct GraLoRARule: FactoredRule {

@@ -11,7 +11,22 @@ extension AdapterMethod {
       "layers_pattern": null, "layers_to_transform": null, "modules_to_save": null, "r": 8, \
       "target_modules": null}
       """,
-    prefixes: ["hra_"], merging: .rule { module throws(AdapterError) in try HRARule(module) })
+    prefixes: ["hra_"], merging: .rule { module throws(AdapterError) in try HRARule(module) },
+    start: .modules([.linear, .convolution], freshHRA))
+}
+
+/// Source: peft/tuners/hra/layer.py `HRALayer.update_layer`, `reset_hra_parameters`.
+private func freshHRA(_ module: FreshModule, _ source: inout FreshSource) throws(AdapterError) -> [FreshTensor] {
+  guard module.kernel.isEmpty || module.kernel.count == 2 else {
+    throw module.unmade("HRA", "it takes no convolution but of two dimensions.")
+  }
+  let rank = try module.rank()
+  // PEFT takes a kernel to be square.
+  let width = module.kernel.isEmpty ? module.input : module.input * module.kernel[0] * module.kernel[0]
+  guard module.startsNeutral(), rank % 2 == 0 else { return [try source.uniform("hra_u", [width, rank], fanIn: rank)] }
+  // Each reflection twice: together they change nothing.
+  let half = try source.uniform("hra_u", [width, rank / 2], fanIn: rank / 2).floats
+  return [FreshTensor("hra_u", [width, rank], (0..<width * rank).map { half[$0 / 2] })]
 }
 
 private struct HRARule: WeightRule {

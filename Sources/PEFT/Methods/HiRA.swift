@@ -11,7 +11,35 @@ extension AdapterMethod {
       "rank_pattern": {}, "target_modules": null}
       """,
     prefixes: ["hira_"], takesConv1D: true, keepsFanInFanOut: false,
-    merging: .rule { module throws(AdapterError) in try HiRARule(module) })
+    merging: .rule { module throws(AdapterError) in try HiRARule(module) },
+    start: .modules([.linear, .transposedLinear, .embedding, .convolution], freshHiRA))
+}
+
+/// Source: peft/tuners/hira/layer.py `HiraLayer.update_layer`, `reset_hira_parameters`, `Embedding`, `_ConvNd`.
+private func freshHiRA(_ module: FreshModule, _ source: inout FreshSource) throws(AdapterError) -> [FreshTensor] {
+  // PEFT 0.21.2 does not look at rank_pattern when it makes layers.
+  let rank = try module.rank()
+  let isEmbedding = module.module.kind == .embedding
+  let names = isEmbedding ? ("hira_embedding_A", "hira_embedding_B") : ("hira_A", "hira_B")
+  // Of an embedding the factors are those of the transposed table.
+  let (input, output) = isEmbedding ? (module.output, module.input) : (module.input, module.output)
+  let (shapeA, shapeB) = ([rank, input] + module.kernel, [output, rank] + module.kernel.map { _ in 1 })
+  var a = try source.normal(names.0, shapeA)
+  var b = try source.normal(names.1, shapeB)
+  let start = module.setting("init_weights")
+  guard start != .bool(false), start != .null else { return [a, b] }
+  if isEmbedding {
+    a = try source.filled(names.0, shapeA)
+    b = try source.normal(names.1, shapeB)
+    return [a, b]
+  }
+  switch start {
+  case .bool(true): a = try source.uniform(names.0, shapeA, fanIn: module.fullInput)
+  case .string(let name) where name.lowercased() == "gaussian":
+    a = try source.normal(names.0, shapeA, deviation: 1 / Double(rank))
+  default: throw module.refuse("init_weights", expected: "true, false or gaussian")
+  }
+  return [a, try source.filled(names.1, shapeB)]
 }
 
 private struct HiRARule: WeightRule {

@@ -11,7 +11,28 @@ extension AdapterMethod {
       {"exclude_modules": null, "fan_in_fan_out": false, "feedforward_modules": null, \
       "init_ia3_weights": true, "modules_to_save": null, "target_modules": null}
       """,
-    prefixes: ["ia3_"], takesConv1D: true, merging: .rule { module throws(AdapterError) in try IA3Rule(module) })
+    prefixes: ["ia3_"], takesConv1D: true, merging: .rule { module throws(AdapterError) in try IA3Rule(module) },
+    start: .modules([.linear, .transposedLinear, .convolution], freshIA3),
+    defaultTargets: DefaultTargets.ia3,
+    completed: { config, base throws(AdapterError) in
+      guard config.settings["feedforward_modules"] == .null else { return }
+      guard let names = base.modelType.flatMap(DefaultTargets.ia3FeedForward) else {
+        throw .configValue(
+          path: PeftConfig.fileName, key: "feedforward_modules",
+          expected: "names, as there is no default for the model type '\(base.modelType ?? "unknown")'", found: "null")
+      }
+      config.settings["feedforward_modules"] = names.json
+    })
+}
+
+/// Source: peft/tuners/ia3/layer.py `IA3Layer.update_layer`, `_ConvNd.update_layer`.
+private func freshIA3(_ module: FreshModule, _ source: inout FreshSource) throws(AdapterError) -> [FreshTensor] {
+  let isFeedForward = try MethodModule.isFeedForward(module.config, module.path)
+  let count = isFeedForward ? module.input : module.output
+  let shape =
+    module.kernel.isEmpty ? (isFeedForward ? [1, count] : [count, 1]) : [1, count] + module.kernel.map { _ in 1 }
+  let drawn = try source.normal("ia3_l", shape)
+  return [module.startsNeutral("init_ia3_weights") ? try source.filled("ia3_l", shape, 1) : drawn]
 }
 
 private struct IA3Rule: WeightRule {

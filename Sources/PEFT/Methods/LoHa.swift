@@ -11,7 +11,35 @@ extension AdapterMethod {
       "layers_to_transform": null, "module_dropout": 0.0, "modules_to_save": null, "r": 8, \
       "rank_dropout": 0.0, "rank_pattern": {}, "target_modules": null, "use_effective_conv2d": false}
       """,
-    prefixes: ["hada_"], merging: .rule { module throws(AdapterError) in try LoHaRule(module) })
+    prefixes: ["hada_"], merging: .rule { module throws(AdapterError) in try LoHaRule(module) },
+    start: .modules([.linear, .convolution], freshLoHa))
+}
+
+/// Source: peft/tuners/loha/layer.py `LoHaLayer.create_adapter_parameters`, `reset_adapter_parameters`.
+private func freshLoHa(_ module: FreshModule, _ source: inout FreshSource) throws(AdapterError) -> [FreshTensor] {
+  let rank = try module.rank(pattern: "rank_pattern")
+  let kernel = module.kernel
+  guard kernel.count < 3 else { throw module.unmade("LOHA", "it takes no such convolution.") }
+  // A kernel of one place is no tensor.
+  let isEffective = module.flag("use_effective_conv2d") && kernel.contains { $0 != 1 }
+  let shapes =
+    isEffective
+    ? ([rank, module.output], [rank, module.input]) : ([module.output, rank], [rank, module.fullInput])
+  let isNeutral = module.startsNeutral()
+  var tensors: [FreshTensor] = []
+  for half in 1...2 {
+    tensors.append(try source.uniform("hada_w\(half)_a", shapes.0, fanIn: shapes.0[1]))
+    let name = "hada_w\(half)_b"
+    tensors.append(
+      half == 2 && isNeutral
+        ? try source.filled(name, shapes.1) : try source.uniform(name, shapes.1, fanIn: shapes.1[1]))
+  }
+  guard isEffective else { return tensors }
+  let core = [rank, rank] + (kernel.count == 1 ? kernel + [1] : kernel)
+  for half in 1...2 {
+    tensors.append(try source.uniform("hada_t\(half)", core, fanIn: core.dropFirst().reduce(1, *)))
+  }
+  return tensors
 }
 
 private struct LoHaRule: FactoredRule {

@@ -13,7 +13,62 @@ extension AdapterMethod {
       "module_dropout": 0.0, "modules_to_save": null, "r": 8, "rank_dropout": 0.0, \
       "rank_dropout_scale": false, "rank_pattern": {}, "target_modules": null, "use_effective_conv2d": false}
       """,
-    prefixes: ["lokr_"], merging: .rule { module throws(AdapterError) in try LoKrRule(module) })
+    prefixes: ["lokr_"], merging: .rule { module throws(AdapterError) in try LoKrRule(module) },
+    start: .modules([.linear, .convolution], freshLoKr))
+}
+
+/// Source: peft/tuners/lokr/layer.py `LoKrLayer.update_layer`, `create_adapter_parameters`, `reset_adapter_parameters`.
+private func freshLoKr(_ module: FreshModule, _ source: inout FreshSource) throws(AdapterError) -> [FreshTensor] {
+  let rank = try module.rank(pattern: "rank_pattern")
+  let kernel = module.kernel
+  guard kernel.count < 3 else { throw module.unmade("LOKR", "it takes no such convolution.") }
+  let factor = try module.integer("decompose_factor", -1...Int.max)
+  let rows = factorization(module.output, factor)
+  let columns = factorization(module.input, factor)
+  let isLycoris = module.setting("init_weights") == .string("lycoris")
+  let isNeutral = module.startsNeutral() && !isLycoris
+  var tensors: [FreshTensor] = []
+  func append(_ name: String, _ shape: [Int], zero: Bool = false) throws(AdapterError) {
+    tensors.append(
+      zero
+        ? try source.filled(name, shape) : try source.uniform(name, shape, fanIn: shape.dropFirst().reduce(1, *)))
+  }
+  if module.flag("decompose_both"), 2 * rank < max(rows.least, columns.least) {
+    try append("lokr_w1_a", [rows.least, rank], zero: isNeutral)
+    try append("lokr_w1_b", [rank, columns.least])
+  } else {
+    try append("lokr_w1", [rows.least, columns.least], zero: isNeutral)
+  }
+  let isEffective = module.flag("use_effective_conv2d") && kernel.contains { $0 != 1 }
+  if 2 * rank >= max(rows.rest, columns.rest) {
+    try append("lokr_w2", [rows.rest, columns.rest] + kernel, zero: isLycoris)
+  } else if isEffective {
+    try append("lokr_w2_a", [rank, rows.rest])
+    try append("lokr_w2_b", [rank, columns.rest], zero: isLycoris)
+    try append("lokr_t2", [rank, rank] + (kernel.count == 1 ? kernel + [1] : kernel))
+  } else {
+    try append("lokr_w2_a", [rows.rest, rank])
+    try append("lokr_w2_b", [rank, kernel.reduce(columns.rest, *)], zero: isLycoris)
+  }
+  return tensors
+}
+
+/// Two factors of a number, the smaller first: the given one if it divides the number, or the nearest below it, or the nearest
+/// to the root.
+///
+/// Source: peft/tuners/lokr/layer.py `factorization`.
+private func factorization(_ count: Int, _ factor: Int) -> (least: Int, rest: Int) {
+  if factor > 0, count % factor == 0 { return (factor, count / factor) }
+  let limit = factor == -1 ? count : factor
+  var (least, rest) = (1, count)
+  let length = 1 + count
+  while least < rest {
+    var next = least + 1
+    while count % next != 0 { next += 1 }
+    if next + count / next > length || next > limit { break }
+    (least, rest) = (next, count / next)
+  }
+  return least > rest ? (rest, least) : (least, rest)
 }
 
 private struct LoKrRule: FactoredRule {

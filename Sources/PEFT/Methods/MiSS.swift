@@ -13,7 +13,8 @@ extension AdapterMethod {
       "layers_to_transform": null, "mini_r": 1, "miss_dropout": 0.0, "modules_to_save": null, "r": 64, \
       "target_modules": null}
       """,
-    prefixes: ["miss_"], merging: .rule { module throws(AdapterError) in try MiSSRule(module, "miss_block") })
+    prefixes: ["miss_"], merging: .rule { module throws(AdapterError) in try MiSSRule(module, "miss_block") },
+    start: .modules([.linear], freshMiSS))
 
   /// MiSS under its first name, with which PEFT 0.14 to 0.17 wrote it. PEFT 0.21.2 does not load it; the numbers are the same.
   static let bone = AdapterMethod(
@@ -23,6 +24,30 @@ extension AdapterMethod {
       "layers_to_transform": null, "modules_to_save": null, "r": 64, "target_modules": null}
       """,
     prefixes: ["bone_"], merging: .rule { module throws(AdapterError) in try MiSSRule(module, "bone_block") })
+}
+
+/// Source: peft/tuners/miss/layer.py `MissLayer.update_layer`.
+private func freshMiSS(_ module: FreshModule, _ source: inout FreshSource) throws(AdapterError) -> [FreshTensor] {
+  let rank = try module.rank()
+  guard rank <= module.input else { throw module.refuse("r", expected: "a whole number up to \(module.input)") }
+  switch module.setting("init_weights") {
+  case .string("bat"):
+    guard module.input % rank == 0, module.output % rank == 0 else {
+      throw module.refuse("r", expected: "a divisor of \(module.input) and \(module.output)")
+    }
+    return [try source.filled("miss_block", [module.output / rank, rank, rank])]
+  case .string("mini"):
+    let columns = try module.integer("mini_r", 1...1 << 30)
+    guard module.output % columns == 0 else {
+      throw module.refuse("mini_r", expected: "a divisor of \(module.output)")
+    }
+    return [try source.filled("miss_block", [rank, columns])]
+  default:
+    guard module.startsNeutral() else {
+      return [try source.uniform("miss_block", [rank, module.output], fanIn: module.output)]
+    }
+    return [try source.filled("miss_block", [rank, module.output])]
+  }
 }
 
 private struct MiSSRule: FactoredRule {

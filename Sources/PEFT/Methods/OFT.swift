@@ -14,7 +14,39 @@ extension AdapterMethod {
       "module_dropout": 0.0, "modules_to_save": null, "num_cayley_neumann_terms": 5, "oft_block_size": 32, \
       "r": 0, "target_modules": null, "use_cayley_neumann": true}
       """,
-    prefixes: ["oft_"], merging: .rule { module throws(AdapterError) in try OFTRule(module) })
+    prefixes: ["oft_"], merging: .rule { module throws(AdapterError) in try OFTRule(module) },
+    start: .modules([.linear, .embedding, .convolution], freshOFT))
+}
+
+/// Source: peft/tuners/oft/layer.py `OFTLayer.update_layer`, `adjust_oft_parameters`, `reset_oft_parameters`.
+private func freshOFT(_ module: FreshModule, _ source: inout FreshSource) throws(AdapterError) -> [FreshTensor] {
+  let isEmbedding = module.module.kind == .embedding
+  guard module.kernel.isEmpty || module.kernel.count == 2 else {
+    throw module.unmade("OFT", "it takes no convolution but of two dimensions.")
+  }
+  // PEFT takes a kernel to be square.
+  let width =
+    isEmbedding
+    ? module.input : module.kernel.isEmpty ? module.input : module.input * module.kernel[0] * module.kernel[0]
+  let (number, size) = (try module.integer("r", 0...1 << 30), try module.integer("oft_block_size", 0...1 << 30))
+  guard (number == 0) != (size == 0) else {
+    throw module.refuse("oft_block_size", expected: "either r or oft_block_size, the other zero,")
+  }
+  let block = size != 0 ? divisor(of: width, near: size) : width / divisor(of: width, near: number)
+  let count = size != 0 ? width / block : divisor(of: width, near: number)
+  let shape = [module.flag("block_share") ? 1 : count, block * (block - 1) / 2]
+  let name = isEmbedding ? "oft_embedding_R.weight" : "oft_R.weight"
+  if module.setting("init_weights") == .bool(false) { return [try source.normal(name, shape, deviation: 0.1)] }
+  return [try source.filled(name, shape)]
+}
+
+/// The divisor of a number that lies nearest to another one, the smaller of two.
+private func divisor(of width: Int, near wanted: Int) -> Int {
+  guard wanted < width else { return width }
+  var (above, below) = (wanted, wanted)
+  while width % above != 0 { above += 1 }
+  while below > 1, width % below != 0 { below -= 1 }
+  return wanted - below <= above - wanted ? below : above
 }
 
 private struct OFTRule: WeightRule {

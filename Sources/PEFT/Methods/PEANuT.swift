@@ -12,7 +12,26 @@ extension AdapterMethod {
       {"act_fn": "relu", "depth": 0, "exclude_modules": null, "init_weights": true, "layers_pattern": null, \
       "layers_to_transform": null, "modules_to_save": null, "r": 32, "scaling": 1.0, "target_modules": null}
       """,
-    prefixes: ["peanut_"], merging: .rule { module throws(AdapterError) in try PEANuTRule(module) })
+    prefixes: ["peanut_"], merging: .rule { module throws(AdapterError) in try PEANuTRule(module) },
+    start: .modules([.linear], freshPEANuT))
+}
+
+/// Source: peft/tuners/peanut/layer.py `PeanutLayer.update_layer`, `reset_peanut_parameters`.
+private func freshPEANuT(_ module: FreshModule, _ source: inout FreshSource) throws(AdapterError) -> [FreshTensor] {
+  let rank = try module.rank()
+  let depth = try module.integer("depth", 0...1000)
+  let inner = ["encoders", "decoders"].flatMap { kind in (0..<depth).map { "peanut_\(kind).\($0).weight" } }
+  var tensors: [FreshTensor] = []
+  // Linear layers draw their weights when they are made, and then again.
+  for isLast in [false, true] {
+    tensors = [try source.uniform("peanut_A.weight", [rank, module.output], fanIn: module.output)]
+    for name in inner { tensors.append(try source.uniform(name, [rank, rank], fanIn: rank)) }
+    let shape = [module.output, rank]
+    tensors.append(
+      isLast && module.startsNeutral()
+        ? try source.filled("peanut_B.weight", shape) : try source.uniform("peanut_B.weight", shape, fanIn: rank))
+  }
+  return tensors
 }
 
 private struct PEANuTRule: WeightRule {

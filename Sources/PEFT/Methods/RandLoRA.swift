@@ -16,7 +16,84 @@ extension AdapterMethod {
       "target_modules": null, "very_sparse": false}
       """,
     prefixes: ["randlora_"], buffers: ["randlora_A", "randlora_B"],
-    takesConv1D: true, merging: .rule { module throws(AdapterError) in try RandLoRARule(module) })
+    takesConv1D: true, merging: .rule { module throws(AdapterError) in try RandLoRARule(module) },
+    start: .modules([.linear, .transposedLinear], freshRandLoRA))
+}
+
+/// PEFT 0.21.2 stores each module's view of the shared bases beside them.
+///
+/// Source: peft/tuners/randlora/layer.py `RandLoraLayer.update_layer`, `reset_randlora_parameters`.
+private func freshRandLoRA(_ module: FreshModule, _ source: inout FreshSource) throws(AdapterError) -> [FreshTensor] {
+  let rank = try module.rank()
+  let (least, most) = (min(module.output, module.input), max(module.output, module.input))
+  let bases = (least + rank - 1) / rank
+  let drawn = try source.normal("randlora_lambda", [rank, bases])
+  var tensors = [drawn, try source.filled("randlora_gamma", [bases, least], 1 / Float(most))]
+  if module.startsNeutral() {
+    tensors = [
+      try source.filled("randlora_lambda", [rank, bases]),
+      try source.filled("randlora_gamma", [bases, least], Float(1 / Double(max(bases, least)))),
+    ]
+  }
+  guard module.flag("save_projection") else { return tensors }
+  let (tall, wide) = (
+    max(module.largest.output, module.largest.input), min(module.largest.output, module.largest.input)
+  )
+  let count = (wide + rank - 1) / rank
+  let (shapeA, shapeB) = ([rank, 1, wide], [tall, count, rank])
+  _ = try (source.count("randlora_A", shapeA), source.count("randlora_B", shapeB))
+  let drawnBases = SharedBases(
+    seed: try module.integer("projection_prng_key", Int.min...Int.max), tall: tall, wide: wide, rank: rank,
+    isSparse: module.flag("sparse"), isVerySparse: module.flag("very_sparse"))
+  let (a, b) = (
+    FreshTensor("randlora_A", shapeA, drawnBases.a), FreshTensor("randlora_B", shapeB, drawnBases.b)
+  )
+  return tensors + [a, b] + (module.index == 0 ? [a.shared, b.shared] : [])
+}
+
+/// The random bases that all modules share, from a stream of their own.
+private struct SharedBases {
+  /// `[rank, wide]`.
+  let a: [Float]
+  /// `[tall, bases, rank]`.
+  let b: [Float]
+
+  init(seed: Int, tall: Int, wide: Int, rank: Int, isSparse: Bool, isVerySparse: Bool) {
+    let bases = (wide + rank - 1) / rank
+    var generator = TorchGenerator(seed: UInt64(bitPattern: Int64(seed)))
+    var (valuesA, valuesB): ([Float], [Float])
+    if isSparse || isVerySparse {
+      // Source: `RandLoraModel._pre_injection_hook`: sparsity 3, or √(least extent) if very sparse.
+      let sparsity = isVerySparse ? Float(Double(wide).squareRoot()) : 3
+      valuesA = Self.sparse(generator.uniform(count: rank * wide, low: 0, high: 1), sparsity)
+      valuesB = Self.sparse(generator.uniform(count: tall * bases * rank, low: 0, high: 1), sparsity)
+    } else {
+      valuesA = generator.kaimingUniformBF16(count: rank * wide, fanIn: wide)
+      valuesB = [Float](repeating: 0, count: tall * bases * rank)
+      for base in 0..<bases {
+        let drawn = generator.kaimingUniformBF16(count: tall * rank, fanIn: rank)
+        for row in 0..<tall {
+          for k in 0..<rank { valuesB[(row * bases + base) * rank + k] = drawn[row * rank + k] }
+        }
+      }
+    }
+    a = Self.normalised(valuesA, inBF16: !(isSparse || isVerySparse))
+    b = Self.normalised(valuesB, inBF16: !(isSparse || isVerySparse))
+  }
+
+  private static func sparse(_ values: [Float], _ sparsity: Float) -> [Float] {
+    values.map { $0 < 1 / (2 * sparsity) ? -1 : $0 > 1 - 1 / (2 * sparsity) ? 1 : 0 }
+  }
+
+  /// Divided by the standard deviation (unbiased). PEFT draws dense bases in bf16, and divides in it too.
+  private static func normalised(_ values: [Float], inBF16: Bool) -> [Float] {
+    let mean = values.reduce(0) { $0 + Double($1) } / Double(values.count)
+    let squares = values.reduce(0) { $0 + (Double($1) - mean) * (Double($1) - mean) }
+    let deviation = Float((squares / Double(values.count - 1)).squareRoot())
+    guard inBF16 else { return values.map { $0 / deviation } }
+    let divisor = roundedToBF16(deviation)
+    return values.map { roundedToBF16($0 / divisor) }
+  }
 }
 
 private struct RandLoRARule: LowRankRule {
@@ -66,42 +143,11 @@ private struct RandLoRARule: LowRankRule {
     )
     storedBases = (wide + rank - 1) / rank
     let seed = try module.integer("projection_prng_key", Int.min...Int.max)
-    var generator = TorchGenerator(seed: UInt64(bitPattern: Int64(seed)))
-    var (valuesA, valuesB): ([Float], [Float])
-    let isSparse = module.flag("sparse") || module.flag("very_sparse")
-    if isSparse {
-      // Source: `RandLoraModel._pre_injection_hook`: sparsity 3, or √(least extent) if very sparse.
-      let sparsity = module.flag("very_sparse") ? Float(Double(wide).squareRoot()) : 3
-      valuesA = Self.sparse(generator.uniform(count: rank * wide, low: 0, high: 1), sparsity)
-      valuesB = Self.sparse(generator.uniform(count: tall * storedBases * rank, low: 0, high: 1), sparsity)
-    } else {
-      valuesA = generator.kaimingUniformBF16(count: rank * wide, fanIn: wide)
-      valuesB = [Float](repeating: 0, count: tall * storedBases * rank)
-      for base in 0..<storedBases {
-        let drawn = generator.kaimingUniformBF16(count: tall * rank, fanIn: rank)
-        for row in 0..<tall {
-          for k in 0..<rank { valuesB[(row * storedBases + base) * rank + k] = drawn[row * rank + k] }
-        }
-      }
-    }
-    valuesA = Self.normalised(valuesA, inBF16: !isSparse)
-    valuesB = Self.normalised(valuesB, inBF16: !isSparse)
-    self.a = .drawn(Matrix(rows: rank, columns: wide, values: valuesA))
-    self.b = .drawn(Matrix(rows: tall * storedBases, columns: rank, values: valuesB))
-  }
-
-  private static func sparse(_ values: [Float], _ sparsity: Float) -> [Float] {
-    values.map { $0 < 1 / (2 * sparsity) ? -1 : $0 > 1 - 1 / (2 * sparsity) ? 1 : 0 }
-  }
-
-  /// Divided by the standard deviation (unbiased). PEFT draws dense bases in bf16, and divides in it too.
-  private static func normalised(_ values: [Float], inBF16: Bool) -> [Float] {
-    let mean = values.reduce(0) { $0 + Double($1) } / Double(values.count)
-    let squares = values.reduce(0) { $0 + (Double($1) - mean) * (Double($1) - mean) }
-    let deviation = Float((squares / Double(values.count - 1)).squareRoot())
-    guard inBF16 else { return values.map { $0 / deviation } }
-    let divisor = roundedToBF16(deviation)
-    return values.map { roundedToBF16($0 / divisor) }
+    let drawn = SharedBases(
+      seed: seed, tall: tall, wide: wide, rank: rank, isSparse: module.flag("sparse"),
+      isVerySparse: module.flag("very_sparse"))
+    self.a = .drawn(Matrix(rows: rank, columns: wide, values: drawn.a))
+    self.b = .drawn(Matrix(rows: tall * storedBases, columns: rank, values: drawn.b))
   }
 
   func factors<Scalar: FactorElement>(

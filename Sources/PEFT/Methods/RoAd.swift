@@ -12,7 +12,30 @@ extension AdapterMethod {
       {"group_size": 64, "init_weights": true, "modules_to_save": null, "target_modules": null, \
       "variant": "road_1"}
       """,
-    prefixes: ["road_"], merging: .rule { module throws(AdapterError) in try RoAdRule(module) })
+    prefixes: ["road_"], merging: .rule { module throws(AdapterError) in try RoAdRule(module) },
+    start: .modules([.linear], freshRoAd))
+}
+
+/// Source: peft/tuners/road/layer.py `RoadLayer.update_layer`, `reset_parameters`.
+private func freshRoAd(_ module: FreshModule, _ source: inout FreshSource) throws(AdapterError) -> [FreshTensor] {
+  let group = try module.integer("group_size", 1...1 << 30)
+  guard module.output % group == 0 else {
+    throw module.refuse("group_size", expected: "a divisor of \(module.output)")
+  }
+  let count: Int
+  switch module.setting("variant") {
+  case .string("road_1"): count = module.output / 2
+  case .string("road_2"): count = module.output
+  case .string("road_4"): count = 2 * module.output
+  default: throw module.refuse("variant", expected: "road_1, road_2 or road_4")
+  }
+  if module.setting("init_weights") == .bool(false) {
+    return [
+      try source.normal("road_theta", [count], deviation: 0.5),
+      try source.normal("road_alpha", [count], mean: 1, deviation: 0.5),
+    ]
+  }
+  return [try source.filled("road_theta", [count]), try source.filled("road_alpha", [count], 1)]
 }
 
 private struct RoAdRule: WeightRule {

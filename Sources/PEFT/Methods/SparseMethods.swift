@@ -24,7 +24,8 @@ extension AdapterMethod {
         throw .methodIndex(path: module.file.path, tensor: places.entry.name, limit: min(shape.output, shape.input))
       }
       return SparseRule(values: values, places: (0..<count).map { indices[$0] * shape.input + indices[count + $0] })
-    })
+    },
+    start: .modules([.linear], freshShira), defaultTargets: DefaultTargets.queriesAndValuesOfPhi)
 
   /// Super-tuning: some elements of W get a value added, and W a plain LoRA beside it.
   ///
@@ -57,7 +58,64 @@ extension AdapterMethod {
         )
       }
       return rule
-    })
+    },
+    start: .modules([.linear], freshSuperTuning))
+}
+
+/// Source: peft/tuners/shira/mask_functions.py `random_mask`; layer.py `ShiraLayer.update_layer`.
+private func freshShira(_ module: FreshModule, _ source: inout FreshSource) throws(AdapterError) -> [FreshTensor] {
+  guard module.setting("mask_type") == .string("random") else {
+    throw module.refuse("mask_type", expected: "random")
+  }
+  let (count, all) = (try module.rank() * (module.output + module.input), module.output * module.input)
+  guard count <= all else { throw module.refuse("r", expected: "less than the weight's \(all) elements") }
+  let weight =
+    module.startsNeutral() ? try source.filled("shira_weight", [count]) : try source.normal("shira_weight", [count])
+  // Without a seed it is that of every new generator of torch.
+  let seed =
+    module.setting("random_seed") == .null
+    ? 67_280_421_310_721 : UInt64(bitPattern: Int64(try module.integer("random_seed", Int.min...Int.max)))
+  var generator = TorchGenerator(seed: seed)
+  let places = generator.permutation(of: all, first: count).sorted()
+  return [
+    weight,
+    FreshTensor(
+      "shira_indices", [2, count], wholes: places.map { $0 / module.input } + places.map { $0 % module.input }, .i32),
+  ]
+}
+
+/// The places are those of the weight's greatest elements, the greatest first; where elements are equal, the earlier first.
+///
+/// Source: peft/tuners/supertuning/layer.py `SupertuningLayer.update_layer`.
+private func freshSuperTuning(_ module: FreshModule, _ source: inout FreshSource) throws(AdapterError) -> [FreshTensor]
+{
+  let weight = try module.weight().values
+  let count = Int(Double(weight.count) * (1 - (try module.number("sparsity"))))
+  guard (1...weight.count).contains(count) else {
+    throw module.refuse("sparsity", expected: "a number below one that leaves elements")
+  }
+  let takesGreatest = module.flag("select_top")
+  let order = weight.indices.sorted {
+    let (one, other) = (weight[$0].magnitude, weight[$1].magnitude)
+    return one == other ? $0 < $1 : takesGreatest ? one > other : one < other
+  }
+  let isNeutral = module.startsNeutral()
+  var tensors = [
+    isNeutral ? try source.filled("supertuning_values", [count]) : try source.normal("supertuning_values", [count])
+  ]
+  if module.flag("save_precomputed_indices") {
+    tensors.append(FreshTensor("supertuning_indices", [count], wholes: Array(order.prefix(count)), .i32))
+  }
+  guard module.setting("r") != .null else { return tensors }
+  let rank = try module.rank()
+  let (nameA, shapeA) = ("supertuning_lora_A.weight", [rank, module.input])
+  let (nameB, shapeB) = ("supertuning_lora_B.weight", [module.output, rank])
+  // Linear layers draw their weights when they are made, and then again.
+  _ = try source.uniform(nameA, shapeA, fanIn: module.input)
+  _ = try source.uniform(nameB, shapeB, fanIn: rank)
+  tensors.append(try source.uniform(nameA, shapeA, fanIn: module.input))
+  tensors.append(isNeutral ? try source.filled(nameB, shapeB) : try source.uniform(nameB, shapeB, fanIn: rank))
+  return tensors
 }
 
 /// Values that are added at places of the weight, counted row by row.

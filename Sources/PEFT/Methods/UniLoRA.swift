@@ -15,7 +15,55 @@ extension AdapterMethod {
       """,
     prefixes: ["unilora_"],
     buffers: ["unilora_indices_A", "unilora_indices_B", "unilora_scales_A", "unilora_scales_B"],
-    takesConv1D: true, merging: .rule { module throws(AdapterError) in try UniLoRARule(module) })
+    takesConv1D: true, merging: .rule { module throws(AdapterError) in try UniLoRARule(module) },
+    start: .modules([.linear, .transposedLinear], freshUniLoRA))
+}
+
+/// Source: peft/tuners/unilora/model.py `_init_unilora_theta_d`; layer.py `UniLoraLayer.reset_unilora_parameters`.
+private func freshUniLoRA(_ module: FreshModule, _ source: inout FreshSource) throws(AdapterError) -> [FreshTensor] {
+  let rank = try module.rank()
+  let length = try module.integer("theta_d_length", 1...1 << 30)
+  var tensors: [FreshTensor] = []
+  if module.index == 0 {
+    let theta =
+      module.startsNeutral()
+      ? try source.uniform("unilora_theta_d", [length], within: module.number("init_theta_d_bound"))
+      : try source.normal("unilora_theta_d", [length])
+    tensors.append(theta.shared)
+  }
+  guard module.flag("save_indices") else { return tensors }
+  let (shapeA, shapeB) = ([rank, module.input], [module.output, rank])
+  _ = try (source.count("unilora_indices_A", shapeA), source.count("unilora_indices_B", shapeB))
+  let places = SharedPlaces(
+    seed: try module.integer("proj_seed", 0...Int.max), length: length, rank: rank,
+    modules: module.siblings.map { ($0.inFeatures, $0.outFeatures) }, index: module.index)
+  return tensors + [
+    FreshTensor("unilora_indices_A", shapeA, wholes: places.a, .i64),
+    FreshTensor("unilora_indices_B", shapeB, wholes: places.b, .i64),
+    FreshTensor("unilora_scales_A", shapeA, places.a.map { places.useScales[$0] }),
+    FreshTensor("unilora_scales_B", shapeB, places.b.map { places.useScales[$0] }),
+  ]
+}
+
+/// Which value each element of a module's A and B is, as NumPy draws it for all modules together.
+private struct SharedPlaces {
+  let a: [Int]
+  let b: [Int]
+  /// 1/√(number of uses) of each value.
+  let useScales: [Float]
+
+  /// - Parameter index: the module's place among all, which stand in the order of the model.
+  init(seed: Int, length: Int, rank: Int, modules: [(input: Int, output: Int)], index: Int) {
+    let counts = modules.map { rank * ($0.input + $0.output) }
+    let before = counts[..<index].reduce(0, +)
+    let places = NumPyGenerator(seed: UInt64(seed)).balancedIndices(count: counts.reduce(0, +), length: length)
+    let (countA, countB) = (rank * modules[index].input, rank * modules[index].output)
+    a = places[before..<before + countA].map(Int.init)
+    b = places[before + countA..<before + countA + countB].map(Int.init)
+    var uses = [Int](repeating: 0, count: length)
+    for place in places { uses[Int(place)] += 1 }
+    useScales = uses.map { $0 == 0 ? 0 : 1 / Float($0).squareRoot() }
+  }
 }
 
 private struct UniLoRARule: LowRankRule {
@@ -48,20 +96,14 @@ private struct UniLoRARule: LowRankRule {
         "its places are drawn in the order of the model's modules, which is not known for this model type. Save it with "
           + "save_indices.")
     }
-    var (before, total) = (0, 0)
-    for sibling in siblings {
-      if sibling.path.isExactly(module.path) { before = total }
-      total += rank * (sibling.input + sibling.output)
-    }
-    let seed = try module.integer("proj_seed", 0...Int.max)
-    let places = NumPyGenerator(seed: UInt64(seed)).balancedIndices(count: total, length: length)
-    let (countA, countB) = (rank * shape.input, rank * shape.output)
-    indicesA = places[before..<before + countA].map(Int.init)
-    indicesB = places[before + countA..<before + countA + countB].map(Int.init)
+    let index = siblings.firstIndex { $0.path.isExactly(module.path) } ?? 0
+    let places = SharedPlaces(
+      seed: try module.integer("proj_seed", 0...Int.max), length: length, rank: rank,
+      modules: siblings.map { ($0.input, $0.output) }, index: index)
+    indicesA = places.a
+    indicesB = places.b
     scales = nil
-    var uses = [Int](repeating: 0, count: length)
-    for place in places { uses[Int(place)] += 1 }
-    useScales = uses.map { $0 == 0 ? 0 : 1 / Float($0).squareRoot() }
+    useScales = places.useScales
   }
 
   func factors<Scalar: FactorElement>(

@@ -15,7 +15,31 @@ extension AdapterMethod {
       "modules_to_save": null, "num_vectors": 256, "r": 4, "save_only_topk_weights": false, \
       "target_modules": null, "topk": 2, "vblora_dropout": 0.0, "vector_length": 256}
       """,
-    prefixes: ["vblora_"], takesConv1D: true, merging: .rule { module throws(AdapterError) in try VBLoRARule(module) })
+    prefixes: ["vblora_"], takesConv1D: true, merging: .rule { module throws(AdapterError) in try VBLoRARule(module) },
+    start: .modules([.linear, .transposedLinear], freshVBLoRA),
+    defaultTargets: DefaultTargets.vbLoRA)
+}
+
+/// The bank is drawn anew with each module; the last stays.
+///
+/// Source: peft/tuners/vblora/model.py `_init_vblora_vector_bank`; layer.py `VBLoRALayer.update_layer`.
+private func freshVBLoRA(_ module: FreshModule, _ source: inout FreshSource) throws(AdapterError) -> [FreshTensor] {
+  guard !module.flag("save_only_topk_weights") else {
+    throw module.unmade("save_only_topk_weights", "what is left of the logits cannot be trained on.")
+  }
+  let rank = try module.rank()
+  let number = try module.integer("num_vectors", 1...1 << 30)
+  let length = try module.integer("vector_length", 1...1 << 30)
+  guard module.input % length == 0, module.output % length == 0 else {
+    throw module.refuse("vector_length", expected: "a divisor of \(module.input) and \(module.output)")
+  }
+  let bound = try module.number("init_vector_bank_bound")
+  let deviation = try module.number("init_logits_std")
+  return [
+    try source.uniform("vblora_vector_bank", [number, length], within: bound).shared,
+    try source.normal("vblora_logits_A", [rank, module.input / length, number], deviation: deviation),
+    try source.normal("vblora_logits_B", [module.output / length, rank, number], deviation: deviation),
+  ]
 }
 
 private struct VBLoRARule: LowRankRule {

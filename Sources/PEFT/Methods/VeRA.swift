@@ -17,7 +17,10 @@ extension AdapterMethod {
     merging: .rule { module throws(AdapterError) in
       try SharedProjectionRule(
         module, names: ("vera_A", "vera_B"), scales: ("vera_lambda_d", "vera_lambda_b"), copies: 1)
-    })
+    },
+    start: .modules([.linear, .transposedLinear]) { module, source throws(AdapterError) in
+      try freshVeRA(module, &source, "vera", copies: 1)
+    }, defaultTargets: DefaultTargets.queriesAndValuesOfPhi)
 
   /// PVeRA: VeRA with a mean and a variance; a merge takes the mean, the first half of each.
   ///
@@ -35,7 +38,55 @@ extension AdapterMethod {
     merging: .rule { module throws(AdapterError) in
       try SharedProjectionRule(
         module, names: ("pvera_A", "pvera_B"), scales: ("pvera_lambda_d", "pvera_lambda_b"), copies: 2)
-    })
+    },
+    start: .modules([.linear, .transposedLinear]) { module, source throws(AdapterError) in
+      try freshVeRA(module, &source, "pvera", copies: 2)
+    }, defaultTargets: DefaultTargets.queriesAndValuesOfPhi)
+}
+
+/// The projections that all modules share, from a stream of their own: both from one, A first.
+private struct SharedProjections {
+  let a: Matrix<Float>
+  let b: Matrix<Float>
+
+  init(seed: Int, largest: (output: Int, input: Int), rank: Int, copies: Int) {
+    var generator = TorchGenerator(seed: UInt64(bitPattern: Int64(seed)))
+    let (tall, wide) = largest
+    a = Matrix(
+      rows: rank * copies, columns: wide,
+      values: generator.kaimingUniform(count: rank * copies * wide, fanIn: wide, negativeSlope: 0))
+    b = Matrix(
+      rows: tall, columns: rank,
+      values: generator.kaimingUniform(count: tall * rank, fanIn: rank, negativeSlope: 0))
+  }
+}
+
+/// Source: peft/tuners/vera/layer.py `VeraLayer.update_layer`; pvera/layer.py `PveraLayer.update_layer`.
+private func freshVeRA(
+  _ module: FreshModule, _ source: inout FreshSource, _ prefix: String, copies: Int
+) throws(AdapterError) -> [FreshTensor] {
+  let rank = try module.rank()
+  var tensors: [FreshTensor] = []
+  if module.index == 0, module.flag("save_projection") {
+    let (tall, wide) = module.largest
+    let (shapeA, shapeB) = ([rank * copies, wide], [tall, rank])
+    _ = try (source.count("\(prefix)_A", shapeA), source.count("\(prefix)_B", shapeB))
+    let drawn = SharedProjections(
+      seed: try module.integer("projection_prng_key", Int.min...Int.max), largest: (tall, wide), rank: rank,
+      copies: copies)
+    tensors = [
+      FreshTensor("\(prefix)_A", shapeA, drawn.a.values).shared,
+      FreshTensor("\(prefix)_B", shapeB, drawn.b.values).shared,
+    ]
+  }
+  let drawn = try source.normal("\(prefix)_lambda_d", [rank * copies])
+  guard module.startsNeutral() else {
+    return tensors + [try source.filled("\(prefix)_lambda_b", [module.output], 1), drawn]
+  }
+  return tensors + [
+    try source.filled("\(prefix)_lambda_b", [module.output]),
+    try source.filled("\(prefix)_lambda_d", drawn.shape, Float(try module.number("d_initial"))),
+  ]
 }
 
 private struct SharedProjectionRule: LowRankRule {
@@ -74,14 +125,11 @@ private struct SharedProjectionRule: LowRankRule {
     guard module.setting("save_projection") == .bool(false) else {
       throw module.refuse("its projections \(names.a) and \(names.b) are missing, although save_projection is true.")
     }
-    let seed = try module.integer("projection_prng_key", Int.min...Int.max)
-    // Both are drawn from one stream, A first.
-    var generator = TorchGenerator(seed: UInt64(bitPattern: Int64(seed)))
-    let (tall, wide) = module.largest
-    let drawnA = generator.kaimingUniform(count: rank * copies * wide, fanIn: wide, negativeSlope: 0)
-    let drawnB = generator.kaimingUniform(count: tall * rank, fanIn: rank, negativeSlope: 0)
-    self.a = .drawn(Matrix(rows: rank * copies, columns: wide, values: drawnA))
-    self.b = .drawn(Matrix(rows: tall, columns: rank, values: drawnB))
+    let drawn = SharedProjections(
+      seed: try module.integer("projection_prng_key", Int.min...Int.max), largest: module.largest, rank: rank,
+      copies: copies)
+    self.a = .drawn(drawn.a)
+    self.b = .drawn(drawn.b)
   }
 
   func factors<Scalar: FactorElement>(

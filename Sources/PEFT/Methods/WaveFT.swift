@@ -14,7 +14,28 @@ extension AdapterMethod {
       "n_frequency_pattern": {}, "proportional_parameters": false, "random_loc_seed": 777, "scaling": 25.0, \
       "target_modules": null, "use_idwt": true, "wavelet_family": "db1"}
       """,
-    prefixes: ["waveft_"], takesConv1D: true, merging: .rule { module throws(AdapterError) in try WaveFTRule(module) })
+    prefixes: ["waveft_"], takesConv1D: true, merging: .rule { module throws(AdapterError) in try WaveFTRule(module) },
+    start: .modules([.linear, .transposedLinear], freshWaveFT),
+    defaultTargets: DefaultTargets.waveFT)
+}
+
+/// Source: peft/tuners/waveft/layer.py `WaveFTLayer.update_layer`; model.py `_calculate_proportional_parameters`.
+private func freshWaveFT(_ module: FreshModule, _ source: inout FreshSource) throws(AdapterError) -> [FreshTensor] {
+  var count: Int
+  if module.flag("proportional_parameters") {
+    let number = try module.integer("n_frequency", 1...1 << 30)
+    let total = module.siblings.reduce(0.0) { $0 + Double($1.outFeatures) * Double($1.inFeatures) }
+    let share = Double(module.output * module.input) / total
+    count = max(1, Int((share * Double(number * module.siblings.count)).rounded(.toNearestOrEven)))
+    guard count <= module.output * module.input else {
+      throw module.refuse("n_frequency", expected: "a whole number that leaves at most \(module.output * module.input)")
+    }
+  } else {
+    count = try module.frequencies()
+  }
+  if module.startsNeutral() { return [try source.filled("waveft_spectrum", [count])] }
+  let drawn = try source.normal("waveft_spectrum", [count]).floats
+  return [FreshTensor("waveft_spectrum", [count], drawn.map { $0 * 0.01 })]
 }
 
 private struct WaveFTRule: WeightRule {
