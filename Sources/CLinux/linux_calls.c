@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -21,6 +22,8 @@ int64_t linux_copy_range(int source, int64_t from, int target, int64_t to, size_
 int linux_allocate(int file, int64_t length) { return fallocate(file, 0, 0, length); }
 
 int linux_temporary_flags(void) { return O_TMPFILE | O_RDWR | O_CLOEXEC; }
+
+int linux_memory_file(const char *name) { return memfd_create(name, MFD_CLOEXEC); }
 
 int64_t linux_send(int socket, const void *bytes, size_t count) { return send(socket, bytes, count, MSG_NOSIGNAL); }
 

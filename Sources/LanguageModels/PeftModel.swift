@@ -1,4 +1,3 @@
-internal import Glibc
 public import PEFT
 internal import TensorFiles
 public import TensorMath
@@ -14,8 +13,6 @@ public final class PeftModel {
   private var isDisabled = false
   /// True while the active adapters are folded into the weights.
   public private(set) var isMerged = false
-  /// A directory of one's own that a fresh adapter was written to.
-  private var scratch: String?
 
   init(_ model: CausalLanguageModel) { self.model = model }
 
@@ -27,18 +24,11 @@ public final class PeftModel {
     wrapping model: CausalLanguageModel, config: PeftConfig, named name: String = "default", seed: UInt64 = 0
   ) throws(ModelError) {
     self.init(model)
-    let parent = getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp"
-    let directory = FileSystem.join(parent, "peft-adapter-\(UInt64.random(in: 0...UInt64.max))")
-    try asModelError { () throws(TensorFileError) in try FileSystem.makeDirectory(directory) }
-    scratch = directory
-    try withAdapterErrors({ () throws(AdapterError) in
-      let maker = try AdapterInitializer(base: model.base, config: config, configPath: PeftConfig.fileName, seed: seed)
-      try maker.write(to: "\(directory)/adapter")
+    let fresh = try withAdapterErrors({ () throws(AdapterError) in
+      try AdapterInitializer(base: model.base, config: config, configPath: PeftConfig.fileName, seed: seed).made()
     })
-    try load("\(directory)/adapter", named: name)
+    try add(fresh, named: name)
   }
-
-  deinit { if let scratch { try? FileSystem.remove(scratch) } }
 
   /// Loads a base model and an adapter onto it: PEFT's `PeftModel.from_pretrained`.
   ///
@@ -61,7 +51,13 @@ public final class PeftModel {
   /// - Parameter task: which task's prompt a multitask prompt tuning gives.
   /// Throws `.adapter` for all that a merge refuses, `.unsupported`.
   public func load(_ adapter: String, named name: String, task: Int = 0) throws(ModelError) {
-    let fresh = try LoadedAdapter(name: name, directory: adapter, model: model, task: task)
+    try add(
+      withAdapterErrors({ () throws(AdapterError) in try StoredAdapter(directory: adapter) }), named: name, task: task)
+  }
+
+  /// Puts one more adapter on the model, as `load(_:named:task:)` does.
+  public func add(_ adapter: StoredAdapter, named name: String, task: Int = 0) throws(ModelError) {
+    let fresh = try LoadedAdapter(name: name, adapter, model: model, task: task)
     let previous = active
     if loaded.contains(where: { $0.name == name }) { try delete(name) }
     loaded.append(fresh)
@@ -133,7 +129,7 @@ public final class PeftModel {
     }
     guard !active.isEmpty, !isMerged else { return }
     let inputs = active.compactMap { entry in
-      loaded.first { $0.name == entry.name }.map { MergePlan.Input($0.directory, weight: Double(entry.weight)) }
+      loaded.first { $0.name == entry.name }.map { MergePlan.Input($0.stored, weight: Double(entry.weight)) }
     }
     let tensors = try withAdapterErrors({ () throws(AdapterError) in
       try MergePlan(base: model.base.path, adapters: inputs).changedTensors()
@@ -182,9 +178,7 @@ public final class PeftModel {
     guard let adapter = loaded.first(where: { $0.name == wanted }) else {
       throw .noSuchAdapter(name: wanted, known: adapterNames)
     }
-    try withAdapterErrors({ () throws(AdapterError) in
-      try StoredAdapter(directory: adapter.directory).save(to: output, replacing: replacing)
-    })
+    try withAdapterErrors({ () throws(AdapterError) in try adapter.stored.save(to: output, replacing: replacing) })
   }
 
   /// What PEFT counts for an adapter. Throws `.noSuchAdapter`, `.adapter`.
@@ -195,8 +189,7 @@ public final class PeftModel {
     }
     return try withAdapterErrors({ () throws(AdapterError) in
       try model.base.parameterCount(
-        of: adapter.config, configPath: FileSystem.join(adapter.directory, PeftConfig.fileName),
-        weights: try StoredAdapter(directory: adapter.directory).weights)
+        of: adapter.config, configPath: adapter.stored.configPath, weights: adapter.stored.weights)
     })
   }
 

@@ -40,8 +40,10 @@ public struct Adapter: Sendable {
     public let isSavedModule: Bool
   }
 
-  /// As given.
+  /// Where it was read from, as given; for an adapter that was made here, what messages call it.
   public let directory: String
+  /// True if it was made here and is in no directory.
+  public let isInMemory: Bool
   public let config: PeftConfig
   /// Where the configuration was read from.
   public let configPath: String
@@ -71,20 +73,24 @@ public struct Adapter: Sendable {
   /// Opens an adapter's directory.
   ///
   /// Throws `.configMissing` and the other configuration cases, `.foreignAdapter`, `.weightsMissing`, `.noTensors`, `.file`,
-  /// `.unsupported` for a method or a variant of LoRA that is not merged, `.tensorUnexpected`, `.unpaired`,
-  /// `.tensorRepeated`, `.adapterDType`.
+  /// and what `init(_:ignoredConfigKeys:)` throws.
   /// - Parameter ignoredConfigKeys: unknown keys of the configuration that are known to be harmless.
   public init(directory: String, ignoredConfigKeys: Set<String> = []) throws(AdapterError) {
     let config = try PeftConfig.load(directory: directory)
-    configPath = FileSystem.join(directory, PeftConfig.fileName)
-    try config.checkUnknownKeys(path: configPath, ignored: ignoredConfigKeys)
-    self.config = config
-    self.directory = directory
+    try Self.check(config, FileSystem.join(directory, PeftConfig.fileName), ignoredConfigKeys)
+    try self.init(StoredAdapter(directory: directory), ignoredConfigKeys: ignoredConfigKeys)
+  }
+
+  /// Sorts an adapter's tensors into their parts, to be merged.
+  ///
+  /// Throws `.unknownConfigKey`, `.unsupported` for a method or a variant of LoRA that is not merged, `.tensorUnexpected`,
+  /// `.unpaired`, `.tensorRepeated`, `.adapterDType`.
+  /// - Parameter ignoredConfigKeys: unknown keys of the configuration that are known to be harmless.
+  public init(_ stored: StoredAdapter, ignoredConfigKeys: Set<String> = []) throws(AdapterError) {
+    (config, configPath, file) = (stored.config, stored.configPath, stored.weights)
+    (directory, isInMemory) = (stored.name, stored.directory == nil)
+    try Self.check(config, configPath, ignoredConfigKeys)
     if let method = AdapterMethod.named(config.peftType) {
-      if case .none(let reason) = method.merging {
-        throw .unsupported(path: configPath, what: "peft_type \(config.peftType.rawValue)", reason: reason)
-      }
-      file = try Self.openWeights(directory)
       let parts = try MethodParts(file, config, method)
       modules = []
       replacements = parts.replacements
@@ -95,11 +101,8 @@ public struct Adapter: Sendable {
       sharedTensors = parts.shared
       return
     }
-    try LoRAVariants.refuse(config, path: configPath)
-    let file = try Self.openWeights(directory)
     try LoRAVariants.refuse(file)
     let parts = try AdapterParts(file, config)
-    self.file = file
     methodParts = []
     sharedTensors = [:]
     modules = parts.modules
@@ -107,6 +110,15 @@ public struct Adapter: Sendable {
     tokenRows = parts.tokenRows
     baseCopies = parts.baseCopies
     foreignPrefixes = parts.foreignPrefixes.sorted()
+  }
+
+  /// What the configuration alone tells against a merge. Throws `.unknownConfigKey`, `.unsupported`.
+  private static func check(_ config: PeftConfig, _ path: String, _ ignored: Set<String>) throws(AdapterError) {
+    try config.checkUnknownKeys(path: path, ignored: ignored)
+    guard let method = AdapterMethod.named(config.peftType) else { return try LoRAVariants.refuse(config, path: path) }
+    if case .none(let reason) = method.merging {
+      throw .unsupported(path: path, what: "peft_type \(config.peftType.rawValue)", reason: reason)
+    }
   }
 
   /// Opens the file of weights in an adapter's directory.

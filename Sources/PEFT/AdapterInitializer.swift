@@ -206,56 +206,46 @@ public struct AdapterInitializer: Sendable {
   /// Precision: values are drawn in f32, rounded to the base weight's dtype and stored in f32; in f64 on an f64 base.
   /// Throws `.file`.
   public func write(to output: String, replacing: Bool = false) throws(AdapterError) {
-    try asAdapterError { () throws(TensorFileError) in
-      let directory = try OutputDirectory(
-        target: output, replacing: replacing, inputs: [base.directory ?? base.path])
-      do throws(TensorFileError) {
-        try writeTensors(directory.path(Adapter.weightsName))
-        try File.create(directory.path(PeftConfig.fileName)).write(config.fileText)
-        try File.create(directory.path(ModelCard.fileName)).write(ModelCard(config: config, isFresh: true).text)
-        try directory.commit(durable: false)
-      } catch {
-        directory.discard()
-        throw error
-      }
+    let tensors = try asAdapterError { () throws(TensorFileError) in try drawnTensors() }
+    try StoredAdapter.write(
+      config, tensors.items + savedItems, to: output, card: ModelCard(config: config, isFresh: true).text,
+      replacing: replacing, inputs: [base.directory ?? base.path]
+    ) { sink throws(AdapterError) in try fill(sink, tensors.values) }
+  }
+
+  /// The adapter in memory. Throws `.file`.
+  public func made(named name: String = "a fresh adapter") throws(AdapterError) -> StoredAdapter {
+    let tensors = try asAdapterError { () throws(TensorFileError) in try drawnTensors() }
+    return try StoredAdapter(config, tensors.items + savedItems, named: name) { sink throws(AdapterError) in
+      try fill(sink, tensors.values)
     }
   }
 
-  private func writeTensors(_ path: String) throws(TensorFileError) {
+  private func drawnTensors() throws(TensorFileError) -> (items: [AdapterSink.Item], values: [ExactName: [Float]]) {
     var values: [ExactName: [Float]] = [:]
-    var items: [SafetensorsLayout.Item] = []
+    var items: [AdapterSink.Item] = []
     var generator = TorchGenerator(seed: seed)
     for target in modules {
       var tensors = drawn(target, &generator)
-      if config.useDoRA {
-        let magnitude = try magnitude(target, base)
-        tensors.append(magnitude)
-      }
+      if config.useDoRA { tensors.append(try magnitude(target, base)) }
       for tensor in tensors {
         let name = "\(Adapter.prefix)\(target.path).\(tensor.role.ending)"
         values[name] = tensor.values
-        items.append(SafetensorsLayout.Item(name: name, dtype: target.dtype == .f64 ? .f64 : .f32, shape: tensor.shape))
+        items.append(AdapterSink.Item(name: name, dtype: target.dtype == .f64 ? .f64 : .f32, shape: tensor.shape))
       }
     }
+    return (items, values)
+  }
+
+  private var savedItems: [AdapterSink.Item] {
+    saved.map { AdapterSink.Item(name: $0.name, dtype: $0.location.entry.dtype, shape: $0.location.entry.shape) }
+  }
+
+  private func fill(_ sink: AdapterSink, _ values: [ExactName: [Float]]) throws(AdapterError) {
+    for (name, values) in values { try sink.write(values, to: name.text) }
     for tensor in saved {
-      let entry = tensor.location.entry
-      items.append(SafetensorsLayout.Item(name: tensor.name, dtype: entry.dtype, shape: entry.shape))
-    }
-    let layout = try SafetensorsLayout(path: path, items: SafetensorsLayout.libraryOrder(items), alignment: .library)
-    let file = try layout.create(at: path)
-    for entry in layout.entries {
-      if let location = saved.first(where: { $0.name.isExactly(entry.name) })?.location {
-        let shard = base.checkpoint.shards[location.shard].file
-        try file.copy(location.entry.byteRange, from: shard, to: entry.byteRange.lowerBound)
-        continue
-      }
-      let floats = values[entry.name] ?? []
-      if entry.dtype == .f64 {
-        let doubles = floats.map { Double($0) }
-        try file.write(doubles.span.bytes, at: entry.byteRange.lowerBound)
-      } else {
-        try file.write(floats.span.bytes, at: entry.byteRange.lowerBound)
-      }
+      let location = tensor.location
+      try sink.copy(location.entry, of: base.checkpoint.shards[location.shard], to: tensor.name)
     }
   }
 }

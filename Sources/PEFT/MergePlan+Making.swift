@@ -3,13 +3,41 @@ internal import TensorFiles
 extension MergePlan {
   /// An adapter to be merged, and what its ΔW is multiplied by.
   public struct Input: Sendable {
-    public let directory: String
+    private enum Source: Sendable {
+      case directory(String)
+      case value(StoredAdapter)
+    }
+
+    private let source: Source
     public let weight: Double
 
+    /// An adapter's directory, which is opened when the plan is made.
     /// - Parameter weight: any finite number; 1 is the adapter as trained.
     public init(_ directory: String, weight: Double = 1) {
-      self.directory = directory
+      source = .directory(directory)
       self.weight = weight
+    }
+
+    /// An adapter that is at hand.
+    /// - Parameter weight: any finite number; 1 is the adapter as trained.
+    public init(_ adapter: StoredAdapter, weight: Double = 1) {
+      source = .value(adapter)
+      self.weight = weight
+    }
+
+    /// The directory, or what messages call the adapter.
+    public var directory: String {
+      switch source {
+      case .directory(let path): path
+      case .value(let adapter): adapter.name
+      }
+    }
+
+    func adapter(_ options: MergeOptions) throws(AdapterError) -> Adapter {
+      switch source {
+      case .directory(let path): try Adapter(directory: path, ignoredConfigKeys: options.ignoredConfigKeys)
+      case .value(let adapter): try Adapter(adapter, ignoredConfigKeys: options.ignoredConfigKeys)
+      }
     }
   }
 
@@ -50,7 +78,7 @@ extension MergePlan {
     precondition(!inputs.isEmpty, "a merge needs an adapter")
     var adapters: [Adapter] = []
     for input in inputs {
-      adapters.append(try Adapter(directory: input.directory, ignoredConfigKeys: options.ignoredConfigKeys))
+      adapters.append(try input.adapter(options))
     }
     var weights = inputs.map(\.weight)
     let original = try BaseModel(path: basePath, taskType: adapters[0].config.taskType)
@@ -70,7 +98,8 @@ extension MergePlan {
     let provenance = try Self.provenance(original, adapters, weights, options, record)
     let shards = try maker.shards(provenance: provenance)
     let sideFiles = try asAdapterError { () throws(TensorFileError) in
-      try SideFiles(base: base.directory, adapters: unmerges ? [] : adapters.map(\.directory))
+      try SideFiles(
+        base: base.directory, adapters: unmerges ? [] : adapters.filter { !$0.isInMemory }.map(\.directory))
     }
     self.init(
       base: base, adapters: adapters, weights: weights, options: options, shards: shards, editedConfig: editedConfig,

@@ -122,7 +122,8 @@ extension Adapter {
   /// SHA-256 of what the configuration says, but for where the adapter comes from and how it was trained. Throws `.file`.
   func configDigest() throws(AdapterError) -> String {
     let path = FileSystem.exists(configPath) ? configPath : FileSystem.join(directory, "config.json")
-    var json = try asAdapterError { () throws(TensorFileError) in try JSONValue(contentsOf: path) }
+    var json =
+      isInMemory ? config.json : try asAdapterError { () throws(TensorFileError) in try JSONValue(contentsOf: path) }
     for key in ["base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "lora_dropout"] {
       json[key] = nil
     }

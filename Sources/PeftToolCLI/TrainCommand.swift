@@ -65,9 +65,7 @@ extension CommandTable {
   let reader = try recordReader(settings, base, model)
   let records = try TrainingData(path: data, reader)
   let held = try settings.evaluationData(data).map { path in try TrainingData(path: path, reader) }
-  let scratch = try ScratchAdapter(config, base: model.base, seed: settings.arguments.seed)
-  defer { scratch.remove() }
-  let adapter = try StoredAdapter(directory: scratch.directory)
+  let adapter = try startingAdapter(config, base: model.base, seed: settings.arguments.seed)
   try settings.check(adapter.config)
   let trained = try TrainableModel(model, adapter: adapter, seed: settings.arguments.seed)
   try trained.check(records.records, path: data)
@@ -146,29 +144,15 @@ private func recordReader(
   return reader
 }
 
-/// The adapter to begin with: the one given, or a fresh one of a configuration in a directory of its own.
-private struct ScratchAdapter {
-  let directory: String
-  private let scratch: String?
-
-  init(_ given: String, base: BaseModel, seed: UInt64) throws {
-    let hasWeights = ["adapter_model.safetensors", "adapter_model.bin"].contains {
-      FileSystem.kind(FileSystem.join(given, $0)) == .file
-    }
-    guard !hasWeights else {
-      (directory, scratch) = (given, nil)
-      return
-    }
-    let (config, path) = try PeftConfig.load(path: given)
-    try config.checkUnknownKeys(path: path, ignored: [])
-    let parent = FileSystem.join(
-      getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp", "peft-train-\(UInt64.random(in: 0...UInt64.max))")
-    (directory, scratch) = (FileSystem.join(parent, "adapter"), parent)
-    do { try FileSystem.makeDirectory(parent) } catch { throw TrainingError.file(error) }
-    try AdapterInitializer(base: base, config: config, configPath: path, seed: seed).write(to: directory)
+/// The adapter to begin with: the one given, or a fresh one of a configuration.
+private func startingAdapter(_ given: String, base: BaseModel, seed: UInt64) throws -> StoredAdapter {
+  let hasWeights = [Adapter.weightsName, Adapter.torchName].contains {
+    FileSystem.kind(FileSystem.join(given, $0)) == .file
   }
-
-  func remove() { if let scratch { try? FileSystem.remove(scratch) } }
+  if hasWeights { return try StoredAdapter(directory: given) }
+  let (config, path) = try PeftConfig.load(path: given)
+  try config.checkUnknownKeys(path: path, ignored: [])
+  return try AdapterInitializer(base: base, config: config, configPath: path, seed: seed).made()
 }
 
 /// True if the tokenizer's configuration puts padding before a text.

@@ -39,6 +39,14 @@ public final class File: Sendable {
     return File(path: path, descriptor: descriptor)
   }
 
+  /// Creates a file in memory, gone with the last reference. Throws `.system`.
+  /// - Parameter name: what errors call it.
+  public static func inMemory(named name: String) throws(TensorFileError) -> File {
+    let descriptor = linux_memory_file("tensors")
+    guard descriptor >= 0 else { throw .system(path: name, operation: "reserve memory for", code: errno) }
+    return File(path: name, descriptor: descriptor)
+  }
+
   /// Creates a file without a name in TMPDIR or /tmp, gone with the last reference. Throws `.system`.
   static func temporary(named path: String) throws(TensorFileError) -> File {
     let directory = getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp"

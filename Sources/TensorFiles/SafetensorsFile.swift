@@ -51,6 +51,12 @@ public struct SafetensorsFile: Sendable {
     dataOffset = 8 + headerBytes
     positions = Dictionary(uniqueKeysWithValues: parsed.entries.enumerated().map { (ExactName($1.name), $0) })
   }
+
+  /// A file that was laid out and written here: nothing of it is read again.
+  public init(_ file: File, layout: SafetensorsLayout) {
+    self.init(unchecked: file, entries: layout.entries)
+  }
+
   /// A view of another file in which tensors have other names, or stand several times or not at all.
   init(_ file: SafetensorsFile, entries: [TensorEntry]) {
     self.file = file.file

@@ -89,8 +89,19 @@ public struct SafetensorsLayout: Sendable {
   /// Creates the file with its header and full length; the data is still to be written. Throws `.system`.
   public func create(at path: String) throws(TensorFileError) -> File {
     let file = try File.create(path)
+    try begin(file)
+    return file
+  }
+
+  /// Creates the file in memory. Throws `.system`.
+  public func createInMemory(named name: String) throws(TensorFileError) -> File {
+    let file = try File.inMemory(named: name)
+    try begin(file)
+    return file
+  }
+
+  private func begin(_ file: File) throws(TensorFileError) {
     try file.allocate(fileBytes)
     try file.write(header.span.bytes, at: 0)
-    return file
   }
 }

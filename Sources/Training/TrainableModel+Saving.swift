@@ -19,13 +19,8 @@ extension TrainableModel {
     let saved = savedTensors
     let config = parts.budget?.saved(config) ?? config
     let items = saved.values.map { SafetensorsLayout.Item(name: $0.name, dtype: $0.dtype, shape: $0.shape) }
-    let path = directory.path("adapter_model.safetensors")
-    let layout = try SafetensorsLayout(path: path, items: SafetensorsLayout.libraryOrder(items), alignment: .library)
-    let file = try layout.create(at: path)
-    for entry in layout.entries {
-      guard let tensor = saved[entry.name] else { continue }
-      try file.write(tensor.bytes.span.bytes, at: entry.byteRange.lowerBound)
-    }
+    let sink = try AdapterSink(at: directory.path(Adapter.weightsName), items)
+    for tensor in saved.values { try sink.put(tensor.bytes.span.bytes, to: tensor.name) }
     try File.create(directory.path(PeftConfig.fileName)).write(config.fileText)
     try File.create(directory.path(ModelCard.fileName)).write(ModelCard(config: config, isFresh: false).text)
   }

@@ -85,7 +85,8 @@ func built(_ name: String) -> URL {
     // Past the header, in the middle of the weights; or all of it.
     #expect(truncate(weights, how == "cut" ? 8192 : 0) == 0)
     // The text comes after the cut, and is read after the weights were mapped.
-    try input.fileHandleForWriting.write(contentsOf: Data(String(repeating: "The quick brown fox jumps. ", count: 20).utf8))
+    try input.fileHandleForWriting.write(
+      contentsOf: Data(String(repeating: "The quick brown fox jumps. ", count: 20).utf8))
     try input.fileHandleForWriting.close()
     let said = String(decoding: error.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
     process.waitUntilExit()

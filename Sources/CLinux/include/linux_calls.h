@@ -18,6 +18,9 @@ int linux_allocate(int file, int64_t length);
 /// Flags of open(2) for a file without a name in a directory.
 int linux_temporary_flags(void);
 
+/// memfd_create(2): a file in memory, closed when a program is started. Returns a descriptor, or -1 with errno.
+int linux_memory_file(const char *name);
+
 /// Starts a program that ends with the calling thread: the kernel kills it when the thread ends, however that happens.
 /// It blocks and ignores no signal and has a process group of its own, so that only the caller ends it.
 ///

@@ -5,8 +5,8 @@ internal import TensorMath
 /// An adapter in the form in which a model uses it.
 struct LoadedAdapter {
   let name: String
-  let directory: String
-  let config: PeftConfig
+  let stored: StoredAdapter
+  var config: PeftConfig { stored.config }
   /// Low-rank factors of linear layers, which stay apart, by path.
   var factors: [String: LoRALinear.Factors] = [:]
   /// What takes the place of parameters, by the parameter's name.
@@ -19,11 +19,9 @@ struct LoadedAdapter {
   /// of a merge, and takes the weights' place while the adapter is active.
   ///
   /// Throws `.adapter` for all that a merge refuses, `.unsupported`.
-  init(name: String, directory: String, model: CausalLanguageModel, task: Int) throws(ModelError) {
+  init(name: String, _ stored: StoredAdapter, model: CausalLanguageModel, task: Int) throws(ModelError) {
     self.name = name
-    self.directory = directory
-    let stored = try withAdapterErrors({ () throws(AdapterError) in try StoredAdapter(directory: directory) })
-    config = stored.config
+    self.stored = stored
     if PromptAdapter.types.contains(config.peftType.rawValue) {
       prompt = try PromptAdapter(stored, model, task: task)
       return
@@ -34,7 +32,7 @@ struct LoadedAdapter {
     }
     if let tokens = config.aloraInvocationTokens.elements {
       invocation = tokens.compactMap(\.integerValue)
-      try addFactors(of: stored, model)
+      try addFactors(model)
       return
     }
     // A bias of B needs none in the base while it is apart; a merge would.
@@ -42,11 +40,11 @@ struct LoadedAdapter {
     if config.loraBias, staysApart,
       stored.weights.entries.allSatisfy({ entry in endings.contains(where: entry.name.hasSuffix) })
     {
-      try addFactors(of: stored, model)
+      try addFactors(model)
       return
     }
     let plan = try withAdapterErrors({ () throws(AdapterError) in
-      try MergePlan(base: model.base.path, adapter: directory, options: MergeOptions())
+      try MergePlan(base: model.base.path, adapters: [MergePlan.Input(stored)])
     })
     try use(plan, model)
   }
@@ -84,10 +82,11 @@ struct LoadedAdapter {
       && !["pissa", "olora"].contains(config.initLoRAWeights.stringValue?.lowercased() ?? "")
   }
 
-  private mutating func addFactors(of stored: StoredAdapter, _ model: CausalLanguageModel) throws(ModelError) {
+  private mutating func addFactors(_ model: CausalLanguageModel) throws(ModelError) {
     let file = stored.weights
-    let path = FileSystem.join(directory, PeftConfig.fileName)
-    let scaling = try withAdapterErrors({ () throws(AdapterError) in try LoRAScaling(config, path: path) })
+    let scaling = try withAdapterErrors({ () throws(AdapterError) in
+      try LoRAScaling(config, path: stored.configPath)
+    })
     let (prefix, ending) = ("base_model.model.", ".lora_A.weight")
     for entry in file.entries where !entry.name.hasSuffix(".lora_B.weight") && !entry.name.hasSuffix(".lora_B.bias") {
       guard entry.name.hasPrefix(prefix), entry.name.hasSuffix(ending) else {
