@@ -102,6 +102,7 @@ enum CommandTable {
         whole or not at all.
         """,
       run: mergeCommand),
+    mergeModelsEntry,
     Command(
       name: "unmerge", summary: "take merged adapters out of a model again",
       operands: [

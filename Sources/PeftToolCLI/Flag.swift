@@ -165,7 +165,8 @@ extension Command {
     return invocation
   }
 
-  private static func located(_ word: String, _ hub: Hub, _ report: @escaping (HubProgress) -> Void)
+  /// The directory of a repository that a word names; the word itself if it leads somewhere or names none.
+  static func located(_ word: String, _ hub: Hub, _ report: @escaping (HubProgress) -> Void)
     throws(AdapterError)
     -> String
   {
