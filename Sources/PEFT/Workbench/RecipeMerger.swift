@@ -75,7 +75,8 @@ public struct RecipeMerger: Sendable {
     }
     let queue = WorkQueue(jobs)
     let total = plan.dataBytes
-    ComputeBackend.useOneThreadInsideBLAS()
+    let blas = SingleThreadedBLAS()
+    defer { blas.end() }
     return try await withThrowingTaskGroup(of: Set<String>.self) { group in
       for _ in 0..<workers {
         group.addTask {
