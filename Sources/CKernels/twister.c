@@ -55,6 +55,24 @@ DISPATCHED void kernels_twister_draws(uint32_t *state, size_t *next, size_t coun
   }
 }
 
+DISPATCHED void kernels_twister_keep(uint32_t *state, size_t *next, size_t count, float density,
+                                     const float *densities, uint8_t *keep) {
+  size_t done = 0;
+  while (done < count) {
+    if (*next == words) {
+      kernels_twister_refill(state);
+      *next = 0;
+    }
+    const size_t present = words - *next < count - done ? words - *next : count - done;
+    for (size_t i = 0; i < present; i++) {
+      const float drawn = (float)(int32_t)(temper(state[*next + i]) & 0xFFFFFF) * 0x1p-24f;
+      keep[done + i] = drawn < (densities ? densities[done + i] : density);
+    }
+    *next += present;
+    done += present;
+  }
+}
+
 DISPATCHED void kernels_keep(const float *x, const uint64_t *bits, size_t first, float scale, float *out,
                              size_t count) {
   for (size_t i = 0; i < count; i++)

@@ -52,12 +52,14 @@ struct FiniteSink<Base: TensorSink>: TensorSink {
       cameSo = !allFinite(before.span.bytes, stored)
     }
     throw .resultNotFinite(
-      path: self.source.path, tensor: entry.name, dtype: dtype, element: Self.position(element, in: entry.shape),
+      path: self.source.path, tensor: entry.name, dtype: dtype, element: TensorEntry.position(element, in: entry.shape),
       cameSo: cameSo)
   }
+}
 
+extension TensorEntry {
   /// The indices of an element, row-major.
-  private static func position(_ element: Int, in shape: [Int]) -> [Int] {
+  static func position(_ element: Int, in shape: [Int]) -> [Int] {
     var rest = element
     var indices: [Int] = []
     for extent in shape.reversed() {

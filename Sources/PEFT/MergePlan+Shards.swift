@@ -39,29 +39,35 @@ extension MergePlan {
   /// The same outputs in files of at most that many bytes of data; nil keeps the files. Throws `.shardSize`.
   static func resharded(_ shards: [Shard], limit: Int?) throws(AdapterError) -> [Shard] {
     guard let limit else { return shards }
+    let outputs = shards.flatMap(\.outputs)
+    return try divided(outputs.map(\.item.byteCount), limit: limit).map { name, range in
+      Shard(name: name, outputs: Array(outputs[range]), metadata: shards[0].metadata)
+    }
+  }
+
+  /// Divides tensors of these sizes among files of at most that many bytes of data, and names the files as transformers does. A tensor
+  /// is never split. Throws `.shardSize`.
+  static func divided(
+    _ byteCounts: [Int], limit: Int
+  ) throws(AdapterError) -> [(name: String, tensors: Range<Int>)] {
     guard limit > 0 else { throw .shardSize(found: "\(limit)") }
-    var groups: [[Output]] = [[]]
+    var starts = [0]
     var size = 0
-    for output in shards.flatMap(\.outputs) {
-      if size > 0 && size + output.item.byteCount > limit {
-        groups.append([])
+    for (index, byteCount) in byteCounts.enumerated() {
+      if size > 0 && size + byteCount > limit {
+        starts.append(index)
         size = 0
       }
-      groups[groups.count - 1].append(output)
-      size += output.item.byteCount
+      size += byteCount
     }
-    let metadata = shards[0].metadata
-    if groups.count == 1 {
-      return [Shard(name: Checkpoint.singleName, outputs: groups[0], metadata: metadata)]
-    }
+    if starts.count == 1 { return [(Checkpoint.singleName, 0..<byteCounts.count)] }
     func padded(_ number: Int) -> String {
       let digits = String(number)
       return String(repeating: "0", count: max(0, 5 - digits.count)) + digits
     }
-    return groups.enumerated().map { index, outputs in
-      Shard(
-        name: "model-\(padded(index + 1))-of-\(padded(groups.count)).safetensors", outputs: outputs,
-        metadata: metadata)
+    return starts.enumerated().map { index, start in
+      let end = index + 1 < starts.count ? starts[index + 1] : byteCounts.count
+      return ("model-\(padded(index + 1))-of-\(padded(starts.count)).safetensors", start..<end)
     }
   }
 

@@ -51,7 +51,7 @@ extension MergePlan {
 }
 
 /// Keeps what a merge would write.
-private final class MemorySink: TensorSink {
+final class MemorySink: TensorSink {
   var bytes: [UInt8]
   /// Where the first byte would stand in a file.
   var offset = 0

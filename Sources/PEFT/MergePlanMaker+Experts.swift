@@ -103,7 +103,8 @@ extension MergePlanMaker {
     return (path, depth)
   }
 
-  private static func rank(_ parameter: String) -> Int {
+  /// Where a parameter stands in that order; parameters of other names follow in the order in which they are targeted.
+  static func rank(_ parameter: String) -> Int {
     registrationOrder.firstIndex(of: parameter) ?? registrationOrder.count
   }
 }

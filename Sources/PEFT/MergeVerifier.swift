@@ -71,7 +71,7 @@ public struct MergeVerifier: Sendable {
 
   private func compare() async throws -> [Finding] {
     var findings: [Finding] = []
-    var jobs: [WorkQueue<MergeComparison>.Job] = []
+    var jobs: [WorkQueue<MergeComparison, MergeWork>.Job] = []
     var known: Set<ExactName> = []
     for shard in plan.shards {
       var kept: [MergePlan.Output] = []
@@ -110,7 +110,7 @@ public struct MergeVerifier: Sendable {
   }
 
   /// What was seen, by the names of the plan's tensors.
-  private func tally(_ queue: WorkQueue<MergeComparison>) async throws -> [ExactName: MergeTally] {
+  private func tally(_ queue: WorkQueue<MergeComparison, MergeWork>) async throws -> [ExactName: MergeTally] {
     let blas = SingleThreadedBLAS()
     defer { blas.end() }
     return try await withThrowingTaskGroup(of: [ExactName: MergeTally].self) { group in

@@ -60,13 +60,20 @@ public struct Merger: Sendable {
   ///
   /// Throws `.file` with `.outputExists`, `.outputOverlapsInput`, `.noSpace`, `.system`.
   public func check(output: String) throws(AdapterError) {
+    try Self.check(
+      output: output, replacing: plan.options.replaceOutput, inputs: inputs, diskBytes: plan.diskBytes)
+  }
+
+  static func check(
+    output: String, replacing: Bool, inputs: [String], diskBytes: Int
+  ) throws(AdapterError) {
     try asAdapterError { () throws(TensorFileError) in
-      try OutputDirectory.check(target: output, replacing: plan.options.replaceOutput, inputs: inputs)
+      try OutputDirectory.check(target: output, replacing: replacing, inputs: inputs)
       var existing = FileSystem.parentDirectory(output)
       while FileSystem.kind(existing) == nil { existing = FileSystem.parentDirectory(existing) }
       let available = try FileSystem.availableBytes(at: existing)
-      guard available >= plan.diskBytes else {
-        throw .noSpace(path: existing, neededBytes: plan.diskBytes, availableBytes: available)
+      guard available >= diskBytes else {
+        throw .noSpace(path: existing, neededBytes: diskBytes, availableBytes: available)
       }
     }
   }
@@ -86,7 +93,7 @@ public struct Merger: Sendable {
   private func writeShards(
     _ directory: OutputDirectory, _ progress: (@Sendable (Progress) -> Void)?
   ) async throws -> Set<String> {
-    var jobs: [WorkQueue<File>.Job] = []
+    var jobs: [WorkQueue<File, MergeWork>.Job] = []
     for shard in plan.shards {
       let path = directory.path(shard.name)
       let layout = try SafetensorsLayout(path: path, items: shard.outputs.map(\.item), metadata: shard.metadata)

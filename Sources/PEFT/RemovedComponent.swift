@@ -7,6 +7,11 @@ struct RemovedComponent {
   let left: Matrix<Double>
   let right: Matrix<Double>
 
+  init(left: Matrix<Double>, right: Matrix<Double>) {
+    self.left = left
+    self.right = right
+  }
+
   /// Decomposes a weight. Nil if an element is not finite or LAPACK does not converge.
   ///
   /// The components of singular values are projections on eigenvectors of the smaller of W·Wᵀ and Wᵀ·W, so they do not

@@ -1,15 +1,15 @@
 internal import Synchronization
 
-/// The pieces of all files of a plan, handed out to tasks.
-final class WorkQueue<Target: Sendable>: Sendable {
+/// The pieces of all files of a plan, handed out to tasks in the order of each file.
+final class WorkQueue<Target: Sendable, Piece: Sendable>: Sendable {
   /// A file, and the pieces that are still to be done.
   final class Job: Sendable {
     let target: Target
-    let pieces: [MergeWork]
+    let pieces: [Piece]
     private let next = Atomic<Int>(0)
     private let isTaken = Atomic<Bool>(false)
 
-    init(target: Target, pieces: [MergeWork]) {
+    init(target: Target, pieces: [Piece]) {
       self.target = target
       self.pieces = pieces
     }
@@ -20,7 +20,7 @@ final class WorkQueue<Target: Sendable>: Sendable {
     var hasPieces: Bool { next.load(ordering: .relaxed) < pieces.count }
 
     /// The next piece nobody does yet.
-    func takePiece() -> MergeWork? {
+    func takePiece() -> Piece? {
       let index = next.wrappingAdd(1, ordering: .relaxed).oldValue
       return index < pieces.count ? pieces[index] : nil
     }

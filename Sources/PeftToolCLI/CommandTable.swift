@@ -20,7 +20,7 @@ enum CommandTable {
 
   static let jsonFlag = Flag("json", "write the answer as one JSON document")
 
-  private static let configKeyFlag = Flag(
+  static let configKeyFlag = Flag(
     "ignore-config-key", value: "KEY", "accept an unknown key of adapter_config.json",
     detail: "An unknown key with a value that is neither null, false nor empty stops the merge, because it may change "
       + "the result. This option names a key that does not.", repeats: true, remedy: .ignoreConfigKey)
@@ -108,7 +108,9 @@ enum CommandTable {
     ]
   }
 
-  static let commands: [Command] = [
+  static let commands: [Command] = mainCommands + WorkbenchCommands.all + shellCommands
+
+  private static let mainCommands: [Command] = [
     Command(
       name: "merge", summary: "fold adapters into their base model",
       operands: [
@@ -130,6 +132,7 @@ enum CommandTable {
         whole or not at all.
         """,
       run: mergeCommand),
+    mergeModelsEntry,
     Command(
       name: "unmerge", summary: "take merged adapters out of a model again",
       operands: [
@@ -338,6 +341,9 @@ enum CommandTable {
       ],
       flags: [jsonFlag], detail: "With an adapter: the tree that PEFT's model has.", run: treeCommand),
     trainCommandEntry,
+  ]
+
+  private static let shellCommands: [Command] = [
     Command(
       name: "completions", summary: "print a completion script for a shell",
       operands: [

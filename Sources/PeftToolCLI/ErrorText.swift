@@ -16,6 +16,7 @@ enum ErrorText {
       case .file(let inner): text(AdapterError.file(inner), of: command)
       default: error.description
       }
+    case RecipeError.adapter(let inner): text(inner, of: command)
     case TrainingError.file(let inner): text(AdapterError.file(inner), of: command)
     case TrainingError.model(let inner): text(inner, of: command)
     default: "\(error)"

@@ -14,15 +14,20 @@ public func decode(
   source.withUnsafeBytes { bytes in
     destination.withUnsafeMutableBufferPointer { floats in
       guard let from = bytes.baseAddress, let to = floats.baseAddress else { return }
-      switch format {
-      case .bf16: kernels_bf16_to_f32(from.assumingMemoryBound(to: UInt16.self), to, count)
-      case .f16: kernels_f16_to_f32(from.assumingMemoryBound(to: UInt16.self), to, count)
-      case .f32: to.update(from: from.assumingMemoryBound(to: Float.self), count: count)
-      case .f64:
-        let doubles = from.assumingMemoryBound(to: Double.self)
-        for index in 0..<count { to[index] = Float(doubles[index]) }
-      }
+      decode(from, from: format, into: to, count)
     }
+  }
+}
+
+/// As `decode`, for memory that the caller knows to be long enough.
+func decode(_ from: UnsafeRawPointer, from format: FloatFormat, into to: UnsafeMutablePointer<Float>, _ count: Int) {
+  switch format {
+  case .bf16: kernels_bf16_to_f32(from.assumingMemoryBound(to: UInt16.self), to, count)
+  case .f16: kernels_f16_to_f32(from.assumingMemoryBound(to: UInt16.self), to, count)
+  case .f32: to.update(from: from.assumingMemoryBound(to: Float.self), count: count)
+  case .f64:
+    let doubles = from.assumingMemoryBound(to: Double.self)
+    for index in 0..<count { to[index] = Float(doubles[index]) }
   }
 }
 

@@ -73,24 +73,47 @@ public enum Decompositions {
     return (Array(w.prefix(ranks.count)), Matrix(rows: ranks.count, columns: matrix.rows, values: z))
   }
 
-  /// An orthonormal basis of a matrix's columns `[rows, columns]`, as its QR decomposition has it. Traps if it has more columns than rows.
+  /// A = Q · R, thin: Q's columns are orthonormal, R is upper triangular.
+  public struct OrthogonalTriangular: Sendable {
+    /// `[rows, k]` with k = min(rows, columns).
+    public let q: Matrix<Double>
+    /// `[k, columns]`.
+    public let r: Matrix<Double>
+  }
+
+  /// The thin QR decomposition; nil if an element is not finite. Signs are LAPACK's: R's diagonal may be negative.
   ///
   /// Source: LAPACK `dgeqrf`, `dorgqr`.
-  public static func orthonormalColumns(_ matrix: Matrix<Double>) -> Matrix<Double>? {
-    precondition(matrix.columns <= matrix.rows, "more columns than rows")
-    guard matrix.columns > 0 else { return matrix }
+  public static func orthogonalTriangular(_ matrix: Matrix<Double>) -> OrthogonalTriangular? {
+    let k = min(matrix.rows, matrix.columns)
+    guard k > 0 else {
+      return OrthogonalTriangular(
+        q: Matrix(rows: matrix.rows, columns: 0), r: Matrix(rows: 0, columns: matrix.columns))
+    }
     guard matrix.values.allSatisfy(\.isFinite) else { return nil }
+    // Columns lie one after another here, as rows of the transposed matrix.
     var a = matrix.transposed.values
-    var (m, n) = (Int32(matrix.rows), Int32(matrix.columns))
-    var tau = [Double](repeating: 0, count: matrix.columns)
+    var (m, n, least) = (Int32(matrix.rows), Int32(matrix.columns), Int32(k))
+    var tau = [Double](repeating: 0, count: k)
     var info = Int32(0)
     var size = Int32(max(1, 64 * matrix.columns))
     var work = [Double](repeating: 0, count: Int(size))
     dgeqrf_(&m, &n, &a, &m, &tau, &work, &size, &info)
     guard info == 0 else { return nil }
-    dorgqr_(&m, &n, &n, &a, &m, &tau, &work, &size, &info)
+    var r = Matrix<Double>(rows: k, columns: matrix.columns)
+    for column in 0..<matrix.columns {
+      for row in 0...min(column, k - 1) { r[row, column] = a[column * matrix.rows + row] }
+    }
+    dorgqr_(&m, &least, &least, &a, &m, &tau, &work, &size, &info)
     guard info == 0 else { return nil }
-    return Matrix(rows: matrix.columns, columns: matrix.rows, values: a).transposed
+    a.removeLast((matrix.columns - k) * matrix.rows)
+    return OrthogonalTriangular(q: Matrix(rows: k, columns: matrix.rows, values: a).transposed, r: r)
+  }
+
+  /// An orthonormal basis of a matrix's columns `[rows, columns]`, as its QR decomposition has it. Traps if it has more columns than rows.
+  public static func orthonormalColumns(_ matrix: Matrix<Double>) -> Matrix<Double>? {
+    precondition(matrix.columns <= matrix.rows, "more columns than rows")
+    return orthogonalTriangular(matrix)?.q
   }
 
   /// X with matrix · X = right; nil if the matrix is singular. Traps unless it is square and as high as `right`.

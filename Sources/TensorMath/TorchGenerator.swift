@@ -46,8 +46,27 @@ public struct TorchGenerator: Sendable, Equatable {
     next = 0
   }
 
-  /// Passes over words.
-  public mutating func skip(words: Int) { for _ in 0..<words { _ = nextBits() } }
+  /// Passes over words. Cost: what making them costs, without drawing from them.
+  public mutating func skip(words: Int) {
+    var rest = words
+    while rest > 0 {
+      if next == 624 { refill() }
+      let step = min(rest, 624 - next)
+      next += step
+      rest -= step
+    }
+  }
+
+  /// `torch.bernoulli` of a density, or of one for each element: one word each.
+  mutating func keep(_ count: Int, density: Float, densities: [Float]?, into keep: UnsafeMutablePointer<UInt8>) {
+    precondition(densities.map { $0.count >= count } ?? true, "densities are missing")
+    // Soundness: the kernel writes `count` bytes, which the caller has, and reads as many densities.
+    if let densities {
+      kernels_twister_keep(&state, &next, count, density, densities, keep)
+    } else {
+      kernels_twister_keep(&state, &next, count, density, nil, keep)
+    }
+  }
 
   /// Draws of two words each: a bit is 1 where the lower 53 of the 64 are below `limit`. Nil passes over them.
   mutating func draws(_ count: Int, limit: UInt64, into bits: UnsafeMutablePointer<UInt64>?) {

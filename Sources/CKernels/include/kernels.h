@@ -152,4 +152,53 @@ void kernels_twister_draws(uint32_t *state, size_t *next, size_t count, uint64_t
 /// out = x * scale where the bit from `first` on is 1, otherwise 0.
 void kernels_keep(const float *x, const uint64_t *bits, size_t first, float scale, float *out, size_t count);
 
+/// One byte for each of `count` draws of one word: 1 where the lower 24 of its 32 bits, as a number below 1, are less than `density`.
+/// With `densities`, each draw has its own.
+void kernels_twister_keep(uint32_t *state, size_t *next, size_t count, float density, const float *densities,
+                          uint8_t *keep);
+
+// Mixing of several tensors. Inputs lie `stride` floats apart; a change is an input minus the base, or the input itself where the base
+// is null.
+
+/// out = sum of factors[i] * input i, in f64, rounded once.
+void kernels_mix_sum(const float *x, size_t stride, size_t inputs, const double *factors, size_t count, float *out);
+
+/// How changes are mixed. `keep` lies as the inputs do and counts for those that are `chosen` only.
+typedef struct {
+  const float *base, *x;
+  const uint8_t *keep, *chosen;
+  /// What a change is multiplied by, and what it counts in the divisor.
+  const double *factors, *weights;
+  size_t stride, inputs;
+  double scale;
+  /// 1 to take only changes with the sign of their sum, and to divide by the weights of those that are taken.
+  int elects, normalizes;
+} kernels_changes;
+
+/// out = base + scale * sum of factors[i] * change i, in f64, rounded once. A divisor within 1e-8 of zero counts as 1.
+void kernels_mix_changes(const kernels_changes *mix, size_t count, float *out);
+
+/// Adds to counts[32768] how many changes have each upper half of their magnitude's bits in f32.
+void kernels_count_magnitudes(const float *base, const float *x, size_t count, uint64_t *counts);
+
+/// Adds to counts[65536] how many of those with that upper half have each lower half.
+void kernels_count_lower_halves(const float *base, const float *x, size_t count, uint32_t upper, uint64_t *counts);
+
+/// Magnitudes, as bits, between two bounds. Of those that are the bounds the ones with these places in memory's order are kept.
+typedef struct {
+  uint32_t low, high;
+  uint64_t low_from, low_to, high_to;
+  uint64_t low_seen, high_seen;
+} kernels_band;
+
+/// keep[j] = 1 where the change's magnitude lies in the band. Calls follow each other in memory's order.
+void kernels_keep_band(const float *base, const float *x, size_t count, kernels_band *band, uint8_t *keep);
+
+/// Adds the magnitudes of all changes, and of those kept.
+void kernels_magnitude_sums(const float *base, const float *x, const uint8_t *keep, size_t count, double *all,
+                            double *kept);
+
+/// The sum of the products of two inputs' changes, in f64.
+double kernels_change_product(const float *base, const float *x, const float *y, size_t count);
+
 #endif

@@ -25,7 +25,7 @@ struct TokenGeneration {
     }
     self.model = model
     self.stop = stop
-    cache = try kept?.resumed(prompt, on: model) ?? model.makeCache()
+    cache = kept?.resumed(prompt, on: model) ?? model.makeCache()
     sampler = Sampler(sampling)
     seen = Set(prompt)
     input = Array(prompt.dropFirst(max(0, cache.count - model.virtualTokens)))

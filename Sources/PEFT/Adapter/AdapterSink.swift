@@ -78,6 +78,15 @@ public struct AdapterSink: Sendable {
     }
   }
 
+  /// Copies bytes of another file into a tensor. Traps as `write(_:to:at:)`. Throws `.system`, `.shortRead`.
+  package func copy(
+    _ range: Range<Int>, of source: SafetensorsFile, to name: String, at byteOffset: Int
+  ) throws(TensorFileError) {
+    let place = place(name).byteRange
+    precondition(byteOffset >= 0 && byteOffset + range.count <= place.count, "bytes past the end of '\(name)'")
+    try file.copy(range, from: source.file, to: place.lowerBound + byteOffset)
+  }
+
   private func place(_ name: String) -> TensorEntry {
     guard let place = places[ExactName(name)] else { preconditionFailure("the adapter has no tensor '\(name)'") }
     return place

@@ -54,7 +54,7 @@ private func freshGraLoRA(_ module: FreshModule, _ source: inout FreshSource) th
   return tensors
 }
 
-private struct GraLoRARule: WeightRule {
+private struct GraLoRARule: FactoredRule {
   private let a: StoredTensor
   private let b: StoredTensor
   private let general: (a: StoredTensor, b: StoredTensor)?
@@ -84,11 +84,34 @@ private struct GraLoRARule: WeightRule {
 
   var isAdditive: Bool { true }
 
+  func changeFactors() throws(TensorFileError) -> (left: Matrix<Double>, right: Matrix<Double>)? {
+    var (left, right) = try blocks(Double.self)
+    if let general {
+      left = .sideBySide([left, try general.b.matrix()], rows: left.rows)
+      right = .stacked([right, try general.a.matrix()], columns: right.columns)
+    }
+    for index in left.values.indices { left.values[index] *= scale }
+    return (left, right)
+  }
+
   func makeChange<Scalar: FactorElement>(scale weight: Scalar) throws(TensorFileError) -> RowChange<Scalar> {
+    let (left, right) = try blocks(Scalar.self)
+    let generalA = try general?.a.matrix(Scalar.self)
+    let generalB = try general?.b.matrix(Scalar.self)
+    let factor = Scalar(scale) * weight
+    return { rows, block in
+      block.add(left.rows(rows), times: right, scale: factor)
+      if let generalA, let generalB { block.add(generalB.rows(rows), times: generalA, scale: factor) }
+    }
+  }
+
+  /// The grid as one product of rank k·r: row block j reads its part of every column block's A.
+  private func blocks<Scalar: FactorElement>(
+    _ type: Scalar.Type
+  ) throws(TensorFileError) -> (left: Matrix<Scalar>, right: Matrix<Scalar>) {
     let (count, width, rank) = (a.shape[0], a.shape[1], a.shape[2])
     let (height, part) = (b.shape[2], rank / count)
     let (a, b) = (try a.values(Scalar.self), try b.values(Scalar.self))
-    // As one product of rank k·r: row block j reads its part of every column block's A.
     var left = Matrix<Scalar>(rows: count * height, columns: count * rank)
     var right = Matrix<Scalar>(rows: count * rank, columns: count * width)
     for j in 0..<count {
@@ -100,12 +123,6 @@ private struct GraLoRARule: WeightRule {
         }
       }
     }
-    let generalA = try general?.a.matrix(Scalar.self)
-    let generalB = try general?.b.matrix(Scalar.self)
-    let factor = Scalar(scale) * weight
-    return { rows, block in
-      block.add(left.rows(rows), times: right, scale: factor)
-      if let generalA, let generalB { block.add(generalB.rows(rows), times: generalA, scale: factor) }
-    }
+    return (left, right)
   }
 }

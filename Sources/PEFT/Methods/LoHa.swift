@@ -53,7 +53,7 @@ private func freshLoHa(_ module: FreshModule, _ source: inout FreshSource) throw
   return tensors
 }
 
-private struct LoHaRule: WeightRule {
+private struct LoHaRule: FactoredRule {
   private let first: KernelProduct
   private let second: KernelProduct
   private let scale: Double
@@ -66,6 +66,23 @@ private struct LoHaRule: WeightRule {
   }
 
   var isAdditive: Bool { true }
+
+  /// Of rank r²: column (p, q) of the left is the product of the columns p and q of the halves' left factors.
+  func changeFactors() throws(TensorFileError) -> (left: Matrix<Double>, right: Matrix<Double>)? {
+    let (firstLeft, firstRight) = try first.factors(Double.self)
+    let (secondLeft, secondRight) = try second.factors(Double.self)
+    let (p, q) = (firstRight.rows, secondRight.rows)
+    guard p * q < min(firstLeft.rows, firstRight.columns) else { return nil }
+    var left = Matrix<Double>(rows: firstLeft.rows, columns: p * q)
+    var right = Matrix<Double>(rows: p * q, columns: firstRight.columns)
+    for i in 0..<p {
+      for j in 0..<q {
+        for row in 0..<left.rows { left[row, i * q + j] = scale * firstLeft[row, i] * secondLeft[row, j] }
+        for column in 0..<right.columns { right[i * q + j, column] = firstRight[i, column] * secondRight[j, column] }
+      }
+    }
+    return (left, right)
+  }
 
   func makeChange<Scalar: FactorElement>(scale weight: Scalar) throws(TensorFileError) -> RowChange<Scalar> {
     let (firstLeft, firstRight) = try first.factors(Scalar.self)

@@ -83,7 +83,7 @@ private func factorization(_ count: Int, _ factor: Int) -> (least: Int, rest: In
   return least > rest ? (rest, least) : (least, rest)
 }
 
-private struct LoKrRule: WeightRule {
+private struct LoKrRule: FactoredRule {
   /// A matrix that is stored whole or as a product.
   private enum Factor {
     case whole(StoredTensor)
@@ -131,6 +131,33 @@ private struct LoKrRule: WeightRule {
   }
 
   var isAdditive: Bool { true }
+
+  /// (a·b) ⊗ (c·d) = (a ⊗ c)·(b ⊗ d); what is stored whole is multiplied by an identity.
+  func changeFactors() throws(TensorFileError) -> (left: Matrix<Double>, right: Matrix<Double>)? {
+    guard flatKernel == nil else { return nil }
+    let (a, b) = try Self.factors(first)
+    let (c, d) = try Self.factors(second)
+    var left = Self.kronecker(a, c)
+    for index in left.values.indices { left.values[index] *= scale }
+    return (left, Self.kronecker(b, d))
+  }
+
+  private static func factors(
+    _ factor: Factor
+  ) throws(TensorFileError) -> (left: Matrix<Double>, right: Matrix<Double>) {
+    if case .product(let product) = factor { return try product.factors(Double.self) }
+    let whole: Matrix<Double> = try matrix(factor, rows: nil)
+    return whole.rows < whole.columns
+      ? (.identity(whole.rows), whole) : (whole, .identity(whole.columns))
+  }
+
+  private static func kronecker(_ a: Matrix<Double>, _ b: Matrix<Double>) -> Matrix<Double> {
+    var result = Matrix<Double>(rows: a.rows * b.rows, columns: a.columns * b.columns)
+    for row in 0..<result.rows {
+      result.addRow(row, b, row: row % b.rows, factors: (0..<a.columns).map { a[row / b.rows, $0] })
+    }
+    return result
+  }
 
   private static func matrix<Scalar: FactorElement>(
     _ factor: Factor, rows: Int?

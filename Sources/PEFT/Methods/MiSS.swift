@@ -61,12 +61,15 @@ private func freshMiSS(_ module: FreshModule, _ source: inout FreshSource) throw
   }
 }
 
-private struct MiSSRule: WeightRule {
+private struct MiSSRule: FactoredRule {
   private let blocks: StoredTensor
   private let isBat: Bool
+  private let output: Int
+  private let input: Int
 
   init(_ module: MethodModule, _ name: String) throws(AdapterError) {
     let shape = module.shape
+    (output, input) = (shape.output, shape.input)
     isBat = module.setting("init_weights") == .string("bat")
     if isBat {
       blocks = try module.tensor(name, "[out / r, r, r]") {
@@ -81,6 +84,18 @@ private struct MiSSRule: WeightRule {
 
   var needsWholeWeight: Bool { isBat }
   var isAdditive: Bool { !isBat }
+
+  /// Input i reads rank i mod r. "bat" depends on the weight.
+  func changeFactors() throws(TensorFileError) -> (left: Matrix<Double>, right: Matrix<Double>)? {
+    guard !isBat else { return nil }
+    let values = try blocks.values(Double.self)
+    let (rank, width) = (blocks.shape[0], blocks.shape[1])
+    var left = Matrix<Double>(rows: output, columns: rank)
+    for row in 0..<output { for k in 0..<rank { left[row, k] = values[k * width + row % width] } }
+    var right = Matrix<Double>(rows: rank, columns: input)
+    for column in 0..<input { right[column % rank, column] = 1 }
+    return (left, right)
+  }
 
   func makeChange<Scalar: FactorElement>(scale: Scalar) throws(TensorFileError) -> RowChange<Scalar> {
     let values = try blocks.values(Scalar.self)

@@ -1,5 +1,3 @@
-package import TensorFiles
-
 /// Why a text is not YAML that is read here.
 package struct YAMLFailure: Error, Equatable {
   package let line: Int

@@ -1,0 +1,97 @@
+internal import TensorFiles
+internal import TensorMath
+
+/// ΔW of one weight `[out, in]` as a sum of products, read when it is asked for.
+struct FactoredChange: Sendable {
+  /// One of the products.
+  enum Product: Sendable {
+    /// scale · left · right: the factors of a LoRA, B `[out, r]` and A `[r, in]`.
+    case stored(LoRAUpdate.Term)
+    /// What a method of low rank adds, times a factor.
+    case rule(any LowRankRule, scale: Double)
+    /// The same, of a method that has factors beside the way in which it is merged.
+    case factors(any FactoredRule, scale: Double)
+    /// A change whose rank is not known, computed when it is read.
+    case dense(@Sendable () throws(AdapterError) -> Matrix<Double>)
+    /// What an initialisation took out of a weight.
+    case removed(@Sendable () throws(AdapterError) -> RemovedComponent)
+  }
+
+  /// Rows: output features.
+  let output: Int
+  /// Columns: inputs, kernels counted.
+  let input: Int
+  var products: [Product]
+  /// Multiplies all of it.
+  var factor = 1.0
+
+  /// The lesser extent: no rank is greater.
+  var extent: Int { min(output, input) }
+
+  /// True if the rank of every product is known from its factors.
+  var hasKnownRank: Bool {
+    products.allSatisfy { if case .dense = $0 { false } else { true } }
+  }
+
+  /// B `[out, r]` and A `[r, in]` with ΔW = B·A, all products side by side, scales multiplied into B.
+  ///
+  /// Precision: f64. Throws `.file`, and what computing a dense change throws.
+  func factors() throws(AdapterError) -> (b: Matrix<Double>, a: Matrix<Double>) {
+    var parts: [(b: Matrix<Double>, a: Matrix<Double>)] = []
+    for product in products {
+      let (b, a) = try factors(product)
+      precondition(b.rows == output && a.columns == input && b.columns == a.rows, "factors of another weight")
+      parts.append((Self.scaled(b, factor), a))
+    }
+    return (Matrix.sideBySide(parts.map(\.b), rows: output), Matrix.stacked(parts.map(\.a), columns: input))
+  }
+
+  /// ‖ΔW‖². Throws as `factors`.
+  func squares() throws(AdapterError) -> Double {
+    let (b, a) = try factors()
+    return Self.squares(b, a)
+  }
+
+  /// ‖b·a‖², as a sum over the products of the columns of b and those of the rows of a.
+  static func squares(_ b: Matrix<Double>, _ a: Matrix<Double>) -> Double {
+    let (left, right) = (b.times(b, transposingSelf: true), a.times(a, transposingOther: true))
+    return max(0, zip(left.values, right.values).reduce(0) { $0 + $1.0 * $1.1 })
+  }
+
+  private func factors(_ product: Product) throws(AdapterError) -> (b: Matrix<Double>, a: Matrix<Double>) {
+    switch product {
+    case .stored(let term):
+      return try asAdapterError { () throws(TensorFileError) in
+        var cache = FactorCache()
+        let rank = term.right.rows
+        let b = Matrix<Double>(rows: output, columns: rank, values: try term.left.values(&cache))
+        var a = Matrix<Double>(rows: rank, columns: input, values: try term.right.values(&cache))
+        if let diagonal = term.diagonal {
+          let factors: [Double] = try diagonal.values(&cache)
+          for row in 0..<rank { a.scaleRow(row, by: factors[row]) }
+        }
+        return (Self.scaled(b, term.scale), a)
+      }
+    case .rule(let rule, let scale):
+      return try asAdapterError { () throws(TensorFileError) in
+        let (left, a) = try rule.factors(Double.self)
+        return (Self.scaled(left, scale), a)
+      }
+    case .factors(let rule, let scale):
+      let found = try asAdapterError { () throws(TensorFileError) in try rule.changeFactors() }
+      guard let (left, a) = found else { preconditionFailure("a rule without factors") }
+      return (Self.scaled(left, scale), a)
+    case .dense(let make):
+      let change = try make()
+      return output <= input ? (.identity(output), change) : (change, .identity(input))
+    case .removed(let make):
+      let component = try make()
+      return (component.left, component.right)
+    }
+  }
+
+  private static func scaled(_ matrix: Matrix<Double>, _ factor: Double) -> Matrix<Double> {
+    factor == 1
+      ? matrix : Matrix(rows: matrix.rows, columns: matrix.columns, values: matrix.values.map { $0 * factor })
+  }
+}

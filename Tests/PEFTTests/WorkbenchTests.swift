@@ -1,0 +1,259 @@
+import PEFT
+import TensorFiles
+import TensorMath
+import TestSupport
+import Testing
+
+/// Combining, resizing and converting adapters.
+@Suite struct WorkbenchTests {
+  private let root = Fixtures.path("workbench")
+
+  // MARK: Combining
+
+  /// The weighted sum by PEFT, and the error that is allowed beside the one that is reported.
+  @Test(arguments: [nil, RankRule(.fixed(3)), RankRule(.fixed(30)), RankRule(.energy(0.9))], [false, true])
+  func aCombinationIsTheWeightedSumToTheErrorThatItReports(rule: RankRule?, isPlain: Bool) async throws {
+    let scratch = try ScratchDirectory()
+    var options = AdapterCombination.Options()
+    (options.rule, options.isPlain) = (rule, isPlain)
+    let report = try await AdapterCombination(
+      [(StoredAdapter(directory: "\(root)/combine/one"), 1), (StoredAdapter(directory: "\(root)/combine/two"), -0.5)],
+      options: options
+    ).write(to: scratch("out"))
+    let made = try AdapterChanges(scratch("out"))
+    let expected = try AdapterChanges.expected("\(root)/combine/expected.safetensors")
+    #expect(Set(made.changes.keys) == Set(expected.keys))
+    let error = made.error(against: expected)
+    #expect(abs(error - report.error) < 1e-7 + 1e-5 * error, "\(error) is not \(report.error)")
+    if rule == nil || rule == RankRule(.fixed(30)) { #expect(error < 1e-7) }
+    for module in report.modules {
+      let single = made.error(against: expected, path: module.path)
+      #expect(abs(single - module.error) < 1e-7 + 1e-5 * single, "\(module.path)")
+    }
+    // The head that only one adapter has is there, byte for byte.
+    #expect(made.config.modulesToSave == ["head"])
+    let two = try SafetensorsFile(path: "\(root)/combine/two/adapter_model.safetensors")
+    let name = "base_model.model.head.weight"
+    let (a, b) = (try #require(two[name]), try #require(made.file[name]))
+    #expect(try two.file.holdsSameBytes(a.byteRange, b.byteRange, of: made.file.file))
+    if isPlain {
+      #expect(made.config.rankPattern.entries.isEmpty && made.config.alphaPattern.entries.isEmpty)
+      #expect(made.config.alpha?.doubleValue == Double(made.config.rank))
+      #expect(made.config.targetModules == .names(["conv", "embed", "down", "mix", "up"]))
+    }
+  }
+
+  @Test(arguments: [
+    "workbench/combine/one", "workbench/combine/two", "merge/llama-dora/adapter", "methods/vera/adapter",
+  ])
+  func oneAdapterOfWeightOneKeepsItsBytes(directory: String) async throws {
+    let scratch = try ScratchDirectory()
+    let source = Fixtures.path(directory)
+    _ = try await AdapterCombination([(StoredAdapter(directory: source), 1)]).write(to: scratch("out"))
+    try StoredAdapter(directory: source).save(to: scratch("saved"))
+    for name in [Adapter.weightsName, PeftConfig.fileName] {
+      let (a, b) = (try File.open(reading: scratch("out/\(name)")), try File.open(reading: scratch("saved/\(name)")))
+      #expect(try SHA256.digest(of: a) == SHA256.digest(of: b))
+    }
+  }
+
+  @Test func theBiasOfLoraBIsScaledAndAddedAsTheFactorsAre() async throws {
+    let scratch = try ScratchDirectory()
+    _ = try await AdapterCombination([
+      (StoredAdapter(directory: "\(root)/combine/three"), 1), (StoredAdapter(directory: "\(root)/combine/four"), -0.5),
+    ]).write(to: scratch("out"))
+    let made = try AdapterChanges(scratch("out"))
+    let expected = try AdapterChanges.expected("\(root)/combine/expected-bias.safetensors")
+    #expect(made.config.loraBias)
+    for (name, value) in expected where name.hasSuffix(".bias") {
+      let path = String(name.dropLast(".bias".count))
+      let bias = try made.values("base_model.model.\(path).lora_B.bias").map { $0 * made.scale(path) }
+      for (x, y) in zip(bias, value.values) { #expect(abs(x - y) < 1e-6, "\(name)") }
+    }
+    #expect(made.error(against: expected.filter { !$0.key.hasSuffix(".bias") }) < 1e-7)
+  }
+
+  @Test func adaptersThatCancelMakeAZeroOfRankOneWithoutNaN() async throws {
+    let scratch = try ScratchDirectory()
+    let one = try StoredAdapter(directory: "\(root)/combine/one")
+    var options = AdapterCombination.Options()
+    options.rule = RankRule(.energy(0.9))
+    let report = try await AdapterCombination([(one, 1), (one, -1)], options: options).write(to: scratch("out"))
+    #expect(report.error == 0 && report.modules.allSatisfy { $0.rank == 1 })
+    let made = try AdapterChanges(scratch("out"))
+    #expect(made.changes.values.allSatisfy { $0.values.allSatisfy { $0 == 0 } })
+  }
+
+  @Test func aSecondHeadIsRefusedUnlessTheMeanIsAskedFor() async throws {
+    let scratch = try ScratchDirectory()
+    let two = try StoredAdapter(directory: "\(root)/combine/two")
+    let name = "base_model.model.head.weight"
+    let other = try StoredAdapter(
+      two.config, two.weights.entries.map { .init(name: $0.name, dtype: $0.dtype, shape: $0.shape) }, named: "other"
+    ) { sink throws(AdapterError) in
+      for entry in two.weights.entries { try sink.copy(entry, of: two.weights, to: entry.name) }
+      try sink.write([Float](repeating: 1, count: 48), to: name)
+    }
+    #expect(throws: AdapterError.self) { try AdapterCombination([(two, 1), (other, 1)]) }
+    var options = AdapterCombination.Options()
+    options.averagesSaved = true
+    _ = try await AdapterCombination([(two, 3), (other, 1)], options: options).write(to: scratch("out"))
+    let (made, source) = (try AdapterChanges(scratch("out")), try AdapterChanges("\(root)/combine/two"))
+    for (mean, value) in zip(try made.values(name), try source.values(name)) {
+      #expect(abs(mean - (0.75 * value + 0.25)) < 1e-6)
+    }
+  }
+
+  @Test(arguments: ["merge/llama-dora", "variants/llama-pissa", "variants/llama-kasa", "methods/lokr"])
+  func whatIsMoreThanFactorsIsRefusedByName(directory: String) throws {
+    let stored = try StoredAdapter(directory: Fixtures.path("\(directory)/adapter"))
+    let error = #expect(throws: AdapterError.self) { try AdapterCombination([(stored, 1), (stored, 1)]) }
+    guard case .unsupported(_, let what, let reason)? = error else {
+      Issue.record("\(error as Any)")
+      return
+    }
+    #expect(what.contains("to be combined") && reason.contains("to-lora"))
+  }
+
+  // MARK: Resizing
+
+  @Test func ranksAreThoseOfTheRulesAndOfKohyasScriptOneMore() async throws {
+    let scratch = try ScratchDirectory()
+    let stored = try StoredAdapter(directory: "\(root)/resize/adapter")
+    let json = try JSONValue(contentsOf: "\(root)/resize/ranks.json")
+    let rules: [(String, RankRule.Choice)] = [
+      ("sv_ratio 4.0", .ratio(4)), ("sv_ratio 40.0", .ratio(40)), ("sv_cumulative 0.7", .cumulative(0.7)),
+      ("sv_fro 0.9", .frobenius(0.9)),
+    ]
+    for (name, choice) in rules {
+      let kohya = try await AdapterResize(stored, rule: RankRule(choice, limit: 5, countsAsKohya: true))
+        .write(to: scratch("kohya-\(name)"))
+      let plain = try await AdapterResize(stored, rule: RankRule(choice, limit: 5)).write(to: scratch("plain-\(name)"))
+      for (module, exact) in zip(kohya.modules, plain.modules) {
+        let wanted = try #require(json[module.path]?[name]?.integerValue)
+        #expect(module.rank == wanted, "\(name) of \(module.path)")
+        #expect(exact.rank == wanted - 1 || (wanted == 5 && exact.rank == 5), "\(name) of \(module.path)")
+      }
+    }
+  }
+
+  @Test func aResizedAdapterIsTheBestApproximationAndReportsItsError() async throws {
+    let scratch = try ScratchDirectory()
+    let stored = try StoredAdapter(directory: "\(root)/resize/adapter")
+    let json = try JSONValue(contentsOf: "\(root)/resize/ranks.json")
+    let report = try await AdapterResize(stored, rule: RankRule(.fixed(2))).write(to: scratch("out"))
+    let (made, source) = (try AdapterChanges(scratch("out")), try AdapterChanges("\(root)/resize/adapter"))
+    for module in report.modules {
+      #expect(module.rank == 2)
+      let values = try #require(json[module.path]?["values"]?.elements).map { value -> Double in
+        if case .number(let number) = value { number } else { .nan }
+      }
+      let squares = values.reduce(0) { $0 + $1 * $1 }
+      let best = (values.dropFirst(2).reduce(0) { $0 + $1 * $1 } / squares).squareRoot()
+      #expect(abs(made.error(against: source.changes, path: module.path) - best) < 1e-6)
+      #expect(abs(module.error - best) < 1e-6)
+      #expect(abs(made.scale(module.path) - source.scale(module.path)) < 1e-12)
+    }
+    #expect(abs(made.error(against: source.changes) - report.error) < 1e-6)
+  }
+
+  @Test(arguments: ["workbench/combine/one", "workbench/combine/two", "variants/qwen3-moe-patterns/adapter"])
+  func aGreaterRankAddsZerosAndLosesNothing(directory: String) async throws {
+    let scratch = try ScratchDirectory()
+    let stored = try StoredAdapter(directory: Fixtures.path(directory))
+    let report = try await AdapterResize(stored, rule: RankRule(.fixed(11))).write(to: scratch("out"))
+    #expect(report.error == 0)
+    let (made, source) = (try AdapterChanges(scratch("out")), try AdapterChanges(Fixtures.path(directory)))
+    #expect(made.error(against: source.changes) < 1e-12 && !made.changes.isEmpty)
+  }
+
+  @Test(arguments: ["qwen3-moe-all-linear", "gpt-oss-experts", "qwen3-moe-patterns"])
+  func expertsAreResizedAndCombinedEachForItself(name: String) async throws {
+    let scratch = try ScratchDirectory()
+    let directory = Fixtures.path("variants/\(name)/adapter")
+    let stored = try StoredAdapter(directory: directory)
+    let source = try AdapterChanges(directory)
+    let report = try await AdapterResize(stored, rule: RankRule(.fixed(1))).write(to: scratch("small"))
+    let small = try AdapterChanges(scratch("small"))
+    #expect(abs(small.error(against: source.changes) - report.error) < 1e-6)
+    #expect(report.error > 0 && report.error < 1)
+    _ = try await AdapterCombination([(stored, 0.75), (stored, 0.25)]).write(to: scratch("sum"))
+    #expect(try AdapterChanges(scratch("sum")).error(against: source.changes) < 1e-6)
+  }
+
+  // MARK: Converting
+
+  @Test func aLoHaBecomesALoRAOfTheRanksThatPEFTGivesIt() async throws {
+    let scratch = try ScratchDirectory()
+    let stored = try StoredAdapter(directory: "\(root)/convert/adapter")
+    let json = try JSONValue(contentsOf: "\(root)/convert/ranks.json")
+    let expected = try AdapterChanges.expected("\(root)/convert/expected.safetensors")
+    for share in ["0.5", "0.9", "0.99"] {
+      let report = try await LoRAConversion(stored, rule: RankRule(.energy(Double(share)!))).write(to: scratch(share))
+      for module in report.modules { #expect(module.rank == json[share]?[module.path]?.integerValue) }
+      #expect(abs(try AdapterChanges(scratch(share)).error(against: expected) - report.error) < 1e-6)
+    }
+    _ = try await LoRAConversion(stored).write(to: scratch("whole"))
+    #expect(try AdapterChanges(scratch("whole")).error(against: expected) < 1e-6)
+  }
+
+  /// Every fixture of a method that a merge changes weights with.
+  private static var convertible: [String] {
+    get throws {
+      let methods = try FileSystem.names(in: Fixtures.path("methods")).map { "methods/\($0)" }
+      let variants = ["llama-pissa", "llama-olora", "llama-kasa", "gpt2-pissa", "llama-block-diagonal"].map {
+        "variants/\($0)"
+      }
+      let merges = ["llama-dora", "gpt2-dora", "llama-embedding-dora", "resnet-convolution-dora", "llama-lora-bias"].map
+      {
+        "merge/\($0)"
+      }
+      return (methods + variants + merges).sorted()
+    }
+  }
+
+  @Test func aLoRAOfAnyMethodMergesToWhatTheMethodMergesTo() async throws {
+    let scratch = try ScratchDirectory()
+    var converted = 0
+    for name in try Self.convertible {
+      let (base, adapter) = (Fixtures.path("\(name)/base"), Fixtures.path("\(name)/adapter"))
+      guard FileSystem.kind(base) == .directory, let stored = try? StoredAdapter(directory: adapter),
+        let plan = try? MergePlan(base: base, adapter: adapter)
+      else { continue }
+      let conversion: LoRAConversion
+      do { conversion = try LoRAConversion(stored, base: base, rule: RankRule(.energy(1))) } catch .unsupported {
+        continue
+      }
+      let out = scratch("out-\(converted)")
+      let report = try await conversion.write(to: out)
+      #expect(report.error < 0.01, "\(name)")
+      let wanted = try plan.changedTensors(widening: true)
+      let found = try MergePlan(base: base, adapter: out).changedTensors(widening: true)
+      #expect(Set(wanted.map(\.name)) == Set(found.map(\.name)), "\(name)")
+      let byName = Dictionary(found.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
+      for tensor in wanted where tensor.dtype == .f32 {
+        let other = try #require(byName[tensor.name], "\(name)")
+        let (a, b) = (AdapterChanges.floats(tensor.bytes), AdapterChanges.floats(other.bytes))
+        let size = a.map(abs).max() ?? 0
+        // Adapters in a half dtype give factors in it.
+        let isHalf = stored.weights.entries.contains { $0.dtype == .bf16 || $0.dtype == .f16 }
+        let worst = zip(a, b).map { abs($0 - $1) }.max() ?? 0
+        #expect(worst <= size * (isHalf ? 2e-2 : 2e-5), "\(tensor.name) of \(name): \(worst) of \(size)")
+      }
+      converted += 1
+    }
+    #expect(converted > 60, "\(converted)")
+  }
+
+  @Test func aChangeThatDependsOnTheWeightNeedsTheBaseAndAnyRankNeedsARule() throws {
+    let oft = try StoredAdapter(directory: Fixtures.path("methods/oft/adapter"))
+    #expect(throws: AdapterError.self) { try LoRAConversion(oft, rule: RankRule(.fixed(4))) }
+    #expect(throws: AdapterError.self) { try LoRAConversion(oft, base: Fixtures.path("methods/oft/base")) }
+    let dora = try StoredAdapter(directory: Fixtures.path("merge/llama-dora/adapter"))
+    #expect(throws: AdapterError.self) { try LoRAConversion(dora, rule: RankRule(.fixed(4))) }
+    let tokens = try StoredAdapter(directory: Fixtures.path("methods/trainable-tokens/adapter"))
+    #expect(throws: AdapterError.self) {
+      try LoRAConversion(tokens, base: Fixtures.path("methods/trainable-tokens/base"), rule: RankRule(.fixed(4)))
+    }
+  }
+}
