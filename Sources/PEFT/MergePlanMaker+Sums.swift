@@ -139,7 +139,7 @@ extension LoRAUpdate {
 }
 
 /// A term of a plain LoRA as a rule, so that it can stand beside the rules of other methods.
-private struct LoRARule: LowRankRule {
+struct LoRARule: LowRankRule {
   let term: LoRAUpdate.Term
   /// True if rules see the stored weight transposed.
   let isTransposed: Bool

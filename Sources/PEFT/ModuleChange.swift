@@ -13,6 +13,10 @@ struct ModuleChange: Sendable {
   let isAdditive: Bool
   /// The base weight's dtype.
   let dtype: DType
+  /// Elements that were compared.
+  var elementCount = 0.0
+  /// W' - W, where it was asked for.
+  var difference: [Double]?
 }
 
 extension MergePlan {
@@ -48,43 +52,51 @@ extension MergePlan {
       }
       if let added = change.changeSquares { sum.changeSquares = (sum.changeSquares ?? 0) + added }
       sum.weightSquares += change.weightSquares
+      sum.elementCount += change.elementCount
       byPath[change.path] = sum
     }
     return byPath.values.sorted { naturallyPrecedes($0.path, $1.path) }
   }
 
   private func change(
-    of file: SafetensorsFile, _ entry: TensorEntry, _ update: LoRAUpdate, _ name: String, _ scratch: inout MergeScratch
+    of file: SafetensorsFile, _ entry: TensorEntry, _ update: LoRAUpdate, _ name: String, _ scratch: inout MergeScratch,
+    keeps: Bool
   ) throws(AdapterError) -> ModuleChange {
-    let sink = ChangeSink(file.file, entry)
+    let first = update.firstRow * update.columns
+    let sink = ChangeSink(file.file, entry, keeps: keeps ? first..<first + update.rows * update.columns : nil)
     let work = MergeWork.merge(
       source: file.file, entry: entry, update: update, rows: 0..<update.rows,
       target: update.firstRow * update.columns * 8, dtype: .f64)
     try perform([work], sink, &scratch)
-    return sink.change(update.terms.first?.owner.path ?? name, isAdditive: update.isPlain)
+    return sink.change(Self.path(update, name), isAdditive: update.isPlain)
   }
 
-  private func changes(of output: Output, _ scratch: inout MergeScratch) throws(AdapterError) -> [ModuleChange] {
+  /// What an output changes, one entry for each update of a weight's rows.
+  /// - Parameter keeps: to give the differences themselves too, in the order of the stored elements.
+  func changes(
+    of output: Output, _ scratch: inout MergeScratch, keeps: Bool = false
+  ) throws(AdapterError) -> [ModuleChange] {
     let name = output.item.name
+    func sink(_ file: File, _ entry: TensorEntry) -> ChangeSink {
+      ChangeSink(file, entry, keeps: keeps ? 0..<entry.elementCount : nil)
+    }
     switch output.source {
     case .copy: return []
     case .merge(let file, let entry, let updates):
       var found: [ModuleChange] = []
-      for update in updates { found.append(try change(of: file, entry, update, name, &scratch)) }
+      for update in updates { found.append(try change(of: file, entry, update, name, &scratch, keeps: keeps)) }
       return found
-    case .mergeRows(let file, let entry, let update, _): return [try change(of: file, entry, update, name, &scratch)]
+    case .mergeRows(let file, let entry, let update, _):
+      return [try change(of: file, entry, update, name, &scratch, keeps: keeps)]
     case .change(let file, let entry, let change):
-      let sink = ChangeSink(file.file, entry)
+      let sink = sink(file.file, entry)
       let work = MergeWork.change(
         source: file.file, entry: entry, change: change, rows: 0..<change.storedRows, target: 0, dtype: .f64)
       try perform([work], sink, &scratch)
-      return [
-        sink.change(change.owners.first?.path ?? name, isAdditive: change.rules.allSatisfy { $0.rule.isAdditive })
-      ]
+      return [sink.change(Self.path(change, name), isAdditive: change.rules.allSatisfy { $0.rule.isAdditive })]
     case .changeBias, .addBias:
       // A bias is computed in f64 and then rounded to its dtype; its own sources say how.
-      let sink = ChangeSink(output.source, output.item)
-      guard let sink else { return [] }
+      guard let sink = ChangeSink(output.source, output.item, keeps: keeps) else { return [] }
       let widened = Shard(name: "", outputs: [output], metadata: [])
       let layout = try asAdapterError { () throws(TensorFileError) in
         try SafetensorsLayout(path: "", items: [output.item])
@@ -94,7 +106,7 @@ extension MergePlan {
       return [sink.change(name, isAdditive: true)]
     case .replaceRows(let file, let entry, let rows):
       let width = entry.shape.last ?? 0
-      let sink = ChangeSink(file.file, entry)
+      let sink = sink(file.file, entry)
       let order = Dictionary(rows.indices.enumerated().map { ($1, $0) }, uniquingKeysWith: { $1 })
       let work = order.filter { $0.key < entry.shape[0] }.map { row, position in
         MergeWork.convert(
@@ -109,7 +121,7 @@ extension MergePlan {
       else {
         return [ModuleChange(path: Self.module(name), changeSquares: nil, isAdditive: false, dtype: entry.dtype)]
       }
-      let sink = ChangeSink(base.checkpoint.shards[location.shard].file, location.entry)
+      let sink = sink(base.checkpoint.shards[location.shard].file, location.entry)
       let work = MergeWork.convert(
         source: file.file, entry: entry, elements: 0..<entry.elementCount, target: 0, dtype: .f64)
       try perform([work], sink, &scratch)
@@ -125,8 +137,14 @@ extension MergePlan {
     }
   }
 
+  /// The module that an update belongs to.
+  static func path(_ update: LoRAUpdate, _ name: String) -> String { update.terms.first?.owner.path ?? name }
+
+  /// The module that a change belongs to.
+  static func path(_ change: WeightChange, _ name: String) -> String { change.owners.first?.path ?? name }
+
   /// The module of a weight; of other tensors the name.
-  private static func module(_ name: String) -> String {
+  static func module(_ name: String) -> String {
     name.hasSuffix(".weight") ? String(name.dropLast(".weight".count)) : name
   }
 }
@@ -142,9 +160,15 @@ private final class ChangeSink: TensorSink {
   var offset = 0
   private var changeSquares = 0.0
   private var weightSquares = 0.0
+  private var count = 0
+  /// The elements whose differences are kept, and these; what is not written does not differ.
+  private let kept: Range<Int>?
+  private var differences: [Double] = []
 
   /// For what is written in f64.
-  init(_ source: File, _ entry: TensorEntry, written: FloatFormat = .f64) {
+  init(_ source: File, _ entry: TensorEntry, written: FloatFormat = .f64, keeps kept: Range<Int>? = nil) {
+    self.kept = kept
+    if let kept { differences = [Double](repeating: 0, count: kept.count) }
     self.source = source
     self.entry = entry
     format = entry.dtype.format ?? .f32
@@ -152,11 +176,11 @@ private final class ChangeSink: TensorSink {
   }
 
   /// For a bias, which is written in its own dtype.
-  convenience init?(_ biasSource: MergePlan.Source, _ item: SafetensorsLayout.Item) {
+  convenience init?(_ biasSource: MergePlan.Source, _ item: SafetensorsLayout.Item, keeps: Bool) {
     guard let written = item.dtype.format else { return nil }
     switch biasSource {
     case .changeBias(let file, let entry, _), .addBias(let file, let entry, _):
-      self.init(file.file, entry, written: written)
+      self.init(file.file, entry, written: written, keeps: keeps ? 0..<entry.elementCount : nil)
     default: return nil
     }
   }
@@ -178,12 +202,15 @@ private final class ChangeSink: TensorSink {
       let difference = after[index] - before[index]
       changeSquares += difference * difference
       weightSquares += before[index] * before[index]
+      if let kept, kept.contains(first + index) { differences[first + index - kept.lowerBound] = difference }
     }
+    self.count += count
   }
 
   func change(_ path: String, isAdditive: Bool) -> ModuleChange {
     ModuleChange(
-      path: path, changeSquares: changeSquares, weightSquares: weightSquares, isAdditive: isAdditive, dtype: entry.dtype
-    )
+      path: path, changeSquares: changeSquares, weightSquares: weightSquares, isAdditive: isAdditive,
+      dtype: entry.dtype,
+      elementCount: Double(count), difference: kept == nil ? nil : differences)
   }
 }

@@ -22,12 +22,16 @@ public struct ModuleStatistics: Sendable {
     public fileprivate(set) var norm: Double?
     /// ‖ΔW‖/‖W‖; nil without a base.
     public fileprivate(set) var relativeNorm: Double?
-    /// Singular values of s·B·A, falling; of experts, all experts' together. Empty for other methods.
-    public let singularValues: [Double]
+    /// Elements of ΔW; nil where the norm is.
+    public fileprivate(set) var elementCount: Double?
+    /// Singular values, falling: of a LoRA those of s·B·A, all experts' together; of another method those of ΔW.
+    ///
+    /// Empty where ΔW is not determined, and where it has no factors and a lesser extent over 1024.
+    public fileprivate(set) var singularValues: [Double]
     /// exp of the entropy of the singular values' shares: the number of directions that matter.
     ///
     /// Source: Roy and Vetterli, The effective rank, 2007.
-    public let effectiveRank: Double
+    public fileprivate(set) var effectiveRank: Double
     public fileprivate(set) var health: Health
   }
 
@@ -38,10 +42,10 @@ public struct ModuleStatistics: Sendable {
   /// Reads all values of an adapter.
   ///
   /// With a base, norms are those of what the merge's own work would write, without the rounding to a half format. Without
-  /// one, ΔW = s·B·A is not formed: its singular values are those of an r × r matrix made of BᵀB and A·Aᵀ; a method that
-  /// adds something independent of W is applied to zeros.
+  /// one, a ΔW that is a product of factors is not formed: its singular values are those of an r × r matrix made of the factors'
+  /// triangles; a method that adds something independent of W is applied to zeros.
   /// Precision: f64. Cost: one pass over the file; O(r²·(in + out)) a module, with a base that of a merge; `workers` modules
-  /// are held at once.
+  /// are held at once. What has no factors is held whole, up to 2²⁶ elements.
   /// Throws as `AdapterSummary.init`, `.file`; with a base what `MergePlan.init` throws.
   public init(
     directory: String, base: String? = nil, options: MergeOptions = MergeOptions(), workers: Int = 2
@@ -61,6 +65,7 @@ public struct ModuleStatistics: Sendable {
       options.allowRepeated = true
       let plan = try MergePlan(base: base, adapter: directory, options: options)
       rows = Self.joined(rows, try await plan.moduleChanges(workers: workers), isLoRA: config.peftType == .lora)
+      try await Self.addSpectra(of: plan, to: &rows, workers: workers)
     }
     self.rows = rows.sorted { naturallyPrecedes($0.path, $1.path) }
   }
@@ -71,9 +76,11 @@ public struct ModuleStatistics: Sendable {
     return changes.map { change in
       var row =
         known[change.path]
-        ?? Row(path: change.path, norm: nil, singularValues: [], effectiveRank: 0, health: .unknown)
+        ?? Row(
+          path: change.path, norm: nil, elementCount: nil, singularValues: [], effectiveRank: 0, health: .unknown)
       guard let squares = change.changeSquares else { return row }
       row.norm = squares.squareRoot()
+      row.elementCount = change.elementCount
       row.relativeNorm = change.weightSquares > 0 ? (squares / change.weightSquares).squareRoot() : nil
       // Started as parts of the weight, f32 tensors give it back but for their rounding; a bare LoRA of zeros leaves DoRA's
       // magnitudes, which are rounded as the weight is.
@@ -89,42 +96,47 @@ public struct ModuleStatistics: Sendable {
     }
   }
 
+  /// Gives rows that have none the singular values of what the plan changes.
+  private static func addSpectra(of plan: MergePlan, to rows: inout [Row], workers: Int) async throws {
+    let wanted = rows.indices.filter { rows[$0].singularValues.isEmpty && rows[$0].health == .ok }
+    guard !wanted.isEmpty else { return }
+    let places = plan.deltaPlaces()
+    let paths = wanted.map { rows[$0].path }
+    let found = try await withThrowingTaskGroup(of: [(Int, [Double])].self) { group in
+      for worker in 0..<max(1, workers) {
+        group.addTask {
+          try stride(from: worker, to: paths.count, by: max(1, workers)).map { index in
+            try Task.checkCancellation()
+            let delta = try plan.delta(
+              at: places[ExactName(paths[index])] ?? [], greatestExtent: ModuleDelta.greatestExtent)
+            return (wanted[index], delta?.spectrum()?.values ?? [])
+          }
+        }
+      }
+      var all: [(Int, [Double])] = []
+      for try await part in group { all += part }
+      return all
+    }
+    for (index, values) in found {
+      rows[index].singularValues = values
+      rows[index].effectiveRank = effectiveRank(values)
+    }
+  }
+
   // MARK: LoRA
 
   private static func loraRows(
     _ file: SafetensorsFile, _ config: PeftConfig, _ configPath: String, workers: Int
   ) async throws -> [Row] {
-    let scaling = try LoRAScaling(config, path: configPath)
-    let isDetermined = config.isDeterminedWithoutBase
-    var jobs: [Job] = []
-    for (name, tensors) in AdapterName.loraModules(in: file) {
-      let path = name.text
-      guard let a = tensors[.a] ?? tensors[.embeddingA], let b = tensors[.b] ?? tensors[.embeddingB],
-        a.shape.count >= 2, b.shape.count >= 2, a.shape[0] == b.shape[1],
-        a.elementCount > 0, b.elementCount > 0, a.dtype.isComputable, b.dtype.isComputable
-      else { continue }
-      // The kernel of B is 1 throughout: what follows its rank has no place in the product.
-      guard b.shape.dropFirst(2).allSatisfy({ $0 == 1 }) else {
-        throw AdapterError.rankMismatch(
-          path: file.path, module: path, expectedRank: a.shape[0], shapeA: a.shape, shapeB: b.shape)
-      }
-      let values = try scaling.values(ofModule: path, rows: a.shape[0])
-      let experts = max(1, a.shape[0] / values.rank)
-      guard a.shape[0] % experts == 0 else { continue }
-      jobs.append(
-        Job(
-          path: path, a: a, b: b, scale: values.scale, experts: experts,
-          isDetermined: isDetermined && tensors[.magnitude] == nil && tensors[.diagonal] == nil))
-    }
+    let products = try StoredProduct.all(file, config, configPath)
     let blas = SingleThreadedBLAS()
     defer { blas.end() }
-    let pairs = jobs
     return try await withThrowingTaskGroup(of: [Row].self) { group in
       for worker in 0..<max(1, workers) {
         group.addTask {
-          try stride(from: worker, to: pairs.count, by: max(1, workers)).map { index in
+          try stride(from: worker, to: products.count, by: max(1, workers)).map { index in
             try Task.checkCancellation()
-            return try Self.row(pairs[index], file.file)
+            return try Self.row(products[index])
           }
         }
       }
@@ -134,67 +146,15 @@ public struct ModuleStatistics: Sendable {
     }
   }
 
-  private struct Job: Sendable {
-    let path: String
-    let a: TensorEntry
-    let b: TensorEntry
-    let scale: Double
-    let experts: Int
-    /// True if ΔW is s·B·A.
-    let isDetermined: Bool
-  }
-
-  private static func row(_ job: Job, _ file: File) throws(AdapterError) -> Row {
-    let (a, b, experts) = (job.a, job.b, job.experts)
-    return try asAdapterError { () throws(TensorFileError) in
-      let all = a.shape[0]
-      let rank = all / experts
-      let matrixA: Matrix<Double> = try StoredTensor(file: file, entry: a).matrix(rows: all)
-      let stored: Matrix<Double> = try StoredTensor(file: file, entry: b).matrix(rows: b.shape[0])
-      var values: [Double] = []
-      var isFinite = true
-      for expert in 0..<experts {
-        let partA = experts == 1 ? matrixA : matrixA.rows(expert * rank..<(expert + 1) * rank)
-        // B holds the experts interleaved.
-        let order = (0..<rank).map { $0 * experts + expert }
-        let partB = experts == 1 ? stored : stored.selectingColumns(order)
-        guard let found = singularValues(partA, partB) else {
-          isFinite = false
-          continue
-        }
-        values += found.map { $0 * abs(job.scale) }
-      }
-      values.sort(by: >)
-      let norm = values.reduce(0) { $0 + $1 * $1 }.squareRoot()
-      isFinite = isFinite && norm.isFinite
-      return Row(
-        path: job.path, norm: job.isDetermined && isFinite ? norm : nil, singularValues: isFinite ? values : [],
-        effectiveRank: effectiveRank(values),
-        health: !isFinite ? .notFinite : norm == 0 ? .untrained : job.isDetermined ? .ok : .unknown)
-    }
-  }
-
-  /// Singular values of B·A; nil if a value is not finite.
-  ///
-  /// With A·Aᵀ = V·D·Vᵀ the squares are the eigenvalues of √D·Vᵀ·(BᵀB)·V·√D.
-  /// Where the rank is greater than an extent of B·A, the product is formed, which then is smaller than A or B.
-  private static func singularValues(_ a: Matrix<Double>, _ b: Matrix<Double>) -> [Double]? {
-    let least = min(a.columns, b.rows)
-    if a.rows > least {
-      let product = b.times(a)
-      let isWide = b.rows <= a.columns
-      let gram = product.times(product, transposingSelf: !isWide, transposingOther: isWide)
-      guard let found = Decompositions.eigenvectors(ofSymmetric: gram, ranks: 0..<least) else { return nil }
-      return found.values.map { max(0, $0).squareRoot() }.reversed() + [Double](repeating: 0, count: a.rows - least)
-    }
-    let gramA = a.times(a, transposingOther: true)
-    let gramB = b.times(b, transposingSelf: true)
-    guard let inner = Decompositions.eigenvectors(ofSymmetric: gramA, ranks: 0..<a.rows) else { return nil }
-    var roots = inner.vectors
-    for row in 0..<roots.rows { roots.scaleRow(row, by: max(0, inner.values[row]).squareRoot()) }
-    let middle = roots.times(gramB).times(roots, transposingOther: true)
-    guard let outer = Decompositions.eigenvectors(ofSymmetric: middle, ranks: 0..<a.rows) else { return nil }
-    return outer.values.map { max(0, $0).squareRoot() }.reversed()
+  private static func row(_ product: StoredProduct) throws(AdapterError) -> Row {
+    let delta = try product.delta()
+    let found = delta.spectrum()
+    let norm = found?.squares.squareRoot()
+    let values = found?.values ?? []
+    return Row(
+      path: product.path, norm: product.isDetermined ? norm : nil, elementCount: delta.elementCount,
+      singularValues: values, effectiveRank: effectiveRank(values),
+      health: norm.map { $0 == 0 ? .untrained : product.isDetermined ? .ok : .unknown } ?? .notFinite)
   }
 
   private static func effectiveRank(_ values: [Double]) -> Double {
@@ -217,9 +177,12 @@ public struct ModuleStatistics: Sendable {
       let probe = try? RuleProbe(
         part, shared: parts.shared, config: config, configPath: configPath, file: file, budget: budget)
       let isFinite = try isFinite(part.tensors.values, file)
+      let values =
+        isFinite ? try probe?.delta(greatestExtent: ModuleDelta.greatestExtent)?.spectrum()?.values ?? [] : []
       rows.append(
         Row(
-          path: part.path, norm: isFinite ? probe?.norm : nil, singularValues: [], effectiveRank: 0,
+          path: part.path, norm: isFinite ? probe?.norm : nil, elementCount: probe?.elementCount,
+          singularValues: values, effectiveRank: effectiveRank(values),
           health: !isFinite ? .notFinite : probe?.isIdentity.map { $0 ? .untrained : .ok } ?? .unknown))
     }
     if parts.modules.isEmpty {
@@ -227,7 +190,8 @@ public struct ModuleStatistics: Sendable {
         let isFinite = try isFinite([entry], file)
         rows.append(
           Row(
-            path: name.text, norm: nil, singularValues: [], effectiveRank: 0, health: isFinite ? .unknown : .notFinite))
+            path: name.text, norm: nil, elementCount: nil, singularValues: [], effectiveRank: 0,
+            health: isFinite ? .unknown : .notFinite))
       }
     }
     return rows
@@ -241,16 +205,6 @@ public struct ModuleStatistics: Sendable {
       if scan.nonFiniteCount > 0 { return false }
     }
     return true
-  }
-}
-
-extension PeftConfig {
-  /// True if a plain LoRA's ΔW is s·B·A, whatever the base.
-  fileprivate var isDeterminedWithoutBase: Bool {
-    guard !useDoRA, kasaConfig == .null, useBDLoRA.isEmptyOrFalse else { return false }
-    if (try? LoRAVariants.refuse(self, path: "")) == nil { return false }
-    guard let name = initLoRAWeights.stringValue?.lowercased() else { return true }
-    return !name.hasPrefix("pissa") && name != "olora"
   }
 }
 

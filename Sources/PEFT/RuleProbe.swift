@@ -26,6 +26,10 @@ final class ProbeBudget {
 struct RuleProbe {
   /// ‖ΔW‖, where it does not depend on the weight and the weight's shape is known.
   var norm: Double?
+  /// Elements of ΔW, where the norm is known.
+  private(set) var elementCount: Double?
+  /// What the probe was made of, where the norm is known.
+  private var known: (rule: any WeightRule, shape: WeightShape)?
   /// True if it changes nothing, false if it changes something; nil where only the weight can tell.
   var isIdentity: Bool?
 
@@ -56,8 +60,33 @@ struct RuleProbe {
       guard readsValues, count <= Self.elementLimit(rule), budget.spend(count) else { return }
       let squares = try asAdapterError { () throws(TensorFileError) in try Self.changeSquares(rule, shape) }
       isIdentity = squares.change <= squares.weight * 0x1p-40
-      if rule.isAdditive, rule.changesWeight, isWhole { norm = squares.change.squareRoot() }
+      if rule.isAdditive, rule.changesWeight, isWhole {
+        norm = squares.change.squareRoot()
+        elementCount = Double(count)
+        known = (rule, shape)
+      }
       if !squares.change.isFinite { isIdentity = nil }
+    }
+  }
+
+  /// ΔW, where the norm is known. Nil too where it has no factors and is larger than is held whole, or its lesser extent is over
+  /// `greatestExtent`. Throws `.file`.
+  func delta(greatestExtent: Int = .max) throws(AdapterError) -> ModuleDelta? {
+    guard let (rule, shape) = known else { return nil }
+    return try asAdapterError { () throws(TensorFileError) in
+      if let rule = rule as? any LowRankRule {
+        let (left, right) = try rule.factors(Double.self)
+        return ModuleDelta(blocks: [.product(left: left, right: right)])
+      }
+      guard shape.output * shape.input <= ModuleDelta.greatestDense, min(shape.output, shape.input) <= greatestExtent
+      else {
+        return nil
+      }
+      var values: [Double] = []
+      values.reserveCapacity(shape.output * shape.input)
+      try Self.eachBlock(rule, shape) { values += $1.values }
+      return ModuleDelta(
+        blocks: [.dense(Matrix(rows: shape.output, columns: shape.input, values: values))])
     }
   }
 
@@ -85,15 +114,7 @@ struct RuleProbe {
       }
     }
     if rule.changesWeight {
-      let apply = try rule.makeChange(scale: 1.0)
-      let step = rule.needsWholeWeight ? shape.output : max(LowRankUpdate.rowGroup, 1 << 16 / max(1, shape.input))
-      for first in stride(from: 0, to: shape.output, by: step) {
-        let rows = first..<min(first + step, shape.output)
-        let values = (0..<rows.count * shape.input).map { rule.isAdditive ? 0 : probe($0 + first * shape.input) }
-        var block = Matrix<Double>(rows: rows.count, columns: shape.input, values: values)
-        try apply(rows, &block)
-        add(values, block.values)
-      }
+      try eachBlock(rule, shape) { before, after in add(before, after.values) }
     }
     if rule.changesBias {
       let values = (0..<shape.output).map { probe($0) }
@@ -108,6 +129,21 @@ struct RuleProbe {
       add([Double](repeating: 0, count: values.count), values)
     }
     return (change, weight)
+  }
+
+  /// What the rule makes of zeros, where it adds something, and of numbers without a pattern, a block of rows at a time.
+  private static func eachBlock(
+    _ rule: any WeightRule, _ shape: WeightShape, _ body: (_ before: [Double], _ after: Matrix<Double>) -> Void
+  ) throws(TensorFileError) {
+    let apply = try rule.makeChange(scale: 1.0)
+    let step = rule.needsWholeWeight ? shape.output : max(LowRankUpdate.rowGroup, 1 << 16 / max(1, shape.input))
+    for first in stride(from: 0, to: shape.output, by: step) {
+      let rows = first..<min(first + step, shape.output)
+      let values = (0..<rows.count * shape.input).map { rule.isAdditive ? 0 : probe($0 + first * shape.input) }
+      var block = Matrix<Double>(rows: rows.count, columns: shape.input, values: values)
+      try apply(rows, &block)
+      body(values, block)
+    }
   }
 
   /// Numbers from -1 to 1 without a pattern.

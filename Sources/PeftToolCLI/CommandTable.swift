@@ -20,6 +20,13 @@ enum CommandTable {
 
   static let jsonFlag = Flag("json", "write the answer as one JSON document")
 
+  /// - Parameter summary: what the command's page shows.
+  static func reportFlag(_ summary: String) -> Flag {
+    Flag(
+      "report", value: "FILE", summary,
+      detail: "The page is one HTML file without scripts that loads nothing from elsewhere. FILE must not exist.")
+  }
+
   static let configKeyFlag = Flag(
     "ignore-config-key", value: "KEY", "accept an unknown key of adapter_config.json",
     detail: "An unknown key with a value that is neither null, false nor empty stops the merge, because it may change "
@@ -167,7 +174,8 @@ enum CommandTable {
         Flag(
           "as-peft", "allow for the roundings of PEFT's own merge",
           detail: "PEFT rounds some changes to the weight's dtype before it adds them, and decomposes weights in f32."),
-        threadsFlag, jsonFlag,
+        threadsFlag,
+        reportFlag("write a page: verdict, and how far each tensor is from the merge"), jsonFlag,
       ],
       detail: """
         Computes the merge again, in bounded memory and without writing it, and compares tensor by tensor. Merged tensors may \
@@ -193,12 +201,17 @@ enum CommandTable {
             + "code 1 if there is one.",
           takes: .choice(ServingCheck.Server.allCases.map(\.rawValue))),
         Flag(
-          "report", value: "FILE", "write a page with a heat map, singular values, bytes and health",
-          detail: "The page is one HTML file that loads nothing from elsewhere. FILE must not exist."),
+          "compare", value: "OTHER", "show how alike the changes of another adapter are, module by module",
+          detail:
+            "The cosine of the two changes, the norm of their difference as a share of this adapter's, and how far the spaces are "
+            + "one that they write to and read from: the mean of cos² over the angles between them, beside what random "
+            + "spaces have. A change that depends on the weight is compared with --base only.", isModel: true),
+        reportFlag("write a page: verdict, size of the change, singular values, bytes, comparison"),
         jsonFlag,
       ],
       detail:
-        "Reads the configuration and the header of the weights; the weights themselves only for --stats and --report.",
+        "Reads the configuration and the header of the weights; the weights themselves only for --stats, --compare and "
+        + "--report.",
       run: inspectCommand),
     Command(
       name: "validate", summary: "find what is wrong with an adapter, a model or an index",
@@ -251,7 +264,7 @@ enum CommandTable {
       flags: [
         Flag(
           "tolerance", value: "X", "let values differ by X times the tensor's largest magnitude", default: "0"),
-        jsonFlag,
+        reportFlag("write a page: verdict, and where the checkpoints differ by how much"), jsonFlag,
       ],
       detail: "Exit code 0 if the checkpoints agree, 1 if they differ. Memory does not grow with the checkpoints.",
       run: diffCommand),

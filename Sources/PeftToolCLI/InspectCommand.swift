@@ -3,6 +3,7 @@ internal import TensorFiles
 
 /// `peft-tool inspect ADAPTER`
 @Sendable func inspectCommand(_ invocation: Invocation, _ console: Console) async throws -> Int32 {
+  let report = try ReportFile(invocation)
   let directory = invocation.operands[0]
   let summary = try AdapterSummary(directory: directory)
   var json = summary.json
@@ -11,28 +12,26 @@ internal import TensorFiles
   let lines =
     invocation.has("json") ? Console(output: { _ in }, error: console.error, showsProgress: false) : console
   printSummary(summary, lines)
-  if invocation.has("stats") || invocation.has("report") {
-    let base = invocation.value("base")
-    let fits = base.map { (try? BaseMatch(base: $0, adapter: directory)) != nil } ?? false
-    // A base that does not fit is judged below, and the adapter is shown without it.
-    let statistics = try await ModuleStatistics(directory: directory, base: fits ? base : nil)
-    if invocation.has("stats") {
-      lines.line("")
-      inspectStatistics(statistics, lines, json: &json)
-    }
-    if let path = invocation.value("report") {
-      guard !FileSystem.exists(path) else { throw AdapterError.file(.outputExists(path: path)) }
-      do throws(TensorFileError) {
-        try File.create(path).write(Report(summary: summary, statistics: statistics).html)
-      } catch {
-        throw AdapterError.file(error)
-      }
-      console.note("wrote \(path)")
-    }
-  }
-  if let base = invocation.value("base") {
+  // A base that does not fit is judged below, and the adapter is shown without it.
+  let match = invocation.value("base").map { InspectedBase($0, adapter: directory) }
+  let base = match?.fit == nil ? nil : match?.path
+  var statistics: ModuleStatistics?
+  if invocation.has("stats") {
+    let found = try await ModuleStatistics(directory: directory, base: base)
     lines.line("")
-    code = max(code, inspectMatch(directory, base, lines, json: &json))
+    inspectStatistics(found, lines, json: &json)
+    statistics = found
+  }
+  var comparison: (other: String, values: AdapterComparison)?
+  if let other = invocation.value("compare") {
+    let found = try await AdapterComparison(directory, other, base: base)
+    lines.line("")
+    inspectComparison(found, with: other, lines, json: &json)
+    comparison = (other, found)
+  }
+  if let match {
+    lines.line("")
+    code = max(code, inspectMatch(match, lines, json: &json))
   }
   if let name = invocation.value("for") {
     guard let server = ServingCheck.Server(rawValue: name) else {
@@ -43,11 +42,33 @@ internal import TensorFiles
     lines.line("")
     code = max(code, inspectServing(try ServingCheck(directory: directory, server: server), lines, json: &json))
   }
+  if let report {
+    if statistics == nil { statistics = try await readableStatistics(directory, base: base) }
+    let verdict = AdapterVerdict(
+      statistics: statistics, validation: try Validation(path: directory), mismatch: match?.reason)
+    try report.write(
+      AdapterPage(
+        summary: summary, statistics: statistics, verdict: verdict, facts: factRows(summary),
+        modules: groupRows(summary),
+        match: match?.fit, comparison: comparison
+      ).page, console)
+  }
   if invocation.has("json") { console.json(json) }
   return code
 }
 
-private func printSummary(_ summary: AdapterSummary, _ console: Console) {
+/// Statistics for a page; nil where the tensors do not fit together, which the page's verdict says.
+private func readableStatistics(_ directory: String, base: String?) async throws -> ModuleStatistics? {
+  do {
+    return try await ModuleStatistics(directory: directory, base: base)
+  } catch let error as AdapterError {
+    if case .file = error { throw error }
+    return nil
+  }
+}
+
+/// What an adapter's configuration and header say, name by name.
+private func factRows(_ summary: AdapterSummary) -> [[String]] {
   let config = summary.config
   var rows = [["type", typeText(config)]]
   if let task = config.taskType { rows.append(["task", task]) }
@@ -63,7 +84,21 @@ private func printSummary(_ summary: AdapterSummary, _ console: Console) {
     "weights",
     "\(countText(summary.tensorCount, "tensor")), \(countText(summary.parameterCount, "parameter")), \(bytesRow(summary))",
   ])
-  for line in table(rows) { console.line(line) }
+  return rows
+}
+
+/// Modules and other tensors, layers folded, for a page.
+private func groupRows(_ summary: AdapterSummary) -> [[String]] {
+  let header = ["name", "count", "r", "alpha", "scale", "A, or the tensor", "B", "dtype"]
+  let tensors = summary.tensors.map {
+    [$0.name, "\($0.count)", "", "", "", shapeText($0.shapes.first), "", $0.dtype.rawValue]
+  }
+  return [header] + summary.modules.map(moduleRow) + tensors
+}
+
+private func printSummary(_ summary: AdapterSummary, _ console: Console) {
+  let config = summary.config
+  for line in table(factRows(summary)) { console.line(line) }
   if !summary.modules.isEmpty {
     console.line("")
     let header = ["module", "count", "r", "alpha", "scale", "A", "B", "dtype"]

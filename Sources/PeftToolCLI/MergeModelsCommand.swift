@@ -58,7 +58,7 @@ let mergeModelsEntry = Command(
   let hub = Hub(isOffline: invocation.has("offline"))
   let plan = try RecipePlan(MergeRecipe(path: invocation.operands[0]), options: options) {
     word throws(AdapterError) in
-    try Command.located(word, hub) { downloads.update($0) }
+    try ModelWord(word, as: "model", isModel: true, isWeighted: false).located(hub) { downloads.update($0) }
   }
   let merger = RecipeMerger(plan, workers: workers)
   if invocation.has("dry-run") {

@@ -63,6 +63,7 @@ private func countedWeights(_ path: String) throws(AdapterError) -> SafetensorsF
   guard tolerance >= 0 else {
     throw UsageError.badValue(flag: "tolerance", found: "\(tolerance)", expected: "a number from 0")
   }
+  let report = try ReportFile(invocation)
   let checkpoints: [Checkpoint]
   do throws(TensorFileError) {
     checkpoints = [try Checkpoint(path: invocation.operands[0]), try Checkpoint(path: invocation.operands[1])]
@@ -71,22 +72,51 @@ private func countedWeights(_ path: String) throws(AdapterError) -> SafetensorsF
   }
   let difference = try CheckpointDifference(checkpoints[0], checkpoints[1])
   let differing = difference.tensors.filter { $0.relative > tolerance }
+  if let report {
+    let names = invocation.operands.map(FileSystem.lastComponent)
+    try report.write(
+      DifferencePage(first: names[0], second: names[1], difference: difference, tolerance: tolerance).page, console)
+  }
   if invocation.has("json") {
     console.json(diffJSON(difference, tolerance))
   } else {
     for tensor in differing { console.line(diffLine(tensor)) }
-    let identical = difference.tensors.filter { $0.finding == .identical }.count
-    let close = difference.tensors.count - identical - differing.count
-    let parts = [
-      "\(identical) identical", close > 0 ? "\(close) within tolerance" : nil,
-      differing.isEmpty ? nil : "\(differing.count) different",
-    ]
-    console.line("\(countText(difference.tensors.count, "tensor")): \(parts.compactMap { $0 }.joined(separator: ", "))")
-    if let worst = difference.tensors.map(\.relative).filter(\.isFinite).max(), worst > 0 {
-      console.line("largest difference: \(scientific(worst)) of the tensor's largest magnitude")
-    }
+    console.line(DifferenceText.summary(difference, tolerance))
+    if let largest = DifferenceText.largest(difference) { console.line(largest) }
   }
   return differing.isEmpty ? 0 : 1
+}
+
+/// What is said of two checkpoints in words.
+enum DifferenceText {
+  /// How many tensors are identical, close and different.
+  static func summary(_ difference: CheckpointDifference, _ tolerance: Double) -> String {
+    let identical = difference.tensors.filter { $0.finding == .identical }.count
+    let differing = difference.tensors.filter { $0.relative > tolerance }.count
+    let close = difference.tensors.count - identical - differing
+    let parts = [
+      "\(identical) identical", close > 0 ? "\(close) within tolerance" : nil,
+      differing == 0 ? nil : "\(differing) different",
+    ]
+    return "\(countText(difference.tensors.count, "tensor")): \(parts.compactMap { $0 }.joined(separator: ", "))"
+  }
+
+  /// The largest difference; nil if there is none.
+  static func largest(_ difference: CheckpointDifference) -> String? {
+    guard let worst = difference.tensors.map(\.relative).filter(\.isFinite).max(), worst > 0 else { return nil }
+    return "largest difference: \(scientific(worst)) of the tensor's largest magnitude"
+  }
+
+  /// A finding in one word.
+  static func status(_ finding: TensorDifference.Finding) -> String {
+    switch finding {
+    case .added: "added"
+    case .removed: "removed"
+    case .retyped: "retyped"
+    case .identical: "identical"
+    case .changed: "changed"
+    }
+  }
 }
 
 private func diffLine(_ tensor: TensorDifference) -> String {
@@ -107,16 +137,12 @@ private func diffJSON(_ difference: CheckpointDifference, _ tolerance: Double) -
       "tensors",
       .array(
         difference.tensors.map { tensor in
-          var members: [JSONValue.Member] = [.init("name", .string(tensor.name))]
-          switch tensor.finding {
-          case .added: members.append(.init("status", .string("added")))
-          case .removed: members.append(.init("status", .string("removed")))
-          case .retyped: members.append(.init("status", .string("retyped")))
-          case .identical: members.append(.init("status", .string("identical")))
-          case .changed(let largest, let rms, let magnitude):
+          var members: [JSONValue.Member] = [
+            .init("name", .string(tensor.name)), .init("status", .string(DifferenceText.status(tensor.finding))),
+          ]
+          if case .changed(let largest, let rms, let magnitude) = tensor.finding {
             members += [
-              .init("status", .string("changed")), .init("max", .number(largest)), .init("rms", .number(rms)),
-              .init("magnitude", .number(magnitude)),
+              .init("max", .number(largest)), .init("rms", .number(rms)), .init("magnitude", .number(magnitude)),
             ]
           }
           return .object(members)

@@ -21,6 +21,17 @@ func numberText(_ value: Double) -> String {
   return text == "0" && value != 0 ? "\(value)" : text
 }
 
+/// Three digits for reading: "0.0123", "45.6", and "1.23e-07" beyond what that shows well.
+func shortText(_ value: Double) -> String {
+  let size = abs(value)
+  guard value.isFinite, size >= 1e-3, size < 1e4 else { return value == 0 ? "0" : scientific(value) }
+  let decimals = size >= 100 ? 0 : size >= 10 ? 1 : size >= 1 ? 2 : size >= 0.1 ? 3 : size >= 0.01 ? 4 : 5
+  return fixed(value, decimals)
+}
+
+/// As `shortText`, or a dash.
+func dashed(_ value: Double?) -> String { value.map(shortText) ?? "–" }
+
 /// Rows with their columns aligned, two spaces apart; the last column is not padded.
 func table(_ rows: [[String]]) -> [String] {
   var widths: [Int] = []

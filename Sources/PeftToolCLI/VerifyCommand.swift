@@ -3,6 +3,7 @@ internal import TensorFiles
 
 /// `peft-tool verify BASE ADAPTER... MERGED`
 @Sendable func verifyCommand(_ invocation: Invocation, _ console: Console) async throws -> Int32 {
+  let report = try ReportFile(invocation)
   let plan = try makePlan(invocation)
   let path = invocation.operands[invocation.operands.count - 1]
   let model: Checkpoint
@@ -18,15 +19,22 @@ internal import TensorFiles
   let files = try verifier.fileDifferences(directory: isWhole ? model.directory : nil)
   let wrong = findings.filter { !$0.agrees }
   let agrees = wrong.isEmpty && !files.contains(where: \.decides)
+  let merged = findings.filter(\.isMerged)
+  let copied = findings.filter { !$0.isMerged }
+  let lines = [
+    "\(merged.filter(\.agrees).count) of \(merged.count) merged tensors are what the merge makes them",
+    "\(copied.filter(\.agrees).count) of \(copied.count) other tensors are byte for byte the base's",
+  ]
+  try report?.write(
+    VerificationPage(
+      model: FileSystem.lastComponent(path), findings: findings, files: files, lines: lines, agrees: agrees
+    ).page, console)
   if invocation.has("json") {
     console.json(answer(findings, files, agrees))
     return agrees ? 0 : 1
   }
   for finding in wrong { console.line(line(finding)) }
-  let merged = findings.filter(\.isMerged)
-  let copied = findings.filter { !$0.isMerged }
-  console.line("\(merged.filter(\.agrees).count) of \(merged.count) merged tensors are what the merge makes them")
-  console.line("\(copied.filter(\.agrees).count) of \(copied.count) other tensors are byte for byte the base's")
+  for line in lines { console.line(line) }
   for difference in files { console.line(line(difference)) }
   if !merged.isEmpty, wrong.contains(where: { $0.verdict == .different && $0.isMerged }), !invocation.has("as-peft") {
     console.note("note: a model that PEFT merged may differ by PEFT's own roundings; --as-peft allows for them")

@@ -73,6 +73,28 @@ public enum Decompositions {
     return (Array(w.prefix(ranks.count)), Matrix(rows: ranks.count, columns: matrix.rows, values: z))
   }
 
+  /// The singular values alone, in falling order; nil if LAPACK does not converge or an element is not finite.
+  ///
+  /// Source: LAPACK `dgesdd`.
+  public static func singularValuesOnly(_ matrix: Matrix<Double>) -> [Double]? {
+    let k = min(matrix.rows, matrix.columns)
+    guard k > 0 else { return [] }
+    guard matrix.values.allSatisfy(\.isFinite) else { return nil }
+    var a = matrix.values
+    var (m, n, one) = (Int32(matrix.columns), Int32(matrix.rows), Int32(1))
+    var s = [Double](repeating: 0, count: k)
+    var (left, right) = ([0.0], [0.0])
+    var integers = [Int32](repeating: 0, count: 8 * k)
+    var (size, info) = (Int32(-1), Int32(0))
+    var work = [0.0]
+    dgesdd_("N", &m, &n, &a, &m, &s, &left, &one, &right, &one, &work, &size, &integers, &info, 1)
+    guard info == 0 else { return nil }
+    size = Int32(work[0])
+    work = [Double](repeating: 0, count: Int(size))
+    dgesdd_("N", &m, &n, &a, &m, &s, &left, &one, &right, &one, &work, &size, &integers, &info, 1)
+    return info == 0 ? s : nil
+  }
+
   /// A = Q · R, thin: Q's columns are orthonormal, R is upper triangular.
   public struct OrthogonalTriangular: Sendable {
     /// `[rows, k]` with k = min(rows, columns).
@@ -82,38 +104,48 @@ public enum Decompositions {
   }
 
   /// The thin QR decomposition; nil if an element is not finite. Signs are LAPACK's: R's diagonal may be negative.
-  ///
-  /// Source: LAPACK `dgeqrf`, `dorgqr`.
   public static func orthogonalTriangular(_ matrix: Matrix<Double>) -> OrthogonalTriangular? {
-    let k = min(matrix.rows, matrix.columns)
-    guard k > 0 else {
-      return OrthogonalTriangular(
-        q: Matrix(rows: matrix.rows, columns: 0), r: Matrix(rows: 0, columns: matrix.columns))
-    }
-    guard matrix.values.allSatisfy(\.isFinite) else { return nil }
-    // Columns lie one after another here, as rows of the transposed matrix.
-    var a = matrix.transposed.values
-    var (m, n, least) = (Int32(matrix.rows), Int32(matrix.columns), Int32(k))
-    var tau = [Double](repeating: 0, count: k)
-    var info = Int32(0)
-    var size = Int32(max(1, 64 * matrix.columns))
-    var work = [Double](repeating: 0, count: Int(size))
-    dgeqrf_(&m, &n, &a, &m, &tau, &work, &size, &info)
-    guard info == 0 else { return nil }
-    var r = Matrix<Double>(rows: k, columns: matrix.columns)
-    for column in 0..<matrix.columns {
-      for row in 0...min(column, k - 1) { r[row, column] = a[column * matrix.rows + row] }
-    }
-    dorgqr_(&m, &least, &least, &a, &m, &tau, &work, &size, &info)
-    guard info == 0 else { return nil }
-    a.removeLast((matrix.columns - k) * matrix.rows)
-    return OrthogonalTriangular(q: Matrix(rows: k, columns: matrix.rows, values: a).transposed, r: r)
+    triangle(matrix, withBasis: true).map { OrthogonalTriangular(q: $0.basis.transposed, r: $0.triangle) }
   }
 
   /// An orthonormal basis of a matrix's columns `[rows, columns]`, as its QR decomposition has it. Traps if it has more columns than rows.
+  ///
+  /// Source: LAPACK `dgeqrf`, `dorgqr`.
   public static func orthonormalColumns(_ matrix: Matrix<Double>) -> Matrix<Double>? {
     precondition(matrix.columns <= matrix.rows, "more columns than rows")
-    return orthogonalTriangular(matrix)?.q
+    return triangle(matrix, withBasis: true)?.basis.transposed
+  }
+
+  /// X = Q · R for X = matrix, or for its transpose: the rows of `basis` `[k, rows of X]` are Q's columns, `triangle` is R
+  /// `[k, columns of X]`, k the lesser extent of X.
+  ///
+  /// Nil if an element is not finite. The transpose costs no copy, the matrix itself does.
+  /// - Parameter withBasis: false to leave `basis` empty.
+  /// Source: LAPACK `dgeqrf`, `dorgqr`.
+  public static func triangle(
+    _ matrix: Matrix<Double>, transposed: Bool = false, withBasis: Bool = false
+  ) -> (basis: Matrix<Double>, triangle: Matrix<Double>)? {
+    let (rows, columns) = transposed ? (matrix.columns, matrix.rows) : (matrix.rows, matrix.columns)
+    let k = min(rows, columns)
+    let none = Matrix<Double>(rows: 0, columns: rows)
+    guard k > 0 else { return (none, Matrix(rows: 0, columns: columns)) }
+    guard matrix.values.allSatisfy(\.isFinite) else { return nil }
+    var a = transposed ? matrix.values : matrix.transposed.values
+    var (m, n, least) = (Int32(rows), Int32(columns), Int32(k))
+    var tau = [Double](repeating: 0, count: k)
+    var info = Int32(0)
+    var size = Int32(max(1, 64 * min(columns, 1 << 20)))
+    var work = [Double](repeating: 0, count: Int(size))
+    dgeqrf_(&m, &n, &a, &m, &tau, &work, &size, &info)
+    guard info == 0 else { return nil }
+    var r = Matrix<Double>(rows: k, columns: columns)
+    for column in 0..<columns {
+      for row in 0...min(column, k - 1) { r[row, column] = a[column * rows + row] }
+    }
+    guard withBasis else { return (none, r) }
+    dorgqr_(&m, &least, &least, &a, &m, &tau, &work, &size, &info)
+    guard info == 0 else { return nil }
+    return (Matrix(rows: k, columns: rows, values: Array(a.prefix(k * rows))), r)
   }
 
   /// X with matrix · X = right; nil if the matrix is singular. Traps unless it is square and as high as `right`.

@@ -1,4 +1,3 @@
-import Foundation
 import PEFT
 import TensorFiles
 import TestSupport
@@ -65,13 +64,6 @@ import Testing
     #expect(shown > 2)
   }
 
-  @Test func namesAndValuesInFilesAreTextInTheReport() async throws {
-    let scratch = try hostileAdapter("<script>x</script><img src='http://x'>\"&")
-    #expect(await run("inspect", scratch("adapter"), "--report", scratch("page.html")).code != 2)
-    let page = try FileSystem.text(scratch("page.html"))
-    #expect(!page.contains("<script") && !page.contains("<img") && page.contains("&lt;img"))
-  }
-
   @Test func inspectSaysWhetherABaseFitsAndWhatServersRefuse() async throws {
     let adapter = Fixtures.path("merge/llama-dora/adapter")
     let fits = await run("inspect", adapter, "--base", Fixtures.path("merge/llama-dora/base"))
@@ -82,40 +74,5 @@ import Testing
     #expect(served.code == 1)
     #expect(JSONValue(parsing: served.output)?["serving"]?["servable"] == .bool(false))
     #expect(await run("inspect", adapter, "--for", "nowhere").code == 2)
-  }
-
-  @Test func theReportLoadsNothingFromElsewhere() async throws {
-    let scratch = try ScratchDirectory()
-    let adapter = Fixtures.path("merge/llama-bf16-all-linear/adapter")
-    #expect(await run("inspect", adapter, "--report", scratch("page.html")).code == 0)
-    let page = try FileSystem.text(scratch("page.html"))
-    #expect(!page.contains("http") && !page.contains("src=") && !page.contains("<script"))
-    // A page that is there is not overwritten.
-    #expect(await run("inspect", adapter, "--report", scratch("page.html")).code == 2)
-  }
-
-  /// Debian's chromium; without it the test says so and is skipped.
-  @Test(.enabled(if: FileSystem.kind("/usr/bin/chromium") == .file, "chromium is not installed"))
-  func aBrowserShowsTheReport() async throws {
-    let scratch = try ScratchDirectory()
-    let adapter = Fixtures.path("merge/llama-bf16-all-linear/adapter")
-    #expect(await run("inspect", adapter, "--report", scratch("page.html")).code == 0)
-    let browser = Process()
-    browser.executableURL = URL(fileURLWithPath: "/usr/bin/chromium")
-    browser.arguments = [
-      "--headless", "--no-sandbox", "--disable-gpu", "--user-data-dir=\(scratch("profile"))", "--dump-dom",
-      "file://\(scratch("page.html"))",
-    ]
-    let pipe = Pipe()
-    browser.standardOutput = pipe
-    browser.standardError = FileHandle.nullDevice
-    try browser.run()
-    let dom = String(decoding: pipe.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
-    browser.waitUntilExit()
-    #expect(browser.terminationStatus == 0)
-    // Two layers of seven modules, each with a cell and a curve.
-    #expect(dom.components(separatedBy: "<td style=").count - 1 == 14)
-    #expect(dom.components(separatedBy: "<polyline").count - 1 == 14)
-    #expect(dom.contains("All 14 modules are finite"))
   }
 }
