@@ -47,7 +47,7 @@ public struct AdapterInitializer: Sendable {
     try Self.refuse(config, base, path: configPath)
     var expanded = try base.expandingTargets(of: config)
     let scaling = try LoRAScaling(expanded, path: configPath)
-    let targeted = try base.targets(of: expanded)
+    let targeted = try Self.targets(expanded, base, configPath)
     var byPath: [String: Target] = [:]
     for module in targeted {
       guard module.kind != .other, module.shape.allSatisfy({ $0 > 0 }) else {
@@ -82,6 +82,34 @@ public struct AdapterInitializer: Sendable {
     self.config = expanded
     self.base = base
     self.seed = seed
+  }
+
+  /// The targeted modules. Throws `.notMade` where a quantized base does not tell their sizes.
+  ///
+  /// A quantized layer has no weight, or one of another shape (bitsandbytes' `[n, 1]`, EETQ's `[in, out]`).
+  private static func targets(
+    _ config: PeftConfig, _ base: BaseModel, _ configPath: String
+  ) throws(AdapterError) -> [BaseModel.Module] {
+    func notMade(_ what: String) -> AdapterError {
+      .notMade(
+        path: configPath, what: what,
+        reason: "\(base.path) is quantized"
+          + (base.quantization.map { " (\($0))" } ?? "")
+          + ", so that the layers' sizes are not in its files. Give the 16-bit model that it was made from: the adapter "
+          + "fits both.")
+    }
+    let modules: [BaseModel.Module]
+    do throws(AdapterError) {
+      modules = try base.targets(of: config)
+    } catch {
+      if case .quantizedBase(_, _, let targets) = base.explained(error) { throw notMade("the targets \(targets)") }
+      throw error
+    }
+    for module in modules {
+      guard let entry = base.checkpoint[module.weightName]?.entry, !entry.dtype.isComputable else { continue }
+      throw notMade("'\(module.path)', whose weight is \(entry.dtype.rawValue) \(entry.shape)")
+    }
+    return modules
   }
 
   /// Refuses ranks far above what the weights can have, where they take more than a gigabyte.
