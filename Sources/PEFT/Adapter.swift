@@ -123,22 +123,24 @@ public struct Adapter: Sendable {
 
   /// Opens the file of weights in an adapter's directory.
   ///
-  /// Throws `.weightsMissing`, `.noTensors`, `.file`.
+  /// Throws `.weightsMissing`, `.noTensors`, `.foreignAdapter`, `.file`.
   public static func openWeights(_ directory: String) throws(AdapterError) -> SafetensorsFile {
     let path = FileSystem.join(directory, weightsName)
-    guard FileSystem.kind(path) == .file else {
-      let torchPath = FileSystem.join(directory, torchName)
-      if FileSystem.kind(torchPath) == .file {
-        let file = try asAdapterError { () throws(TensorFileError) in try SafetensorsFile.openTorch(path: torchPath) }
-        guard !file.entries.isEmpty else { throw .noTensors(path: torchPath) }
-        return file
-      }
+    let torchPath = FileSystem.join(directory, torchName)
+    let file: SafetensorsFile
+    if FileSystem.kind(path) == .file {
+      file = try asAdapterError { () throws(TensorFileError) in try SafetensorsFile(path: path) }
+    } else if FileSystem.kind(torchPath) == .file {
+      file = try asAdapterError { () throws(TensorFileError) in try SafetensorsFile.openTorch(path: torchPath) }
+    } else {
       let names = try asAdapterError { () throws(TensorFileError) in try FileSystem.names(in: directory) }
       throw .weightsMissing(
         directory: directory, found: names.filter { $0.hasSuffix(".bin") || $0.hasSuffix(".safetensors") })
     }
-    let file = try asAdapterError { () throws(TensorFileError) in try SafetensorsFile(path: path) }
-    guard !file.entries.isEmpty else { throw .noTensors(path: path) }
+    guard !file.entries.isEmpty else { throw .noTensors(path: file.path) }
+    if let format = ForeignAdapter(tensors: file.entries.map(\.name)) {
+      throw .foreignAdapter(path: file.path, format: format)
+    }
     return file
   }
 }
@@ -162,12 +164,7 @@ private struct AdapterParts {
     for entry in file.entries {
       let (name, foreign) = AdapterName.withoutForeignParts(entry.name)
       foreignPrefixes.formUnion(foreign)
-      guard name.hasPrefix(Adapter.prefix) else {
-        if let format = ForeignAdapter(tensors: file.entries.map(\.name)) {
-          throw .foreignAdapter(path: file.path, format: format)
-        }
-        throw .tensorUnexpected(path: file.path, tensor: entry.name)
-      }
+      guard name.hasPrefix(Adapter.prefix) else { throw .tensorUnexpected(path: file.path, tensor: entry.name) }
       guard entry.dtype.isComputable else {
         throw .adapterDType(path: file.path, tensor: entry.name, dtype: entry.dtype)
       }

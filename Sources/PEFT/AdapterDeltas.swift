@@ -16,6 +16,7 @@ struct AdapterDeltas {
   private let configPath: String
   private let file: SafetensorsFile
   private let shared: [ExactName: TensorEntry]
+  private let budget: ProbeBudget
 
   /// Without a base: what the adapter alone determines. With one: what a merge changes.
   ///
@@ -24,6 +25,7 @@ struct AdapterDeltas {
     config = try PeftConfig.load(directory: directory)
     configPath = FileSystem.join(directory, PeftConfig.fileName)
     file = try Adapter.openWeights(directory)
+    budget = ProbeBudget(file)
     var sources: [ExactName: Source] = [:]
     var shared: [ExactName: TensorEntry] = [:]
     if let base {
@@ -54,7 +56,9 @@ struct AdapterDeltas {
     case .product(let product): product.isDetermined ? try product.delta() : nil
     case .part(let part):
       // What cannot be tried is not judged here: `Validation` says what is wrong with it.
-      try (try? RuleProbe(part, shared: shared, config: config, configPath: configPath, file: file))?.delta()
+      try
+        (try? RuleProbe(
+          part, shared: shared, config: config, configPath: configPath, file: file, budget: budget))?.delta()
     case nil: nil
     }
   }

@@ -55,7 +55,7 @@ public struct AdapterInitializer: Sendable {
     try method?.completed(&expanded, base)
     if !kinds.isEmpty { expanded = try base.expandingTargets(of: expanded) }
     let scaling = method == nil ? try LoRAScaling(expanded, path: configPath) : nil
-    let targeted = kinds.isEmpty ? [] : try base.targets(of: expanded)
+    let targeted = kinds.isEmpty ? [] : try Self.targets(expanded, base, configPath)
     var byPath: [String: Target] = [:]
     for module in targeted {
       guard kinds.contains(module.kind), module.shape.allSatisfy({ $0 > 0 }) else {
@@ -107,6 +107,34 @@ public struct AdapterInitializer: Sendable {
     case .none(let reason)?:
       throw .notMade(path: path, what: "peft_type \(method?.type.rawValue ?? "")", reason: reason)
     }
+  }
+
+  /// The targeted modules. Throws `.notMade` where a quantized base does not tell their sizes.
+  ///
+  /// A quantized layer has no weight, or one of another shape (bitsandbytes' `[n, 1]`, EETQ's `[in, out]`).
+  private static func targets(
+    _ config: PeftConfig, _ base: BaseModel, _ configPath: String
+  ) throws(AdapterError) -> [BaseModel.Module] {
+    func notMade(_ what: String) -> AdapterError {
+      .notMade(
+        path: configPath, what: what,
+        reason: "\(base.path) is quantized"
+          + (base.quantization.map { " (\($0))" } ?? "")
+          + ", so that the layers' sizes are not in its files. Give the 16-bit model that it was made from: the adapter "
+          + "fits both.")
+    }
+    let modules: [BaseModel.Module]
+    do throws(AdapterError) {
+      modules = try base.targets(of: config)
+    } catch {
+      if case .quantizedBase(_, _, let targets) = base.explained(error) { throw notMade("the targets \(targets)") }
+      throw error
+    }
+    for module in modules {
+      guard let entry = base.checkpoint[module.weightName]?.entry, !entry.dtype.isComputable else { continue }
+      throw notMade("'\(module.path)', whose weight is \(entry.dtype.rawValue) \(entry.shape)")
+    }
+    return modules
   }
 
   /// Refuses ranks far above what the weights can have, where they take more than a gigabyte.

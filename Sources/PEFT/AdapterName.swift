@@ -25,8 +25,9 @@ enum AdapterName {
       foreign.insert(part)
       return true
     }
+    // SHADOW's names keep it: PEFT 0.21.2 saves and reads them so.
     if parts.count > 2, let index = parts.firstIndex(where: isMethodPart), index > 0,
-      let name = parts[index...].firstIndex(of: defaultAdapter)
+      !parts[index].hasPrefix("shadow_"), let name = parts[index...].firstIndex(of: defaultAdapter)
     {
       foreign.insert(parts.remove(at: name))
     }

@@ -29,6 +29,7 @@ extension BaseModel {
   private static let endings: [(String, String)] = [
     (".qweight", "GPTQ or AWQ"), (".weight.absmax", "bitsandbytes"), (".SCB", "bitsandbytes"),
     (".weight_packed", "compressed-tensors"), (".weight_scale_inv", "fp8"), ("_proj_blocks", "mxfp4"),
+    (".W_q", "hqq"), (".codebooks", "aqlm"),
   ]
 
   /// The error to give in the place of one that only says that a module does not fit, where quantization is the reason.

@@ -14,7 +14,9 @@ public enum ForeignAdapter: String, Sendable, CaseIterable {
     guard config["peft_type"] == nil else { return nil }
     if config["fine_tune_type"] != nil || config["lora_parameters"] != nil || config["lora_layers"] != nil {
       self = .mlx
-    } else if config["config"]?.members != nil, config["model_class"] != nil || config["model_name"] != nil {
+    } else if config["config"]?.members != nil || config["config"]?.stringValue != nil,
+      ["model_class", "model_name", "model_type", "hidden_size"].contains(where: { config[$0] != nil })
+    {
       self = .adapterHub
     } else if config["method_type"] != nil || config["full_training_modules"] != nil
       || (config["type"] != nil && config["input_features"] != nil)
@@ -57,6 +59,7 @@ public enum ForeignAdapter: String, Sendable, CaseIterable {
 
   /// What the names of tensors belong to; nil if that is not known.
   init?(tensors names: [String]) {
+    guard !names.contains(where: { $0.hasPrefix(Adapter.prefix) }) else { return nil }
     func any(_ parts: String...) -> Bool { names.contains { name in parts.contains { name.contains($0) } } }
     let isFlat = names.contains { $0.hasPrefix("lora_") || $0.hasPrefix("lycoris_") }
     if isFlat, any(".hada_w1", ".lokr_w", ".oft_blocks", ".dora_scale", ".on_input") {

@@ -27,7 +27,8 @@ struct MergeComparison: Sendable {
 /// As PEFT, in the half formats: one unit more of the weight before the merge and of its change, because PEFT rounds the
 /// change before it adds it (`safe_merge`, embeddings, C3A, DELORA, FROD, PEANUT, SUPERTUNING), works in the weight's dtype
 /// (ROAD), or rounds the weight when it takes a component out (PiSSA, OLoRA, KaSA). Where the merge decomposes the weight,
-/// PEFT does so in f32: 1e-4 of the largest magnitude, and in the half formats one unit of it. Where PEFT multiplies factors
+/// PEFT does so in f32: 1e-4 of the largest magnitude, and in the half formats one unit of it. Other rules than a LoRA's it
+/// computes in f32 too, some in many steps (HRA's reflections, Cayley's series): 1e-5. Where PEFT multiplies factors
 /// that it has rounded (FROD, RANDLORA, UNILORA, the bias of GLORA): four units of it in the half formats. It merges several
 /// adapters one after the other and rounds each time: one unit of it for each after the first, in the half formats.
 /// Source: peft/tuners/*/layer.py `merge`, `get_delta_weight`.
@@ -37,10 +38,13 @@ struct ElementBound: Sendable {
   private let arithmetic: [PEFTArithmetic]
   /// How many adapters change the tensor.
   private let adapterCount: Int
+  /// True for a change by another rule than a LoRA's.
+  private let isRule: Bool
 
   init(_ output: MergePlan.Output, _ rounding: MergeVerifier.Rounding) {
     dtype = output.item.dtype
     self.rounding = rounding
+    isRule = if case .change = output.source { true } else { false }
     arithmetic =
       switch output.source {
       case .merge(_, _, let updates): updates.contains { $0.removal != nil } ? [.decomposed] : []
@@ -69,7 +73,7 @@ struct ElementBound: Sendable {
   var share: Double {
     guard rounding == .peft else { return isHalf ? 0 : 1e-6 }
     let isDecomposed = arithmetic.contains(.decomposed)
-    guard isHalf else { return isDecomposed ? 1e-4 : 1e-6 }
+    guard isHalf else { return isDecomposed ? 1e-4 : isRule ? 1e-5 : 1e-6 }
     let units = arithmetic.contains(.roundedFactors) ? 4 : isDecomposed ? 1 : 0
     return Double(units + max(0, adapterCount - 1)) * unit(1)
   }

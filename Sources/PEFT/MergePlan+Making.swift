@@ -106,8 +106,8 @@ extension MergePlan {
       sideFiles: sideFiles, restoration: unmerging?.restoration(unused: maker.unusedCopies),
       moduleCount: adapters.reduce(0) { $0 + $1.moduleCount } + maker.ruleCount,
       mergedCount: Self.owners(shards).union(maker.mergedModules).count,
-      replacedCount: maker.replacements.keys.filter { base.checkpoint[$0] != nil }.count + maker.biases.count
-        + maker.tokens.count + maker.biasChanges.count,
+      replacedCount: Set(maker.replacements.keys.filter { base.checkpoint[$0] != nil }).union(maker.biases.keys)
+        .union(maker.biasChanges.keys).count + maker.tokens.count,
       addedCount: maker.added.count,
       notes: maker.notes + sideFiles.notes
         + (unmerging?.notes(unused: maker.unusedCopies) ?? []))

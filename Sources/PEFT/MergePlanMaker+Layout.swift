@@ -15,10 +15,13 @@ extension MergePlanMaker {
     if let rows = grownRows[entry.name] { shape[0] = rows }
     let item = SafetensorsLayout.Item(name: entry.name, dtype: entry.dtype, shape: shape)
     if let source = changedSource(entry.name, file, entry) { return MergePlan.Output(item: item, source: source) }
+    let stored = replacements[entry.name].map { ($0.file, $0.replacement.entry) } ?? (file, entry)
     if let change = biasChanges[entry.name] {
-      return MergePlan.Output(item: item, source: .changeBias(file, entry, change))
+      return MergePlan.Output(item: item, source: .changeBias(stored.0, stored.1, change))
     }
-    if let bias = biases[entry.name] { return MergePlan.Output(item: item, source: .addBias(file, entry, bias)) }
+    if let bias = biases[entry.name] {
+      return MergePlan.Output(item: item, source: .addBias(stored.0, stored.1, bias))
+    }
     if let replacement = replacements[entry.name] {
       guard entry.dtype.isComputable else {
         return MergePlan.Output(item: item, source: .copy(replacement.file, replacement.replacement.entry))

@@ -299,7 +299,9 @@ struct MergePlanMaker {
     try requireWhole(
       "'\(replacement.name)'", because: "a tensor that is stored in full replaces the base's and has no weight.",
       lost: "a tensor that is stored in full has taken the base's place, which the model no longer holds.")
-    try own(name, replacement.name)
+    // A bias that the adapter stores and adds to as well: PEFT adds to the stored one.
+    let isAddedTo = biases[name] != nil || biasChanges[name] != nil
+    if !isAddedTo || owners[name]?.adapter != adapter.directory { try own(name, replacement.name) }
     if let entry = base.checkpoint[name]?.entry {
       // Whole numbers, such as a norm's count of batches, are taken over as they are.
       guard entry.dtype.isComputable || entry.dtype == replacement.entry.dtype else {

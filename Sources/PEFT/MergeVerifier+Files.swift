@@ -27,11 +27,22 @@ extension MergeVerifier {
   /// Differences of headers, metadata and config.json, in that order.
   ///
   /// With `Rounding.peft`, what PEFT and transformers write anew when they save a model decides nothing: keys that only one
-  /// config.json has, and metadata that is just a format.
+  /// config.json has, metadata that is just a format, and a tie that PEFT's merge keeps.
   /// - Parameter directory: where the model's config.json should be; nil where a single file is compared.
   /// Throws `.file`.
   public func fileDifferences(directory: String?) throws(AdapterError) -> [FileDifference] {
-    try headers() + metadata() + records() + (directory.map { path throws(AdapterError) in try config(path) } ?? [])
+    try ties() + headers() + metadata() + records()
+      + (directory.map { path throws(AdapterError) in try config(path) } ?? [])
+  }
+
+  private func ties() -> [FileDifference] {
+    sharedTensors().filter(\.isChanged).map { shared in
+      FileDifference(
+        subject: .header, file: model.shards.first.map { FileSystem.lastComponent($0.path) } ?? "",
+        message: "'\(shared.held)' is tied to '\(shared.absent)' and holds the change of one for both, as PEFT's merge "
+          + "leaves it; the adapter changes only one",
+        decides: false)
+    }
   }
 
   private func headers() -> [FileDifference] {
@@ -123,13 +134,27 @@ extension MergeVerifier {
       return [FileDifference(subject: .config, file: name, message: "is no JSON object", decides: true)]
     }
     let keys = Set((expected.members ?? []).map(\.key)).union(members.map(\.key)).sorted()
+    let keepsTie = sharedTensors().contains(where: \.isChanged)
     return keys.filter { expected[$0] != found[$0] }.map { key in
-      let isShared = expected[key] != nil && found[key] != nil
-      let isInert = Self.inertKeys.contains(key) || (rounding == .peft && (!isShared || key == "architectures"))
+      let isInert = isInert(key, expected[key], found[key], keepsTie: keepsTie)
       return FileDifference(
         subject: .config, file: name,
         message: "'\(key)' is \(Self.short(found[key])); the merge writes \(Self.short(expected[key]))",
         decides: !isInert)
+    }
+  }
+
+  /// Whether a key that differs changes no number. With `Rounding.peft` an object is looked into: transformers fills in what
+  /// it lacks.
+  private func isInert(_ key: String, _ expected: JSONValue?, _ found: JSONValue?, keepsTie: Bool) -> Bool {
+    if Self.inertKeys.contains(key) { return true }
+    guard rounding == .peft else { return false }
+    guard let expected, let found, key != "architectures" else { return true }
+    // Transformers 5 goes by the tensors: it ties what is stored once, and leaves apart what is stored apart.
+    if key == "tie_word_embeddings" { return keepsTie || found == .bool(false) }
+    guard let members = expected.members, found.members != nil else { return false }
+    return members.allSatisfy { member in
+      member.value == found[member.key] || isInert(member.key, member.value, found[member.key], keepsTie: keepsTie)
     }
   }
 

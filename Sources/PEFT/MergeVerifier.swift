@@ -73,7 +73,8 @@ public struct MergeVerifier: Sendable {
     var findings: [Finding] = []
     var jobs: [WorkQueue<MergeComparison, MergeWork>.Job] = []
     var known: Set<ExactName> = []
-    for shard in plan.shards {
+    let shards = comparedShards()
+    for shard in shards {
       var kept: [MergePlan.Output] = []
       for output in shard.outputs {
         guard let name = nameInModel(output.item.name), let entry = model[name]?.entry else {
@@ -99,7 +100,7 @@ public struct MergeVerifier: Sendable {
       jobs.append(WorkQueue.Job(target: comparison, pieces: MergeWork.pieces(reduced, layout: layout)))
     }
     let tallies = try await tally(WorkQueue(jobs))
-    for output in plan.shards.flatMap(\.outputs) {
+    for output in shards.flatMap(\.outputs) {
       if let tally = tallies[output.item.name] { findings.append(finding(output, tally)) }
     }
     findings += model.names.filter { !known.contains($0) }.map {
@@ -166,7 +167,7 @@ public struct MergeVerifier: Sendable {
       largestUnits: tally.largestUnits)
   }
 
-  private func isMerged(_ output: MergePlan.Output) -> Bool {
+  func isMerged(_ output: MergePlan.Output) -> Bool {
     if case .copy = output.source { false } else { true }
   }
 }

@@ -104,11 +104,11 @@ enum MergeWork: Sendable {
       case .changeBias(let file, let entry, let change):
         flush()
         pieces.append(
-          .changeBias(source: file.file, entry: entry, change: change, target: target, dtype: output.item.dtype))
+          .changeBias(source: file.file, entry: named(entry), change: change, target: target, dtype: output.item.dtype))
       case .addBias(let file, let entry, let biases):
         flush()
         pieces.append(
-          .addBias(source: file.file, entry: entry, biases: biases, target: target, dtype: output.item.dtype))
+          .addBias(source: file.file, entry: named(entry), biases: biases, target: target, dtype: output.item.dtype))
       case .replaceRows(let file, let entry, let rows):
         flush()
         pieces += rowPieces(file.file, entry, rows, target: target, dtype: output.item.dtype)

@@ -52,8 +52,17 @@ public struct Merger: Sendable {
         throw error
       }
     } catch let error as TensorFileError {
-      throw AdapterError.file(error)
+      throw AdapterError.file(namingBase(error))
     }
+  }
+
+  /// A result that is not finite goes by the output's name of its tensor. Where it was made from the adapter's own copy of an
+  /// embedding, which has another name in its file, the base is the file that has that tensor.
+  private func namingBase(_ error: TensorFileError) -> TensorFileError {
+    guard case .resultNotFinite(let path, let tensor, let dtype, let element, let cameSo) = error,
+      plan.adapters.contains(where: { $0.file.path == path && $0.file[tensor] == nil })
+    else { return error }
+    return .resultNotFinite(path: plan.base.path, tensor: tensor, dtype: dtype, element: element, cameSo: cameSo)
   }
 
   /// Checks that the output can be written: its place, and the room for it. Writes nothing.

@@ -25,7 +25,7 @@ extension ParameterCounter {
     var (trained, frozen) = (0, 0)
     for target in targets {
       let least = target.isEmbedding ? Int.max : min(target.input, target.output)
-      let rank = try scaling.values(for: target.path, leastExtent: least).rank
+      let rank = try scaling.values(for: target.ranked ?? target.path, leastExtent: least).rank
       trained += try product(rank, target.input)
       if freezesB {
         frozen += try product(rank, target.output)
@@ -60,6 +60,8 @@ extension ParameterCounter {
     /// DoRA's magnitudes.
     let magnitudes: Int
     var isEmbedding = false
+    /// The module whose rank it has, where that is another: an attention's, of its output projection.
+    var ranked: String?
   }
 
   private func loraTargets() throws(AdapterError) -> [Target] {
@@ -72,7 +74,9 @@ extension ParameterCounter {
       guard try matcher.verdict(parameter.path) == .targeted else { continue }
       let (output, input) = (parameter.shape[0], parameter.shape[1])
       targets.append(Target(path: parameter.path, input: input, output: output, magnitudes: output))
-      targets.append(Target(path: "\(parameter.path).out_proj", input: input, output: input, magnitudes: input))
+      targets.append(
+        Target(
+          path: "\(parameter.path).out_proj", input: input, output: input, magnitudes: input, ranked: parameter.path))
     }
     if targets.isEmpty {
       try refuseFormerNames(matcher)

@@ -10,6 +10,7 @@ extension Validation {
       try found.checkUnknownKeys(path: FileSystem.join(path, PeftConfig.fileName))
     } catch {
       note("configuration", error)
+      if case .foreignAdapter = error { return }
     }
     let file: SafetensorsFile
     do throws(AdapterError) {

@@ -51,7 +51,18 @@ public struct Validation: Sendable {
     findings.append(Finding(code: code, place: place, message: message))
   }
 
-  mutating func note(_ code: String, _ error: AdapterError) { note(code, path, error.facts) }
+  mutating func note(_ code: String, _ error: AdapterError) { note(code, facts: error.facts) }
+
+  mutating func note(_ code: String, _ error: TensorFileError) { note(code, facts: error.description) }
+
+  /// Facts that begin with the file that they are about: it is the place, and said once.
+  private mutating func note(_ code: String, facts: String) {
+    guard facts.hasPrefix(path), let end = facts.dropFirst(path.count).firstRange(of: ": ") else {
+      note(code, path, facts)
+      return
+    }
+    note(code, String(facts[..<end.lowerBound]), String(facts[end.upperBound...]))
+  }
 
   // MARK: Values
 
@@ -102,6 +113,10 @@ extension Validation {
       files = names.filter { $0.hasSuffix(".safetensors") }
       index = names.first { $0.hasSuffix(".safetensors.index.json") }
       if files.isEmpty, index == nil { files = names.filter { $0 == Checkpoint.torchName } }
+      if let format = ForeignAdapter(path: path) {
+        note("configuration", AdapterError.foreignAdapter(path: path, format: format))
+        return
+      }
       checkConfig(directory)
     } else if path.hasSuffix(".index.json") {
       index = FileSystem.lastComponent(path)
@@ -132,7 +147,7 @@ extension Validation {
         if readsValues { _ = scan(file) } else { count(file) }
       }
     } catch {
-      note("damaged", FileSystem.lastComponent(path), error.description)
+      note("damaged", error)
     }
   }
 
@@ -147,7 +162,7 @@ extension Validation {
       if readsValues { _ = scan(file) } else { count(file) }
       return file
     } catch {
-      note("damaged", FileSystem.lastComponent(path), error.description)
+      note("damaged", error)
       return nil
     }
   }
@@ -157,7 +172,7 @@ extension Validation {
     do throws(TensorFileError) {
       index = try ShardIndex(path: path)
     } catch {
-      note("index", FileSystem.lastComponent(path), error.description)
+      note("index", error)
       return
     }
     var held: [ExactName: String] = [:]
@@ -204,7 +219,7 @@ extension Validation {
       }
       if try JSONValue(contentsOf: path).members == nil { note("config", "config.json", "not a JSON object") }
     } catch {
-      note("config", "config.json", error.description)
+      note("config", error)
     }
   }
 }

@@ -146,6 +146,10 @@ final class DownloadLines {
       bar.finish()
       console.note("\(reason); trying again in \(fixed(seconds, 0)) s")
       return
+    case .usingCache(let reason):
+      bar.finish()
+      console.note("note: \(reason) What the cache holds of it is used: \(progress.file)")
+      return
     }
     if name != file {
       file = name

@@ -58,7 +58,8 @@ let mergeModelsEntry = Command(
   let hub = Hub(isOffline: invocation.has("offline"))
   let plan = try RecipePlan(MergeRecipe(path: invocation.operands[0]), options: options) {
     word throws(AdapterError) in
-    try ModelWord(word, as: "model", isModel: true, isWeighted: false).located(hub) { downloads.update($0) }
+    guard FileSystem.kind(word) == nil, let repository = Repository(word) else { return word }
+    return try hub.directory(of: repository) { downloads.update($0) }
   }
   let merger = RecipeMerger(plan, workers: workers)
   if invocation.has("dry-run") {

@@ -34,6 +34,35 @@ import Testing
     }
   }
 
+  /// Source: Fixtures/scripts/make_template_part_fixtures.py.
+  @Test func partsOfTheFamiliesTemplatesAreRenderedForEveryConversation() throws {
+    let document = try JSONValue(contentsOf: Fixtures.path("chat/parts.json"))
+    let conversations = try #require(document["conversations"]?.elements)
+    let parts = try #require(document["parts"]?.elements)
+    #expect(parts.count > 40)
+    for part in parts {
+      let name = try #require(part["name"]?.stringValue)
+      let results = try #require(part["results"]?.elements)
+      let scratch = try ScratchDirectory()
+      try File.create(scratch("chat_template.jinja")).write(try #require(part["template"]?.stringValue))
+      let template = try ChatTemplate(directory: scratch.path)
+      for (index, (item, result)) in zip(conversations, results).enumerated() {
+        var conversation = ChatTemplate.Conversation(try #require(item["messages"]?.elements))
+        conversation.tools = item["tools"]?.elements
+        conversation.documents = item["documents"]?.elements
+        conversation.arguments = item["arguments"]?.members ?? []
+        guard let text = result["text"]?.stringValue else {
+          #expect(throws: ModelError.self, "\(name) \(index)") { try template.render(conversation, at: seconds) }
+          continue
+        }
+        do {
+          let found = try template.render(conversation, at: seconds)
+          #expect(Array(found.utf8) == Array(text.utf8), "\(name) \(index): \(found)")
+        } catch { Issue.record("\(name) \(index): \(error)") }
+      }
+    }
+  }
+
   private func render(_ source: String, steps: Int = JinjaBudget.stepLimit) throws -> String {
     let message = ChatTemplate.message(role: "user", "x")
     return try JinjaTemplate(source).render(

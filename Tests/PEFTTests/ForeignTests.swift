@@ -9,6 +9,7 @@ import Testing
     (#"{"fine_tune_type": "lora", "num_layers": 16}"#, "mlx-lm"), (#"{"lora_parameters": {"rank": 8}}"#, "mlx-lm"),
     (#"{"lora_layers": 16, "model": "a/b"}"#, "mlx-lm"),
     (#"{"config": {"architecture": "lora"}, "model_class": "BertModel", "version": "0.1"}"#, "AdapterHub"),
+    (#"{"config": "pfeiffer", "model_type": "bert", "name": "x"}"#, "AdapterHub"),
     (#"{"method_type": "LORA", "r": 16}"#, "LeRobot"), (#"{"type": "act", "input_features": {}}"#, "LeRobot"),
   ])
   func aConfigurationOfAnotherLibraryIsCalledByItsName(json: String, name: String) throws {
@@ -44,6 +45,15 @@ import Testing
       let error = #expect(throws: AdapterError.self) { try Adapter(directory: place) }
       #expect(error.map(caseName) == "foreignAdapter" && error?.description.contains(name) == true, "\(place)")
     }
+    // Whatever else reads the adapter says so too, in the place of a number or a copy.
+    let adapter = scratch("adapter")
+    let opening = #expect(throws: AdapterError.self) { try Adapter.openWeights(adapter) }
+    let showing = #expect(throws: AdapterError.self) { try AdapterSummary(directory: adapter) }
+    #expect(opening.map(caseName) == "foreignAdapter" && showing.map(caseName) == "foreignAdapter")
+    for place in [scratch("alone"), adapter] {
+      let findings = try Validation(path: place).findings
+      #expect(findings.count == 1 && findings[0].message.contains(name), "\(findings)")
+    }
   }
 
   @Test func anAdapterOfAPolicyOfLeRobotIsNamedWhereItDoesNotFit() throws {
@@ -77,7 +87,8 @@ import Testing
     (#"{"quant_method": "compressed-tensors"}"#, "compressed-tensors", ["weight_packed": .i32, "weight_scale": .bf16]),
     ("null", "GPTQ or AWQ", ["qweight": .i32]), ("null", "bitsandbytes", ["weight": .i8, "SCB": .f32]),
     ("null", "fp8", ["weight": .f8e4m3, "weight_scale_inv": .f32]),
-    ("null", "compressed-tensors", ["weight_packed": .i32]),
+    ("null", "compressed-tensors", ["weight_packed": .i32]), ("null", "hqq", ["W_q": .u8, "scale": .f32]),
+    ("null", "aqlm", ["codes": .i8, "codebooks": .f16]),
   ]
 
   @Test(arguments: quantized)
@@ -100,6 +111,13 @@ import Testing
       }
     }
     _ = try SafetensorsLayout(path: "", items: items).create(at: scratch("base/model.safetensors"))
+    let fresh = #expect(throws: AdapterError.self) {
+      try AdapterInitializer(
+        base: BaseModel(path: scratch("base")), config: PeftConfig.load(directory: "\(root)/adapter"), configPath: "x",
+        seed: 0)
+    }
+    #expect(
+      fresh.map(caseName) == "notMade" && fresh?.description.contains(method) == true, "\(String(describing: fresh))")
     for adapter in ["merge/llama-f32-qv", "methods/loha"] {
       let error = #expect(throws: AdapterError.self) {
         try MergePlan(base: scratch("base"), adapter: Fixtures.path("\(adapter)/adapter"))

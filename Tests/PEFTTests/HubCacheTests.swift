@@ -54,6 +54,22 @@ import Testing
     }
   }
 
+  @Test func aSnapshotThatServesIsUsedWithoutTheHubAndThatIsSaid() throws {
+    let scratch = try rebuild("needed")
+    let repository = try #require(Repository("owner/tiny"))
+    // Nothing listens there.
+    var hub = Hub(cache: scratch.path, endpoint: "http://127.0.0.1:9")
+    hub.limits.attempts = 1
+    var states: [HubProgress.State] = []
+    let directory = try hub.directory(of: repository) { states.append($0.state) }
+    #expect(directory == scratch("models--owner--tiny/snapshots/\(ModelHub.commit)"))
+    guard case .usingCache(let reason)? = states.last else {
+      Issue.record("\(states)")
+      return
+    }
+    #expect(reason.contains("owner/tiny"))
+  }
+
   @Test(arguments: [
     ("configuration", ["model.safetensors"]),
     ("shard", ["model-00004-of-00004.safetensors", "model.safetensors.index.json"]),

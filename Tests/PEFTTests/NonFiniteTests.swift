@@ -163,6 +163,21 @@ import Testing
     }
   }
 
+  /// The adapter's own copy of an embedding has another name in its file.
+  @Test func aSumOnTheAdaptersCopyOfAnEmbeddingIsNamedInTheBase() async throws {
+    let copy = try Copy("merge/llama-embedding")
+    let weights = try SafetensorsFile(path: copy.weights)
+    let stored = try #require(weights.entries.first { $0.name.hasSuffix("embed_tokens.base_layer.weight") })
+    try set(copy.weights, stored.name, .greatest, everywhere: true)
+    let plan = try MergePlan(base: copy.base, adapters: [MergePlan.Input(copy.adapter, weight: 5e37)])
+    let error = await #expect(throws: AdapterError.self) { try await Merger(plan).run(to: copy.scratch("out")) }
+    guard case .file(.resultNotFinite(let path, let tensor, _, _, cameSo: false))? = error else {
+      Issue.record("\(String(describing: error))")
+      return
+    }
+    #expect(tensor == "model.embed_tokens.weight" && path == copy.base)
+  }
+
   @Test func aBaseThatIsNotFiniteIsNamedAsSuch() async throws {
     let copy = try Copy("merge/llama-f32-qv")
     try set(copy.model, "model.layers.1.self_attn.v_proj.weight", .nan, at: 19)

@@ -63,6 +63,8 @@ public struct HubProgress: Sendable, Hashable {
     case waiting
     /// A request failed for that reason and is made again after so many seconds.
     case retrying(seconds: Double, reason: String)
+    /// Files that the repository has besides cannot be fetched for that reason; what the cache holds is used.
+    case usingCache(reason: String)
   }
 
   /// `owner/name`.
@@ -132,7 +134,8 @@ public struct Hub: Sendable {
   /// The directory of a repository's files, or the file that it names: in the cache, or downloaded into it.
   ///
   /// - Parameter report: told of each file that is downloaded when it begins, some times a second, and when it ends.
-  /// What huggingface_hub put into the cache is used as it is, if nothing is missing. A task that is cancelled ends the
+  /// What huggingface_hub put into the cache is used as it is, if nothing is missing; where it fetched only a part that serves,
+  /// the rest is fetched, or `report` is told why not. A task that is cancelled ends the
   /// download at once; what is there by then is kept.
   /// Throws `.notInCache`, `.incompleteInCache` when offline; `.download`, `.hubRefused`, `.hubBusy`,
   /// `.downloadInterrupted`, `.file`.
@@ -159,6 +162,10 @@ public struct Hub: Sendable {
       do throws(AdapterError) { return try download(repository, report) } catch {
         // Nothing that is needed is missing: without the hub it is used as it is.
         if case .downloadInterrupted = error { throw error }
+        report(
+          HubProgress(
+            repository: repository.name, file: directory, doneBytes: 0, totalBytes: nil,
+            state: .usingCache(reason: error.facts)))
         return directory
       }
     case .incomplete, .absent: return try download(repository, report)

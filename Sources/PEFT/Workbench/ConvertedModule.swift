@@ -51,13 +51,14 @@ extension ConvertedModule {
       }
     }
     guard !adapter.methodParts.isEmpty else { throw baseNeeded(adapter, "it stores nothing by module") }
-    let patterns = PatternBudget()
+    let patterns = PatternCache()
     var modules: [ConvertedModule] = []
     var shapes: [WeightShape] = []
     for part in adapter.methodParts {
       guard
-        case .known(let shape, isWhole: true) = StoredShape(
-          method.type, part, shared: adapter.sharedTensors, config: adapter.config)
+        case .known(let shape, isWhole: true) = method.storedShape(
+          StoredModule(
+            config: adapter.config, path: part.path, tensors: part.tensors, shared: adapter.sharedTensors))
       else { throw baseNeeded(adapter, "the tensors of '\(part.path)' do not say what weight they belong to") }
       shapes.append(shape)
     }

@@ -1,0 +1,73 @@
+internal import TensorFiles
+
+extension MergeVerifier {
+  /// Two tensors of the base that a tied model holds once, and what PEFT's merge leaves of them.
+  struct SharedTensor {
+    /// The plan's names of the tensor that the model holds, and of the other.
+    let held: String
+    let absent: String
+    /// What the held one should be: the change of either.
+    let source: MergePlan.Source
+    /// True if the merge changes one of them and leaves the other as it is.
+    let isChanged: Bool
+  }
+
+  /// Tensors that the model holds once where the merge keeps two. Only with `Rounding.peft`.
+  ///
+  /// PEFT merges in place, so that a change of one side of a tied pair reaches the other; transformers saves the pair once.
+  /// The adapter changes one side alone while it runs, which is what the merge writes. Where both sides change, each in its
+  /// own way, the two cannot be told from the file and stay what the merge makes them.
+  func sharedTensors() -> [SharedTensor] {
+    guard rounding == .peft, let head = plan.base.family?.head, let embedding = plan.base.family?.embedding else {
+      return []
+    }
+    var outputs: [ExactName: MergePlan.Output] = [:]
+    for output in plan.shards.flatMap(\.outputs) { outputs[output.item.name] = output }
+    func output(_ name: String) -> MergePlan.Output? {
+      outputs[plan.base.storedName(name) ?? name] ?? outputs[name]
+    }
+    var pairs: [(MergePlan.Output?, MergePlan.Output?)] = []
+    if plan.base.isTied { pairs.append((output("\(embedding).weight"), output("\(head).weight"))) }
+    // A head below the model's own (RoBERTa's `lm_head.decoder`) shares its bias with the module around it.
+    if let dot = head.lastIndex(of: ".") { pairs.append((output("\(head[..<dot]).bias"), output("\(head).bias"))) }
+    return pairs.compactMap { first, second in
+      guard let first, let second else { return nil }
+      return shared(first, second)
+    }
+  }
+
+  private func shared(_ first: MergePlan.Output, _ second: MergePlan.Output) -> SharedTensor? {
+    let (hasFirst, hasSecond) = (nameInModel(first.item.name) != nil, nameInModel(second.item.name) != nil)
+    guard hasFirst != hasSecond, first.item.shape == second.item.shape, first.item.dtype == second.item.dtype else {
+      return nil
+    }
+    let (held, absent) = hasFirst ? (first, second) : (second, first)
+    guard !isMerged(held) || !isMerged(absent) else { return nil }
+    let isChanged = isMerged(held) || isMerged(absent)
+    guard isChanged || holdSameBytes(held, absent) else { return nil }
+    return SharedTensor(
+      held: held.item.name, absent: absent.item.name, source: isMerged(absent) ? absent.source : held.source,
+      isChanged: isChanged)
+  }
+
+  private func holdSameBytes(_ first: MergePlan.Output, _ second: MergePlan.Output) -> Bool {
+    guard case .copy(let file, let entry) = first.source, case .copy(let other, let otherEntry) = second.source else {
+      return false
+    }
+    return (try? file.file.holdsSameBytes(entry.byteRange, otherEntry.byteRange, of: other.file)) ?? false
+  }
+
+  /// The plan's files as a tied model has them: what it holds once stands there once, with the change of either side.
+  func comparedShards() -> [MergePlan.Shard] {
+    let shared = sharedTensors()
+    guard !shared.isEmpty else { return plan.shards }
+    return plan.shards.map { shard in
+      let outputs = shard.outputs.compactMap { output -> MergePlan.Output? in
+        if shared.contains(where: { $0.absent.isExactly(output.item.name) }) { return nil }
+        guard let pair = shared.first(where: { $0.held.isExactly(output.item.name) }) else { return output }
+        return MergePlan.Output(item: output.item, source: pair.source)
+      }
+      return MergePlan.Shard(name: shard.name, outputs: outputs, metadata: shard.metadata)
+    }
+  }
+}
