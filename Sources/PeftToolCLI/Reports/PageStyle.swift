@@ -13,7 +13,7 @@ enum PageStyle {
       *{box-sizing:border-box}
       body{font:16px/1.5 system-ui,sans-serif;margin:0;background:var(--page);color:var(--ink);overflow-wrap:anywhere}
       main,footer{max-width:72rem;margin:0 auto;padding:1rem}footer{color:var(--faint);font-size:.85rem}
-      h1{font-size:1.6rem;line-height:1.2;margin:.5rem 0 1rem}h2{font-size:1.2rem;margin:2.5rem 0 .5rem}h3{font-size:1rem;margin:0}
+      h1{font-size:1.6rem;line-height:1.2;margin:.5rem 0 1rem}h2{font-size:1.2rem;margin:2.5rem 0 .5rem}h3{font-size:1rem;margin:1.25rem 0 0}
       p{margin:.25rem 0;max-width:46rem}ul{margin:.25rem 0;padding-left:1.25rem}.faint,caption,dt{color:var(--faint)}
       .verdict{border:1px solid var(--line);border-left:.5rem solid var(--tone);border-radius:.5rem;padding:.75rem 1rem}
       .verdict .word{font-size:1.4rem;font-weight:700;color:var(--tone);margin:0}
@@ -29,7 +29,7 @@ enum PageStyle {
       summary{cursor:pointer;padding:.5rem 0;color:var(--link)}:focus-visible{outline:3px solid var(--link);outline-offset:1px}
       .bar{display:block;background:var(--q6);height:.8rem;min-width:1px}.share{width:45%}
       .kind{display:grid;grid-template:"name range" auto "cells cells" auto/1fr auto;gap:0 1rem;align-items:center;margin:.6rem 0}
-      .kind h3{grid-area:name;font-size:.85rem;font-weight:600}.range{grid-area:range;font-size:.85rem;color:var(--faint);text-align:right}
+      .kind h3{grid-area:name;margin:0;font-size:.85rem;font-weight:600}.range{grid-area:range;font-size:.85rem;color:var(--faint);text-align:right}
       .cells{grid-area:cells}
       .cells{display:grid;grid-template-columns:repeat(auto-fill,minmax(clamp(18px,100%/var(--n),40px),1fr));overflow:clip}
       .c{position:relative;height:24px;border:1px solid var(--page);background:var(--page);text-align:center;font-size:12px;line-height:20px}
