@@ -106,7 +106,8 @@ public struct Merger: Sendable {
     for shard in plan.shards {
       let path = directory.path(shard.name)
       let layout = try SafetensorsLayout(path: path, items: shard.outputs.map(\.item), metadata: shard.metadata)
-      jobs.append(WorkQueue.Job(target: try layout.create(at: path, permissions: permissions), pieces: MergeWork.pieces(shard, layout: layout)))
+      let target = try layout.create(at: path, permissions: permissions)
+      jobs.append(WorkQueue.Job(target: target, pieces: MergeWork.pieces(shard, layout: layout)))
     }
     let queue = WorkQueue(jobs)
     let total = plan.dataBytes
@@ -149,7 +150,8 @@ public struct Merger: Sendable {
       let path = directory.path(item.name)
       if item.name.contains("/") { try FileSystem.makeDirectories(FileSystem.parentDirectory(path)) }
       if item.name == "config.json", let edited = plan.editedConfig {
-        try File.create(path, permissions: FilePermissions(of: [item.source])).write(edited.pythonText(sortedKeys: false) + "\n")
+        let file = try File.create(path, permissions: FilePermissions(of: [item.source]))
+        try file.write(edited.pythonText(sortedKeys: false) + "\n")
       } else {
         try FileSystem.copy(item.source, to: path)
       }

@@ -16,7 +16,8 @@ public struct CommandLineTool: Sendable {
     } catch let error as UsageError {
       console.failure(error.description)
     } catch {
-      let command = words.first { !$0.hasPrefix("-") }.flatMap { name in CommandTable.commands.first { $0.name == name } }
+      let command = words.first { !$0.hasPrefix("-") }.flatMap { name in CommandTable.commands.first { $0.name == name }
+      }
       if Task.isCancelled { console.beginLine() }
       if error is CancellationError {
         let writes = command?.operands.contains { $0.takes == .directory } ?? false

@@ -172,6 +172,8 @@ import Testing
     for name in ["adapter_config.json", "adapter_model.safetensors"] {
       #expect(try contents("\(directory)/\(name)") == contents("\(root)/\(name)"))
     }
+    // Its files are links to blobs of the repository, two levels further up than usual.
+    #expect(try StoredAdapter(directory: directory).config.rank == 4)
     #expect(hub.fetches(of: "model.safetensors").isEmpty && hub.fetches(of: "sub/config.json").isEmpty)
     #expect(try Hub(cache: scratch("hub"), isOffline: true).directory(of: repository) == found)
     #expect(throws: AdapterError.self) {

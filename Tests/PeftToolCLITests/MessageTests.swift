@@ -58,7 +58,7 @@ import Testing
   }
 
   @Test(arguments: [
-    (["generate", "owner/name"], "give one of: --prompt (a text, or - for standard input), or --prompts"),
+    (["generate", "owner/name"], "give one of: --prompt (the text to go on from; - reads it from standard "),
     (["generate", chat, "-p", "a", "--prompts", "b"], "--prompts and --prompt cannot be given together. Give one: "),
     (["generate", chat, "-p", "a", "--system", "b"], "--system means nothing without --chat"),
     (["inspect", "--for", "tgi", "\(root)/adapter"], "'tgi' is not one of vllm, "),

@@ -105,7 +105,7 @@ import Testing
     ("/adapter ./nosuch", "./nosuch: no such file or directory (adapter)"),
     ("/adapter first:half", "first: the weight 'half' is no finite number"),
     ("/adapter first:nan", "first: the weight 'nan'"),
-    ("/adapter \(Fixtures.path("running/second"))", "lora"),
+    ("/adapter \(Fixtures.path("merge/gpt2-conv1d/adapter"))", "0 of 8 adapter modules matched"),
     (String(repeating: "word ", count: 400), "/reset begins a new one"),
   ])
   func whatCannotBeFollowedEndsAPipeWithTwoAndGoesOnOnATerminal(line: String, part: String) throws {

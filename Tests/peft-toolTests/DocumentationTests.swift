@@ -84,7 +84,7 @@ private struct Shown {
     let (merge, running) = (Fixtures.path("merge/llama-bf16-all-linear"), Fixtures.path("running"))
     for (name, source) in [
       ("base", "\(merge)/base"), ("adapter", "\(merge)/adapter"), ("merged-by-peft", "\(merge)/merged"),
-      ("other-base", Fixtures.path("merge/gpt2-conv1d/base")), ("mine", "\(running)/chatting/first"),
+      ("other-base", Fixtures.path("merge/bert-token-classifier/base")), ("mine", "\(running)/chatting/first"),
       ("yours", "\(running)/chatting/second"), ("ADAPTER", "\(running)/chatting/first"), ("MODEL", "\(running)/chat"),
     ] {
       try copyDirectory(source, to: scratch(name))

@@ -21,8 +21,11 @@ extension Repository {
     if let kind = ["datasets", "spaces", "kernels", "buckets"].first(where: { body.hasPrefix("\($0)/") }) {
       throw failure("a model, and not one of the hub's \(kind)")
     }
+    if let kind = ["model", "dataset", "space", "kernel", "bucket"].first(where: { body.hasPrefix("\($0)/") }) {
+      throw failure("hf://owner/name, and not the kind '\(kind)' before it")
+    }
     let text = String(body.trimmed("/"))
-    guard let repository = Self(location: text) else {
+    guard let repository = Self(location: text), text.contains("/") || !body.hasSuffix("/") else {
       throw failure("hf://owner/name, with @revision and a path or without")
     }
     self = repository

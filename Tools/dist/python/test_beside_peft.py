@@ -14,9 +14,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
+from transformers.utils import logging
 
 import peft_tool
 
+logging.disable_progress_bar()
+logging.set_verbosity_error()
 FIXTURES = Path(os.environ.get("FIXTURES") or Path(__file__).resolve().parents[3] / "Fixtures")
 CHAT = FIXTURES / "running/chat"
 TOKENS = torch.tensor([[3, 17, 8, 29, 1, 5, 36, 11, 2, 20, 7, 33]])
