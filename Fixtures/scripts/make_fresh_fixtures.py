@@ -10,6 +10,7 @@ import json
 import pathlib
 import shutil
 import sys
+import tempfile
 
 import peft
 import torch
@@ -61,6 +62,27 @@ def case(name, base, kind, config, seed, near=(), text=None, **settings):
     if before:
         facts["given"] = before
     (root / "case.json").write_text(json.dumps(facts) + "\n")
+
+
+def text_case(name, seed, text, tokens):
+    """A prompt that starts from a text, on a base that has a tokenizer."""
+    root, base = OUT / name, HERE / "running" / "chat"
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    with tempfile.TemporaryDirectory() as scratch:  # without the settings, which are of an older release
+        transformers.PreTrainedTokenizerFast(tokenizer_file=str(base / "tokenizer.json")).save_pretrained(scratch)
+        ids = transformers.AutoTokenizer.from_pretrained(scratch)(text)["input_ids"]
+        config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=tokens, prompt_tuning_init="TEXT",
+                                         prompt_tuning_init_text=text, tokenizer_name_or_path=scratch)
+        torch.manual_seed(seed)
+        tuned = get_peft_model(LM.from_pretrained(base, dtype="auto"), config)
+    tuned.peft_config["default"].base_model_name_or_path = "fixtures/chat"
+    tuned.peft_config["default"].tokenizer_name_or_path = "fixtures/chat"
+    tuned.save_pretrained(root)
+    (root / "README.md").unlink()
+    given = dict(num_layers=None, token_dim=None, num_attention_heads=None, num_transformer_submodules=None)
+    (root / "case.json").write_text(json.dumps(
+        {"base": "running/chat", "seed": seed, "near": [], "text_tokens": ids, "given": given}) + "\n")
 
 
 def both(name, config, seed, bases=(LLAMA, QWEN), **settings):
@@ -178,6 +200,8 @@ def main():
     case("prompt", LLAMA, None, "PromptTuningConfig", 73, num_virtual_tokens=5)
     case("prompt-vocabulary", QWEN, None, "PromptTuningConfig", 73, num_virtual_tokens=5,
          prompt_tuning_init="SAMPLE_VOCAB")
+    text_case("prompt-text", 78, "Hello world, the quick fox", 9)
+    text_case("prompt-text-longer", 79, "Hello world, the quick fox", 2)
     case("prefix", LLAMA, None, "PrefixTuningConfig", 74, num_virtual_tokens=5)
     case("prefix-gpt2", GPT2, None, "PrefixTuningConfig", 74, num_virtual_tokens=3)
     case("prefix-zero", LLAMA, None, "PrefixTuningConfig", 74, num_virtual_tokens=5, init_weights="zero")

@@ -31,8 +31,10 @@ public final class PeftModel {
     let directory = FileSystem.join(parent, "peft-adapter-\(UInt64.random(in: 0...UInt64.max))")
     try asModelError { () throws(TensorFileError) in try FileSystem.makeDirectory(directory) }
     scratch = directory
+    let text = try Tokenizer.promptTokens(config, base: model.base.path)
     try withAdapterErrors({ () throws(AdapterError) in
-      let maker = try AdapterInitializer(base: model.base, config: config, configPath: PeftConfig.fileName, seed: seed)
+      let maker = try AdapterInitializer(
+        base: model.base, config: config, configPath: PeftConfig.fileName, seed: seed, promptTokens: text)
       try maker.write(to: "\(directory)/adapter")
     })
     try load("\(directory)/adapter", named: name)

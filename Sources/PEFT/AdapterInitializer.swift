@@ -83,7 +83,7 @@ public struct AdapterInitializer: Sendable {
     expanded.baseModelNameOrPath = config.baseModelNameOrPath ?? base.path
     expanded.inferenceMode = true
     // PEFT corrects the flag to the last linear layer that it wraps.
-    if let last = modules.last(where: { $0.module.isLinear }) { expanded.fanInFanOut = last.isTransposed }
+    if method?.keepsFanInFanOut ?? true, let last = modules.last(where: { $0.module.isLinear }) { expanded.fanInFanOut = last.isTransposed }
     expanded.peftVersion = config.peftVersion ?? PeftConfig.mirroredVersion
     // Copies draw nothing, in whatever order.
     isInModelOrder = order != nil || kinds.contains(.other)

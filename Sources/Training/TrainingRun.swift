@@ -46,6 +46,14 @@ public final class TrainingRun {
     operations = 6 * Double(parameters)
   }
 
+  /// Entries of `log_history` so far.
+  public var log: [JSONValue] { history.log }
+
+  /// Writes the adapter as it is now into a directory. Throws `.file`.
+  public func saveAdapter(to directory: String) throws(TrainingError) {
+    try trainer.model.save(to: directory, config: config, replacing: true)
+  }
+
   /// The newest checkpoint of the run's directory.
   public var newestCheckpoint: String? { TrainingCheckpoint.all(in: output).last?.path }
 
