@@ -96,6 +96,15 @@ def both(name, config, seed, bases=(LLAMA, QWEN), **settings):
 
 
 def main():
+    # LoRA from the base's weights.
+    factors = ["lora_A.weight", "lora_B.weight"]
+    case("pissa", LLAMA, None, "LoraConfig", 80, r=3, lora_alpha=6, init_lora_weights="pissa", target_modules=QV, near=factors)
+    case("pissa-conv1d", GPT2, None, "LoraConfig", 80, r=3, init_lora_weights="pissa", use_rslora=True, target_modules=["c_attn"],
+         near=factors)
+    case("pissa-bf16", QWEN, None, "LoraConfig", 80, r=3, init_lora_weights="pissa", target_modules=["down_proj"], near=factors)
+    case("olora", LLAMA, None, "LoraConfig", 81, r=3, init_lora_weights="olora", target_modules=["q_proj", "down_proj", "up_proj"],
+         near=factors)
+    case("orthogonal", LLAMA, None, "LoraConfig", 82, r=4, init_lora_weights="orthogonal", target_modules=QV, near=factors)
     # Factors and rotations.
     both("ia3", "IA3Config", 31, start="init_ia3_weights", target_modules=["k_proj", "down_proj"],
          feedforward_modules=["down_proj"])

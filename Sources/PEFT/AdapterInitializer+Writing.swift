@@ -62,9 +62,11 @@ extension AdapterInitializer {
     switch method?.start {
     case nil:
       for target in modules {
-        var drawn = drawn(target, &source.generator)
+        var drawn = try drawn(target, &source.generator)
         if config.useDoRA {
-          let magnitude = try asAdapterError { () throws(TensorFileError) -> FreshTensor in try self.magnitude(target, base) }
+          let magnitude = try asAdapterError { () throws(TensorFileError) -> FreshTensor in
+            try self.magnitude(target, base)
+          }
           drawn.append(magnitude)
         }
         add(drawn, prefix: "\(Adapter.prefix)\(target.path).", dtype: target.dtype, method: nil)

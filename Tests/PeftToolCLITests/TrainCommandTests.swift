@@ -1,5 +1,4 @@
 import Foundation
-import LanguageModels
 import PEFT
 import PeftToolCLI
 import Synchronization
@@ -141,24 +140,6 @@ import Testing
     #expect(JSONValue(parsing: answer.output)?["modules"] == .integer(0))
     #expect(
       try contents(scratch("made/adapter_model.safetensors")) == contents("\(recorded)/adapter_model.safetensors"))
-  }
-
-  /// Made by `make_road_fixtures.py` with this program; the logits are those of PEFT with the adapter that was trained then.
-  @Test func theTrainedAdapterGivesTheLogitsThatPEFTComputesWithIt() async throws {
-    let scratch = try ScratchDirectory()
-    let road = Fixtures.path("training/road")
-    let facts = try JSONValue(contentsOf: "\(road)/road.json")
-    let answer = await run(
-      ["train", chat, "\(road)/config.json", "\(road)/data.jsonl", scratch("adapter")]
-        + (facts["options"]?.elements ?? []).compactMap(\.stringValue))
-    #expect(answer.code == 0, "\(answer.error)")
-    let model = try PeftModel.load(base: chat, adapter: scratch("adapter"))
-    let tokens = (facts["tokens"]?.elements ?? []).compactMap(\.integerValue)
-    let logits = try model.logits(tokens, cache: model.makeCache(), lastOnly: true).values
-    let expected = (facts["logits"]?.elements ?? []).compactMap(\.numberValue)
-    #expect(logits.count == expected.count)
-    let greatest = expected.map(abs).max() ?? 1
-    for (own, other) in zip(logits, expected) { #expect(abs(Double(own) - other) < 1e-3 * greatest) }
   }
 
   @Test func aDryRunTellsWhatARunWillBeAndWritesNothing() async throws {
