@@ -10,6 +10,7 @@ import json
 import pathlib
 import shutil
 import sys
+import tempfile
 
 import peft
 import torch
@@ -63,6 +64,27 @@ def case(name, base, kind, config, seed, near=(), text=None, **settings):
     (root / "case.json").write_text(json.dumps(facts) + "\n")
 
 
+def text_case(name, seed, text, tokens):
+    """A prompt that starts from a text, on a base that has a tokenizer."""
+    root, base = OUT / name, HERE / "running" / "chat"
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    with tempfile.TemporaryDirectory() as scratch:  # without the settings, which are of an older release
+        transformers.PreTrainedTokenizerFast(tokenizer_file=str(base / "tokenizer.json")).save_pretrained(scratch)
+        ids = transformers.AutoTokenizer.from_pretrained(scratch)(text)["input_ids"]
+        config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=tokens, prompt_tuning_init="TEXT",
+                                         prompt_tuning_init_text=text, tokenizer_name_or_path=scratch)
+        torch.manual_seed(seed)
+        tuned = get_peft_model(LM.from_pretrained(base, dtype="auto"), config)
+    tuned.peft_config["default"].base_model_name_or_path = "fixtures/chat"
+    tuned.peft_config["default"].tokenizer_name_or_path = "fixtures/chat"
+    tuned.save_pretrained(root)
+    (root / "README.md").unlink()
+    given = dict(num_layers=None, token_dim=None, num_attention_heads=None, num_transformer_submodules=None)
+    (root / "case.json").write_text(json.dumps(
+        {"base": "running/chat", "seed": seed, "near": [], "text_tokens": ids, "given": given}) + "\n")
+
+
 def both(name, config, seed, bases=(LLAMA, QWEN), **settings):
     """On an f32 and a bf16 base, as PEFT starts it and with values everywhere."""
     start = settings.pop("start", "init_weights")
@@ -74,6 +96,15 @@ def both(name, config, seed, bases=(LLAMA, QWEN), **settings):
 
 
 def main():
+    # LoRA from the base's weights.
+    factors = ["lora_A.weight", "lora_B.weight"]
+    case("pissa", LLAMA, None, "LoraConfig", 80, r=3, lora_alpha=6, init_lora_weights="pissa", target_modules=QV, near=factors)
+    case("pissa-conv1d", GPT2, None, "LoraConfig", 80, r=3, init_lora_weights="pissa", use_rslora=True, target_modules=["c_attn"],
+         near=factors)
+    case("pissa-bf16", QWEN, None, "LoraConfig", 80, r=3, init_lora_weights="pissa", target_modules=["down_proj"], near=factors)
+    case("olora", LLAMA, None, "LoraConfig", 81, r=3, init_lora_weights="olora", target_modules=["q_proj", "down_proj", "up_proj"],
+         near=factors)
+    case("orthogonal", LLAMA, None, "LoraConfig", 82, r=4, init_lora_weights="orthogonal", target_modules=QV, near=factors)
     # Factors and rotations.
     both("ia3", "IA3Config", 31, start="init_ia3_weights", target_modules=["k_proj", "down_proj"],
          feedforward_modules=["down_proj"])
@@ -178,6 +209,8 @@ def main():
     case("prompt", LLAMA, None, "PromptTuningConfig", 73, num_virtual_tokens=5)
     case("prompt-vocabulary", QWEN, None, "PromptTuningConfig", 73, num_virtual_tokens=5,
          prompt_tuning_init="SAMPLE_VOCAB")
+    text_case("prompt-text", 78, "Hello world, the quick fox", 9)
+    text_case("prompt-text-longer", 79, "Hello world, the quick fox", 2)
     case("prefix", LLAMA, None, "PrefixTuningConfig", 74, num_virtual_tokens=5)
     case("prefix-gpt2", GPT2, None, "PrefixTuningConfig", 74, num_virtual_tokens=3)
     case("prefix-zero", LLAMA, None, "PrefixTuningConfig", 74, num_virtual_tokens=5, init_weights="zero")

@@ -26,8 +26,11 @@ public final class PeftModel {
     wrapping model: CausalLanguageModel, config: PeftConfig, named name: String = "default", seed: UInt64 = 0
   ) throws(ModelError) {
     self.init(model)
+    let text = try Tokenizer.promptTokens(config, base: model.base.path)
     let fresh = try withAdapterErrors({ () throws(AdapterError) in
-      try AdapterInitializer(base: model.base, config: config, configPath: PeftConfig.fileName, seed: seed).made()
+      try AdapterInitializer(
+        base: model.base, config: config, configPath: PeftConfig.fileName, seed: seed, promptTokens: text
+      ).made()
     })
     try add(fresh, named: name)
   }

@@ -7,11 +7,14 @@ extension AdapterInitializer {
   /// PEFT makes both layers, which draws A, B and B's bias, and then draws again what it starts from; of an embedding that is B.
   /// Precision: f32. Source: peft/tuners/lora/layer.py `LoraLayer.update_layer`,
   /// `Embedding.update_layer`, `_ConvNd.update_layer`, `reset_lora_parameters`.
-  func drawn(_ target: Target, _ generator: inout TorchGenerator) -> [FreshTensor] {
+  ///
+  /// Throws `.notMade` for a start that the module cannot have, `.file`.
+  func drawn(_ target: Target, _ generator: inout TorchGenerator) throws(AdapterError) -> [FreshTensor] {
     let (rank, input, output) = (target.rank, target.input, target.output)
     let start = Self.initialisation(config) ?? .random
     var (a, b, bias): ([Float], [Float], [Float])
     if target.isEmbedding {
+      guard [.random, .uniform, .gaussian].contains(start) else { throw unmade(target, "it takes no embeddings.") }
       a = generator.normal(count: rank * input, mean: 0, deviation: 1)
       b = generator.normal(count: output * rank, mean: 0, deviation: 1)
       if start != .random {
@@ -31,8 +34,10 @@ extension AdapterInitializer {
     case .random: break
     case .uniform: a = generator.kaimingUniform(count: rank * input, fanIn: input)
     case .gaussian: a = generator.normal(count: rank * input, mean: 0, deviation: 1 / Double(rank))
+    case .orthogonal: (a, b) = try orthogonal(target, &generator)
+    case .pissa, .olora: (a, b) = try decomposed(target, start)
     }
-    if start != .random {
+    if [.uniform, .gaussian].contains(start) {
       b = [Float](repeating: 0, count: b.count)
       bias = [Float](repeating: 0, count: bias.count)
     }
@@ -43,6 +48,64 @@ extension AdapterInitializer {
     ]
     if config.loraBias { tensors.append(FreshTensor(LoRARole.bias.ending, [output], bias)) }
     return tensors
+  }
+
+  /// A and B from halves of an orthogonal matrix, whose products with each other vanish.
+  ///
+  /// Source: peft/tuners/lora/layer.py `LoraLayer.orthogonal_init`.
+  private func orthogonal(
+    _ target: Target, _ generator: inout TorchGenerator
+  ) throws(AdapterError) -> (a: [Float], b: [Float]) {
+    let (rank, half) = (target.rank, target.rank / 2)
+    func matrix(_ rows: Int, _ columns: Int) -> Matrix<Double> {
+      let values = generator.normal(count: rows * columns, mean: 0, deviation: 1)
+      return Matrix(rows: rows, columns: columns, values: values.map { Double($0) })
+    }
+    let square = matrix(rank, rank)
+    guard rank % 2 == 0, target.kernel.isEmpty, let q = Decompositions.orthonormalColumns(square) else {
+      throw unmade(target, "it takes linear layers and even ranks.")
+    }
+    let even = Matrix(rows: half, columns: rank, values: (0..<half).flatMap { q.rows(2 * $0..<2 * $0 + 1).values })
+    let odd = Matrix(rows: half, columns: rank, values: (0..<half).flatMap { q.rows(2 * $0 + 1..<2 * $0 + 2).values })
+    let a = matrix(target.input, half).times(even).transposed
+    let b = matrix(half, target.output).transposed.times(odd)
+    return (a.values.map { Float($0 / 10) }, b.values.map { Float($0 / 10) })
+  }
+
+  /// A and B from the base weight's singular values or its QR decomposition. What they make is taken from the weight when the adapter
+  /// is loaded. Source: peft/tuners/lora/layer.py `LoraLayer.pissa_init`, `olora_init`.
+  private func decomposed(
+    _ target: Target, _ start: Initialisation
+  ) throws(AdapterError) -> (a: [Float], b: [Float]) {
+    let rank = target.rank
+    let isHalfOrSingle = [.f32, .f16, .bf16].contains(target.dtype)
+    let takes = target.module.kind == .linear || (target.isTransposed && start == .pissa)
+    guard takes, isHalfOrSingle, rank <= min(target.input, target.output) else {
+      throw unmade(target, "it takes linear layers of 16 or 32 bits, and ranks that the weight has.")
+    }
+    let weight = try base.matrix(of: target.module)
+    if start == .pissa {
+      guard let parts = Decompositions.singularValues(weight) else { throw undecomposable(target) }
+      let scale = try LoRAScaling(config, path: configPath).values(for: target.path).scale
+      let roots = parts.s.prefix(rank).map { ($0 / scale).squareRoot() }
+      let a = (0..<rank).flatMap { row in (0..<weight.columns).map { Float(roots[row] * parts.vTransposed[row, $0]) } }
+      let b = (0..<weight.rows).flatMap { row in (0..<rank).map { Float(parts.u[row, $0] * roots[$0]) } }
+      return (a, b)
+    }
+    let columns = min(weight.rows, weight.columns)
+    guard let q = Decompositions.orthonormalColumns(weight.columns(0..<columns)) else { throw undecomposable(target) }
+    let basis = q.columns(0..<rank)
+    return (basis.transposed.times(weight).values.map { Float($0) }, basis.values.map { Float($0) })
+  }
+
+  private func unmade(_ target: Target, _ reason: String) -> AdapterError {
+    .notMade(
+      path: configPath, what: "init_lora_weights \(config.initLoRAWeights.compactText) on '\(target.path)'",
+      reason: reason)
+  }
+
+  private func undecomposable(_ target: Target) -> AdapterError {
+    .file(.notDecomposable(path: base.path, tensor: target.module.weightName))
   }
 
   /// DoRA's magnitudes, which start as the norm of each output feature's inputs in the base's weight.

@@ -60,7 +60,7 @@ extension AdapterInitializer {
     switch method?.start {
     case nil:
       for target in modules {
-        var drawn = drawn(target, &source.generator)
+        var drawn = try drawn(target, &source.generator)
         if config.useDoRA {
           let magnitude = try asAdapterError { () throws(TensorFileError) -> FreshTensor in
             try self.magnitude(target, base)

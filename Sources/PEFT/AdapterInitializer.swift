@@ -83,7 +83,9 @@ public struct AdapterInitializer: Sendable {
     expanded.baseModelNameOrPath = config.baseModelNameOrPath ?? base.path
     expanded.inferenceMode = true
     // PEFT corrects the flag to the last linear layer that it wraps.
-    if let last = modules.last(where: { $0.module.isLinear }) { expanded.fanInFanOut = last.isTransposed }
+    if method?.keepsFanInFanOut ?? true, let last = modules.last(where: { $0.module.isLinear }) {
+      expanded.fanInFanOut = last.isTransposed
+    }
     expanded.peftVersion = config.peftVersion ?? PeftConfig.mirroredVersion
     // Copies draw nothing, in whatever order.
     isInModelOrder = order != nil || kinds.contains(.other)
@@ -175,9 +177,11 @@ public struct AdapterInitializer: Sendable {
     let start = initialisation(config)
     try refuse(
       start == nil, "init_lora_weights \(config.initLoRAWeights.compactText)",
-      "true, false and \"gaussian\" are drawn here; others start from the base's weights or from data.")
+      "true, false, gaussian, orthogonal, pissa and olora are made here; others start from data, or are drawn otherwise."
+    )
     try refuse(
-      config.useDoRA && start == .random, "use_dora with init_lora_weights false",
+      config.useDoRA && start != .uniform && start != .gaussian,
+      "use_dora with init_lora_weights \(config.initLoRAWeights.compactText)",
       "magnitudes are those of the base weight, which needs lora_B to be zero.")
   }
 
@@ -189,6 +193,12 @@ public struct AdapterInitializer: Sendable {
     case gaussian
     /// Both as the layers are made.
     case random
+    /// Both from halves of an orthogonal matrix.
+    case orthogonal
+    /// Both from the greatest singular values of the weight.
+    case pissa
+    /// Both from the weight's QR decomposition.
+    case olora
   }
 
   /// Nil for an initialisation that is not drawn here. Source: peft/tuners/lora/layer.py `reset_lora_parameters`.
@@ -196,7 +206,12 @@ public struct AdapterInitializer: Sendable {
     switch config.initLoRAWeights {
     case .bool(true): .uniform
     case .bool(false), .null: .random
-    case .string(let name): name.lowercased() == "gaussian" ? .gaussian : nil
+    case .string(let name):
+      switch name.lowercased() {
+      case "gaussian": .gaussian
+      case "olora": .olora
+      default: ["pissa": .pissa, "orthogonal": .orthogonal][name]
+      }
     default: nil
     }
   }

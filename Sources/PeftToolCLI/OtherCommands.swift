@@ -1,3 +1,4 @@
+internal import LanguageModels
 internal import PEFT
 internal import TensorFiles
 
@@ -36,7 +37,9 @@ private func countedWeights(_ path: String) throws(AdapterError) -> SafetensorsF
   try config.checkUnknownKeys(path: configPath, ignored: Set(invocation.all("ignore-config-key")))
   let seed = try invocation.integer("seed") ?? 0
   let base = try BaseModel(path: invocation.operands[0], taskType: config.taskType)
-  let maker = try AdapterInitializer(base: base, config: config, configPath: configPath, seed: UInt64(seed))
+  let maker = try AdapterInitializer(
+    base: base, config: config, configPath: configPath, seed: UInt64(seed),
+    promptTokens: try Tokenizer.promptTokens(config, base: invocation.operands[0]))
   let output = invocation.operands[2]
   let parameters = try maker.write(to: output, replacing: invocation.has("force"))
   if !maker.isInModelOrder {

@@ -32,6 +32,18 @@ extension CommandTable {
       Flag("packing", "put records together up to the greatest length; none sees another"),
       Flag("all-turns", "learn all of a record, not completions and the assistant's turns alone"),
       Flag("dry-run", letter: "n", "show parameters, steps, memory and time, and write nothing"),
+      Flag(
+        "report", value: "FILE", "write a page with curves of the run and samples of text",
+        detail:
+          "One HTML file that needs nothing else: loss, evaluation, learning rate, gradient norm, tokens a second, and what the "
+          + "adapter writes after each --sample-prompt. It is written anew while the run goes on, and a browser that shows it "
+          + "reads it again."),
+      Flag(
+        "sample-prompt", value: "TEXT", "show in the report what the adapter goes on with",
+        detail:
+          "Before the run, at each evaluation and at the end; greedily, through the chat template where the model has one.",
+        repeats: true, needs: "report"),
+      Flag("sample-tokens", value: "N", "tokens of a sample at most", default: "48", needs: "report"),
       Flag("log", value: "FILE", "write a JSON document for each step, log and evaluation"),
       Flag(
         "resume-from-checkpoint", value: "PATH", "go on from a checkpoint of this run, or from its 'last'",
@@ -95,18 +107,29 @@ extension CommandTable {
   }
   let before = settings.resumed == nil ? held.map { trainer.evaluate($0.records) } : nil
   if let before { console.note("evaluation before: loss \(fixed(before.loss, 4))") }
+  let report = try invocation.value("report").map { path in
+    try TrainingReport(
+      path: path, replacing: invocation.has("force") || settings.resumed != nil, run: run, lines: summary.head,
+      names: (base, invocation.operands[1], data),
+      samples: try TextSamples(invocation, base: base, context: model.contextLength))
+  }
+  try report?.begin(samplesFirst: settings.resumed == nil)
   let log = try invocation.value("log").map { try TrainingLog(path: $0, goingOnFrom: trainer.step) }
   let lines = TrainingLines(console, first: trainer.step, steps: trainer.steps)
   try Interruption.patiently {
     try run.run { event in
       try log?.add(event)
       lines.show(event)
+      try report?.add(event)
       return !Task.isCancelled
     }
   }
   lines.finish()
   let after = held.map { trainer.evaluate($0.records) }
-  try Interruption.patiently { try run.finish() }
+  try Interruption.patiently {
+    try run.finish()
+    try report?.finish(after)
+  }
   if invocation.has("json") {
     var answer: [JSONValue.Member] = [
       .init("steps", .integer(trainer.steps)), .init("loss", .number(lines.loss)),
@@ -152,7 +175,8 @@ private func startingAdapter(_ given: String, base: BaseModel, seed: UInt64) thr
   if hasWeights { return try StoredAdapter(directory: given) }
   let (config, path) = try PeftConfig.load(path: given)
   try config.checkUnknownKeys(path: path, ignored: [])
-  return try AdapterInitializer(base: base, config: config, configPath: path, seed: seed).made()
+  let text = try Tokenizer.promptTokens(config, base: base.path)
+  return try AdapterInitializer(base: base, config: config, configPath: path, seed: seed, promptTokens: text).made()
 }
 
 /// True if the tokenizer's configuration puts padding before a text.

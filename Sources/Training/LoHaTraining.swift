@@ -7,7 +7,7 @@ internal import TensorMath
 ///
 /// Gradients: G = s·gᵀx, P1 and P2 the products: dw1a = (G⊙P2)w1bᵀ, dw1b = w1aᵀ(G⊙P2), dw2a = (G⊙P1)w2bᵀ, dw2b = w2aᵀ(G⊙P1),
 /// dx = g(W + ΔW). Source: peft/tuners/loha/layer.py `HadaWeight`.
-final class LoHaTraining: LinearAdapter {
+final class LoHaTraining: OccasionalAdapter {
   private struct Pass: Kept {
     let dropped: LycorisDropout.Draw
   }
@@ -16,18 +16,22 @@ final class LoHaTraining: LinearAdapter {
   private let second: (a: TrainedParameter, b: TrainedParameter)
   private let scale: Float
   private let dropout: LycorisDropout
+  let parameterNames: [String]
+  var takesPart = false
 
   init(
     first: (a: TrainedParameter, b: TrainedParameter), second: (a: TrainedParameter, b: TrainedParameter), scale: Float,
-    dropout: LycorisDropout = LycorisDropout()
+    dropout: LycorisDropout = LycorisDropout(), parameterNames: [String] = []
   ) {
     (self.first, self.second, self.scale, self.dropout) = (first, second, scale, dropout)
+    self.parameterNames = parameterNames
   }
 
   func forward(_ x: LentMatrix, _ layer: FrozenLinear, _ pass: TrainingPass) -> (output: LentMatrix, kept: any Kept) {
     let output = layer(x, in: pass.workspace)
     let dropped = dropout.draw(outputs: layer.outFeatures, pass)
     if dropped.leavesOut { return (output, Pass(dropped: dropped)) }
+    takesPart = true
     let change = pass.workspace.matrix(output.rows, output.columns)
     change.setProduct(x, self.change(pass.workspace), transposingSecond: true, scale: scale)
     dropped.scaleColumns(of: change)
@@ -87,7 +91,11 @@ extension TrainedMethod {
         let pair = { (side: String) in
           (a: store.parameter("\(stem).hada_\(side)_a"), b: store.parameter("\(stem).hada_\(side)_b"))
         }
-        parts.linears[path] = LoHaTraining(first: pair("w1"), second: pair("w2"), scale: scale, dropout: dropout)
+        let adapter = LoHaTraining(
+          first: pair("w1"), second: pair("w2"), scale: scale, dropout: dropout,
+          parameterNames: ["w1", "w2"].flatMap { ["\(stem).hada_\($0)_a", "\(stem).hada_\($0)_b"] })
+        parts.linears[path] = adapter
+        if dropout.module > 0 { parts.occasional.append(adapter) }
       }
     })
 }

@@ -6,7 +6,7 @@ internal import TensorMath
 ///
 /// With x as `[i₁, i₂]`: Z = x·Fᵀ, y = C·Z. Gradients: dC = Σ gZᵀ, dZ = Cᵀg, dF = Σ dZᵀx, dx = dZ·F, for each token.
 /// Source: peft/tuners/lokr/layer.py `LoKrLayer.get_delta_weight`.
-final class LoKrTraining: LinearAdapter {
+final class LoKrTraining: OccasionalAdapter {
   private struct Pass: Kept {
     let dropped: LycorisDropout.Draw
   }
@@ -35,8 +35,14 @@ final class LoKrTraining: LinearAdapter {
   private let inner: Factor
   private let scale: Float
   private let dropout: LycorisDropout
+  let parameterNames: [String]
+  var takesPart = false
 
-  init(outer: Factor, inner: Factor, scale: Float, dropout: LycorisDropout = LycorisDropout()) {
+  init(
+    outer: Factor, inner: Factor, scale: Float, dropout: LycorisDropout = LycorisDropout(),
+    parameterNames: [String] = []
+  ) {
+    self.parameterNames = parameterNames
     (self.outer, self.inner, self.scale, self.dropout) = (outer, inner, scale, dropout)
   }
 
@@ -45,6 +51,7 @@ final class LoKrTraining: LinearAdapter {
     let output = layer(x, in: workspace)
     let dropped = dropout.draw(outputs: layer.outFeatures, pass)
     if dropped.leavesOut { return (output, Pass(dropped: dropped)) }
+    takesPart = true
     let change = workspace.matrix(output.rows, output.columns)
     let (c, f) = (outer.value(workspace), inner.value(workspace))
     let z = LentMatrix(x, from: 0, rows: x.rows * c.columns, columns: f.columns).times(
@@ -131,7 +138,11 @@ extension TrainedMethod {
       let dropout = try reader.lycorisDropout(dividesByMean: reader.flag("rank_dropout_scale"))
       reader.make { store, parts in
         let factors = pairs.map { LoKrTraining.Factor(a: store.parameter($0.a), b: $0.b.map(store.parameter)) }
-        parts.linears[path] = LoKrTraining(outer: factors[0], inner: factors[1], scale: scale, dropout: dropout)
+        let adapter = LoKrTraining(
+          outer: factors[0], inner: factors[1], scale: scale, dropout: dropout,
+          parameterNames: pairs.flatMap { [$0.a] + ($0.b.map { [$0] } ?? []) })
+        parts.linears[path] = adapter
+        if dropout.module > 0 { parts.occasional.append(adapter) }
       }
     })
 }

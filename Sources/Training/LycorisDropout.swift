@@ -3,6 +3,13 @@ internal import PEFT
 internal import TensorFiles
 internal import TensorMath
 
+/// An adapter that may be left out of a batch, so that its parameters have no gradient.
+protocol OccasionalAdapter: LinearAdapter {
+  var parameterNames: [String] { get }
+  /// Whether it took part in a batch of the step.
+  var takesPart: Bool { get set }
+}
+
 /// What LoHa and LoKr leave out while they are trained: a module's whole change, or some of its outputs.
 ///
 /// Source: peft/tuners/loha/layer.py `LoHaLayer.forward`, `get_delta_weight`; lokr/layer.py.

@@ -1,3 +1,4 @@
+internal import TensorFiles
 internal import TensorMath
 
 extension ParameterStore {
@@ -20,14 +21,16 @@ extension ParameterStore {
     }?.name
   }
 
-  /// One step of the optimizer for every parameter.
+  /// One step of the optimizer for every parameter that has a gradient.
   ///
+  /// - Parameter leftOut: parameters without one: torch passes them over, decay and count of steps too.
   /// - Parameter rate: a parameter's learning rate.
-  func update(_ optimizer: AdamW, step: Int, decay: Double, rate: (Entry) -> Double) {
-    for entry in entries {
+  func update(_ optimizer: AdamW, decay: Double, leftOut: Set<ExactName> = [], rate: (Entry) -> Double) {
+    for (index, entry) in entries.enumerated() where !leftOut.contains(entry.name) {
+      counts[index] += 1
       let part = { (all: LentMatrix) in LentMatrix(all, from: entry.offset, rows: 1, columns: entry.count) }
       optimizer.update(
-        part(values), gradient: part(gradients), first: part(first), second: part(second), step: step,
+        part(values), gradient: part(gradients), first: part(first), second: part(second), step: counts[index],
         rate: rate(entry), decay: entry.decays ? decay : 0)
     }
   }

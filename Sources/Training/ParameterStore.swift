@@ -20,6 +20,8 @@ public final class ParameterStore {
   let first: LentMatrix
   let second: LentMatrix
   let workspace: Workspace
+  /// Steps of the optimizer that each parameter took part in.
+  var counts: [Int]
 
   /// A parameter to be trained, with its first values.
   public struct Initial {
@@ -45,6 +47,7 @@ public final class ParameterStore {
     gradients = workspace.zeros(1, count)
     first = workspace.zeros(1, count)
     second = workspace.zeros(1, count)
+    counts = parameters.map { _ in 0 }
     var offset = 0
     for parameter in parameters {
       entries.append(

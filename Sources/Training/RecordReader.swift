@@ -105,6 +105,9 @@ public struct RecordReader {
   private func conversation(
     _ messages: [JSONValue], _ json: JSONValue, _ tokenizer: Tokenizer, _ place: TrainingFiles.Place
   ) throws(TrainingError) -> TrainingRecord {
+    if !learnsAll, let template, template.marksAnswers(try conversation(of: messages, json, place)) {
+      return try marked(messages, json, template, tokenizer, place)
+    }
     let all = try ids(messages, json, tokenizer, place, answers: false)
     if learnsAll { return try checked(all, nil, place) }
     var labels = [Int](repeating: -100, count: all.count)
@@ -121,12 +124,61 @@ public struct RecordReader {
     return try checked(all, labels, place)
   }
 
+  /// Labels of what the template marks: tokens from the one that holds a mark's first character to the one that holds its last.
+  ///
+  /// Source: transformers `apply_chat_template` with `return_assistant_tokens_mask`.
+  private func marked(
+    _ messages: [JSONValue], _ json: JSONValue, _ template: ChatTemplate, _ tokenizer: Tokenizer,
+    _ place: TrainingFiles.Place
+  ) throws(TrainingError) -> TrainingRecord {
+    var conversation = try conversation(of: messages, json, place)
+    conversation.beginsAnswer = false
+    let (all, labels): ([Int], [Int])
+    do throws(ModelError) {
+      let (text, spans) = try template.renderMarked(conversation)
+      let scalars = Array(text.unicodeScalars)
+      let ids = try tokenizer.encode(text, addsSpecial: false)
+      /// Tokens before a place, and whether one begins there.
+      func tokens(before end: Int) throws(ModelError) -> (count: Int, ends: Bool) {
+        guard end < scalars.count else { return (ids.count, true) }
+        var before = String.UnicodeScalarView()
+        before.append(contentsOf: scalars[..<end])
+        let first = try tokenizer.encode(String(before), addsSpecial: false)
+        let count = common(first, ids)
+        return (count, count == first.count)
+      }
+      var marked = [Int](repeating: -100, count: ids.count)
+      for span in spans where !span.isEmpty {
+        let end = try tokens(before: span.upperBound)
+        let start = try tokens(before: span.lowerBound).count
+        let last = min(ids.count, end.count + (end.ends ? 0 : 1))
+        for place in start..<max(start, last) { marked[place] = ids[place] }
+      }
+      (all, labels) = (ids, marked)
+    } catch { throw place.error("\(error)") }
+    guard labels.contains(where: { $0 != -100 }) else {
+      throw place.error(
+        "the template marks nothing of this conversation as generated; give --all-turns to learn all of it")
+    }
+    return try checked(all, labels, place)
+  }
+
   private func ids(
     _ messages: [JSONValue], _ json: JSONValue, _ tokenizer: Tokenizer, _ place: TrainingFiles.Place, answers: Bool
   ) throws(TrainingError) -> [Int] {
     guard let template else { throw place.error("the model has no chat template for messages") }
-    var conversation = ChatTemplate.Conversation(messages)
+    var conversation = try conversation(of: messages, json, place)
     conversation.beginsAnswer = answers
+    do throws(ModelError) { return try tokenizer.encode(template.render(conversation), addsSpecial: false) } catch {
+      throw place.error("\(error)")
+    }
+  }
+
+  /// What a record's template is rendered with.
+  private func conversation(
+    of messages: [JSONValue], _ json: JSONValue, _ place: TrainingFiles.Place
+  ) throws(TrainingError) -> ChatTemplate.Conversation {
+    var conversation = ChatTemplate.Conversation(messages)
     conversation.arguments = json["chat_template_kwargs"]?.members ?? []
     if let tools = json["tools"], tools != .null {
       // Some data sets keep the list as a text.
@@ -135,9 +187,7 @@ public struct RecordReader {
       }
       conversation.tools = list.isEmpty ? nil : list
     }
-    do throws(ModelError) { return try tokenizer.encode(template.render(conversation), addsSpecial: false) } catch {
-      throw place.error("\(error)")
-    }
+    return conversation
   }
 
   private func encode(

@@ -14,12 +14,26 @@ extension TrainableModel {
     }
   }
 
+  /// The adapter as it is now, in memory, as `save` would write it. Throws `.file`.
+  public func adapter(config: PeftConfig) throws(TrainingError) -> StoredAdapter {
+    let saved = savedTensors
+    do throws(AdapterError) {
+      return try StoredAdapter(parts.budget?.saved(config) ?? config, items(saved), named: "the adapter in training") {
+        sink throws(AdapterError) in
+        for tensor in saved.values { try sink.write(tensor.bytes.span.bytes, to: tensor.name) }
+      }
+    } catch { throw .model(.adapter(error)) }
+  }
+
+  private func items(_ tensors: [ExactName: CarriedTensor]) -> [AdapterSink.Item] {
+    tensors.values.map { AdapterSink.Item(name: $0.name, dtype: $0.dtype, shape: $0.shape) }
+  }
+
   /// The files of the adapter in a directory that is there.
   func write(to directory: OutputDirectory, config: PeftConfig) throws(TensorFileError) {
     let saved = savedTensors
     let config = parts.budget?.saved(config) ?? config
-    let items = saved.values.map { SafetensorsLayout.Item(name: $0.name, dtype: $0.dtype, shape: $0.shape) }
-    let sink = try AdapterSink(at: directory.path(Adapter.weightsName), items)
+    let sink = try AdapterSink(at: directory.path(Adapter.weightsName), items(saved))
     for tensor in saved.values { try sink.put(tensor.bytes.span.bytes, to: tensor.name) }
     try File.create(directory.path(PeftConfig.fileName)).write(config.fileText)
     try File.create(directory.path(ModelCard.fileName)).write(ModelCard(config: config, isFresh: false).text)

@@ -59,6 +59,14 @@ public final class TrainableModel {
         + "\(limit). Give --max-length \(max(0, limit)) with --truncate")
   }
 
+  /// Forgets which adapters took part in a step.
+  func beginStep() { for adapter in parts.occasional { adapter.takesPart = false } }
+
+  /// Parameters of adapters that were left out of all batches of the step.
+  var leftOut: Set<ExactName> {
+    Set(exactly: parts.occasional.filter { !$0.takesPart }.flatMap(\.parameterNames))
+  }
+
   /// What the method does after the optimizer's step `step`, counted from 0.
   func finish(step: Int) { parts.budget?.finish(step: step) }
 

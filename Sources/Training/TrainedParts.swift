@@ -17,6 +17,8 @@ struct TrainedParts {
   var prefix: TrainedParameter?
   /// What makes the prompt or the prefix of parameters of its own.
   var encoder: PromptEncoderTraining?
+  /// Adapters that may be left out of a batch.
+  var occasional: [any OccasionalAdapter] = []
   /// What a method adds to the loss and does after a step.
   var budget: (any TrainedBudget)?
 

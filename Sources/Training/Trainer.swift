@@ -110,6 +110,7 @@ public final class Trainer {
     let labelled = batches.reduce(0) { $0 + $1.labelledCount }
     let parameters = model.parameters
     parameters.gradients.clear()
+    model.beginStep()
     var loss = 0.0
     for batch in batches {
       loss += model.addGradients(of: batch, share: 1 / Double(max(1, labelled)), smoothing: arguments.labelSmoothing)
@@ -121,7 +122,7 @@ public final class Trainer {
       throw TrainingError.notFinite(step: step + 1, what: "the gradient\(name)", checkpoint: nil)
     }
     let factor = arguments.schedule.factor(step: step, steps: steps, rate: arguments.learningRate)
-    parameters.update(optimizer, step: step + 1, decay: arguments.weightDecay) {
+    parameters.update(optimizer, decay: arguments.weightDecay, leftOut: model.leftOut) {
       arguments.greatestRate(of: $0) * factor
     }
     model.finish(step: step)

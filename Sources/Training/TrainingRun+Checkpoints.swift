@@ -10,12 +10,15 @@ extension TrainingRun {
   func write(_ checkpoint: TrainingCheckpoint, epoch: Double) throws(TrainingError) {
     let state = history.text(plan, trainer, epoch: epoch, saves: true)
     let generators = [("generator", trainer.model.generator.words), ("epoch_generator", trainer.epochGenerator.words)]
-    let run = JSONValue.object([
+    var run = JSONValue.object([
       .init("format", .integer(Self.format)), .init("made_by", .string("peft-tool \(Provenance.version)")),
       .init("step", .integer(trainer.step)), .init("steps", .integer(trainer.steps)), .init("epoch", .number(epoch)),
       .init("identity", identity.json), .init("arguments", trainer.arguments.json), .init("history", history.json),
       .init("places", .object(generators.map { .init($0.0, .integer($0.1.next)) })),
     ])
+    let counts = trainer.model.parameters.counts
+    // Where some parameters were left out of steps.
+    if !trainer.model.parts.occasional.isEmpty { run["parameter_steps"] = .array(counts.map { .integer($0) }) }
     try writeDirectory(checkpoint.path, replacing: true) { directory throws(TensorFileError) in
       try trainer.model.write(to: directory, config: config)
       try File.create(directory.path(TrainingCheckpoint.stateName)).write(state)
@@ -80,6 +83,11 @@ extension TrainingRun {
     else { throw .badCheckpoint(path: path, reason: "\(TrainingCheckpoint.runName) lacks a figure or has a wrong one") }
     let generator = try self.generator("generator", run, file, path)
     let epochGenerator = try self.generator("epoch_generator", run, file, path)
+    let counts = run["parameter_steps"]?.elements?.compactMap(\.integerValue)
+    guard counts.map({ $0.count == trainer.model.parameters.counts.count }) ?? trainer.model.parts.occasional.isEmpty
+    else {
+      throw .badCheckpoint(path: path, reason: "\(TrainingCheckpoint.runName) does not say which steps parameters took")
+    }
     let budget = try budgetState(file, path)
     try load(file, path)
     if let budget, trainer.model.parts.budget?.restore(budget) == false {
@@ -87,6 +95,7 @@ extension TrainingRun {
         path: path, reason: "\(TrainingCheckpoint.tensorsName) lacks what AdaLoRA's ranks meant for the loss")
     }
     trainer.step = step
+    trainer.model.parameters.counts = counts ?? trainer.model.parameters.counts.map { _ in step }
     trainer.model.generator = generator
     trainer.epochGenerator = epochGenerator
     self.history = history

@@ -46,6 +46,12 @@ public final class TrainingRun {
     operations = 6 * Double(parameters)
   }
 
+  /// Entries of `log_history` so far.
+  public var log: [JSONValue] { history.log }
+
+  /// The adapter as it is now, in memory. Throws `.model` with `.adapter`.
+  public func adapter() throws(TrainingError) -> StoredAdapter { try trainer.model.adapter(config: config) }
+
   /// The newest checkpoint of the run's directory.
   public var newestCheckpoint: String? { TrainingCheckpoint.all(in: output).last?.path }
 

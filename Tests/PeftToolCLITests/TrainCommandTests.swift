@@ -1,3 +1,4 @@
+import Foundation
 import PEFT
 import PeftToolCLI
 import Synchronization
@@ -51,6 +52,94 @@ import Testing
     let text = { (answer: Answer) in JSONValue(parsing: answer.output)?["text"]?.stringValue }
     #expect(text(after)?.hasPrefix(" world") == true, "\(after.output) \(after.error)")
     #expect(text(last) == text(after) && text(before) != text(after))
+  }
+
+  @Test func aReportShowsCurvesEvaluationsAndSamplesInOnePage() async throws {
+    let (scratch, config, data) = try prepared()
+    let words = [
+      "train", chat, config, data, scratch("out"), "--max-steps", "12", "--learning-rate", "0.02", "--eval-data", data,
+      "--eval-strategy", "steps", "--eval-steps", "4", "--report", scratch("pages/run.html"), "--sample-prompt",
+      "Hello",
+      "--sample-prompt", "<b>&", "--sample-tokens", "5",
+    ]
+    let answer = await run(words)
+    #expect(answer.code == 0, "\(answer.error)")
+    let page = try FileSystem.text(scratch("pages/run.html"))
+    #expect(page.contains("finished at step 12 of 12") && !page.contains("refresh"))
+    #expect(!page.contains("http") && !page.contains("src=") && !page.contains("<script") && !page.contains("<b>&<"))
+    #expect(page.contains("&lt;b&gt;&amp;"))
+    // Samples before, at three evaluations; the last of them is at the end.
+    for step in [0, 4, 8, 12] { #expect(page.components(separatedBy: "<th>step \(step)</th>").count == 3, "\(step)") }
+    let curve = try #require(page.components(separatedBy: "id=\"loss\"").last?.components(separatedBy: "</svg>").first)
+    let points = try #require(curve.components(separatedBy: "points=\"").last?.components(separatedBy: "\"").first)
+    #expect(points.split(separator: " ").count == 12)
+    #expect(curve.components(separatedBy: "<circle").count - 1 == 3)
+    #expect(!FileSystem.exists(scratch("pages/run.html.partial")))
+    // A page that is there is not overwritten, nor is a run begun.
+    try FileSystem.remove(scratch("out"))
+    #expect(await run(words).code == 2)
+    #expect(!FileSystem.exists(scratch("out")))
+    #expect(await run(words + ["--force"]).code == 0)
+  }
+
+  @Test func aReportOfARunThatStoppedShowsHowFarItCame() async throws {
+    let (scratch, config, data) = try prepared()
+    let answer = await run(
+      "train", chat, config, data, scratch("out"), "--max-steps", "12", "--learning-rate", "1e30", "--max-grad-norm",
+      "0",
+      "--report", scratch("run.html"))
+    #expect(answer.code == 1, "\(answer.error)")
+    let page = try FileSystem.text(scratch("run.html"))
+    #expect(page.contains("of 12") && page.contains("so far") && page.contains("http-equiv=\"refresh\""))
+  }
+
+  @Test func aSampleThatLeavesNoRoomIsRefusedBeforeTheRun() async throws {
+    let (scratch, config, data) = try prepared()
+    let answer = await run(
+      "train", chat, config, data, scratch("out"), "--report", scratch("run.html"), "--sample-prompt", "Hello",
+      "--sample-tokens", "100000")
+    #expect(answer.code == 2 && answer.error.contains("sample-prompt"), "\(answer.error)")
+    #expect(!FileSystem.exists(scratch("out")) && !FileSystem.exists(scratch("run.html")))
+    let without = await run("train", chat, config, data, scratch("out"), "--sample-prompt", "Hello")
+    #expect(without.code == 2 && without.error.contains("--report"), "\(without.error)")
+  }
+
+  /// Debian's chromium; without it the test says so and is skipped.
+  @Test(.enabled(if: FileSystem.kind("/usr/bin/chromium") == .file, "chromium is not installed"))
+  func aBrowserShowsTheReportOfARun() async throws {
+    let (scratch, config, data) = try prepared()
+    let answer = await run(
+      "train", chat, config, data, scratch("out"), "--max-steps", "3", "--eval-data", data, "--report",
+      scratch("run.html"),
+      "--sample-prompt", "Hello", "--sample-tokens", "4")
+    #expect(answer.code == 0, "\(answer.error)")
+    let browser = Process()
+    browser.executableURL = URL(fileURLWithPath: "/usr/bin/chromium")
+    browser.arguments = [
+      "--headless", "--no-sandbox", "--disable-gpu", "--user-data-dir=\(scratch("profile"))", "--dump-dom",
+      "file://\(scratch("run.html"))",
+    ]
+    let pipe = Pipe()
+    browser.standardOutput = pipe
+    browser.standardError = FileHandle.nullDevice
+    try browser.run()
+    let dom = String(decoding: pipe.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+    browser.waitUntilExit()
+    #expect(browser.terminationStatus == 0)
+    #expect(dom.components(separatedBy: "<polyline").count - 1 == 4)
+    #expect(dom.components(separatedBy: "<circle").count - 1 == 1)
+    #expect(dom.contains("step 0") && dom.contains("finished at step 3 of 3"))
+  }
+
+  @Test func initStartsAPromptFromATextByTheModelsTokenizer() async throws {
+    let scratch = try ScratchDirectory()
+    let recorded = Fixtures.path("init/prompt-text")
+    let answer = await run(
+      "init", chat, "\(recorded)/adapter_config.json", scratch("made"), "--seed", "78", "--json")
+    #expect(answer.code == 0, "\(answer.error)")
+    #expect(JSONValue(parsing: answer.output)?["modules"] == .integer(0))
+    #expect(
+      try contents(scratch("made/adapter_model.safetensors")) == contents("\(recorded)/adapter_model.safetensors"))
   }
 
   @Test func aDryRunTellsWhatARunWillBeAndWritesNothing() async throws {

@@ -34,6 +34,32 @@ import Testing
     } catch { return "\(error)" }
   }
 
+  @Test func theMarksOfATemplateSayWhatIsLearntAsInTransformers() throws {
+    let cases = try #require(JSONValue(contentsOf: Fixtures.path("training/generation.json")).elements)
+    for example in cases {
+      let scratch = try ScratchDirectory()
+      try File.create(scratch("tokenizer_config.json")).write("{}")
+      try File.create(scratch("chat_template.jinja")).write(example["template"]?.stringValue ?? "")
+      let template = try ChatTemplate(directory: scratch.path)
+      let plain = try reader()
+      let reader = RecordReader(
+        tokenizer: plain.tokenizer, template: template, end: nil, vocabulary: plain.vocabulary, maxLength: 512)
+      let name = "\(example["name"]?.stringValue ?? "") \(example["messages"]?.compactText ?? "")"
+      let line = JSONValue.object([.init("messages", example["messages"] ?? .null)]).compactText
+      let mask = (example["mask"]?.elements ?? []).map { $0 == .integer(1) }
+      guard mask.contains(true) else {
+        #expect(failure([line], reader).contains("marks nothing"), "\(name)")
+        continue
+      }
+      let record = try read([line], reader).records[0]
+      #expect(record.tokens == example["input_ids"]?.elements?.compactMap(\.integerValue), "\(name)")
+      #expect(record.labels.map { $0 != -100 } == mask, "\(name)")
+      var all = reader
+      all.learnsAll = true
+      #expect(try read([line], all).records[0].labels == record.tokens)
+    }
+  }
+
   @Test func recordsHaveTheTokensAndLabelsOfTransformersAndTRL() throws {
     let cases = try #require(JSONValue(contentsOf: Fixtures.path("training/records.json")).elements)
     let reader = try reader()

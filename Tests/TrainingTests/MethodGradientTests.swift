@@ -1,3 +1,4 @@
+import PEFT
 import TensorMath
 import TestSupport
 import Testing
@@ -225,6 +226,38 @@ extension Matrix<Double> {
         var all = start
         all[index] = moved
         return loss(x, all)
+      }
+      expectClose(parameters[index].gradient.values, expected, "gradient of parameter \(index)")
+    }
+  }
+
+  @Test(arguments: [PromptEncoder.Activation.tanh, .relu])
+  func gradientsOfAnEncoderAreTheSlopesOfItsLayers(activation: PromptEncoder.Activation) {
+    // A table, and two layers with their biases as columns.
+    let start = [random(3, 4, 21), random(5, 4, 22), random(5, 1, 23), random(6, 5, 24), random(6, 1, 25)]
+    let g = random(3, 6, 26)
+    let workspace = Workspace()
+    let parameters = start.map {
+      TrainedParameter(value: $0.lent(workspace), gradient: workspace.zeros($0.rows, $0.columns))
+    }
+    let encoder = PromptEncoderTraining(
+      table: parameters[0],
+      layers: [
+        .init(weight: parameters[1], bias: parameters[2]), .init(weight: parameters[3], bias: parameters[4]),
+      ], activation: activation, in: workspace)
+    func output(_ p: [Matrix<Double>]) -> Matrix<Double> {
+      let inner = p[0].times(p[1].transposed).mapped { activation.value($2 + p[2][$1, 0]) }
+      return inner.times(p[3].transposed).mapped { $2 + p[4][$1, 0] }
+    }
+    encoder.encode(in: workspace)
+    expectClose(encoder.output.value.values, output(start).values, "output")
+    encoder.output.gradient.copy(g.values.map { Float($0) })
+    encoder.backward(in: workspace)
+    for index in start.indices {
+      let expected = slopes(of: start[index]) { moved in
+        var all = start
+        all[index] = moved
+        return zip(output(all).values, g.values).reduce(0) { $0 + $1.0 * $1.1 }
       }
       expectClose(parameters[index].gradient.values, expected, "gradient of parameter \(index)")
     }

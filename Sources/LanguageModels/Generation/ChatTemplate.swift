@@ -90,9 +90,25 @@ public struct ChatTemplate {
   /// The text of a conversation. Throws `.templateNotUnderstood`, also where no last message can be gone on with.
   public func render(_ conversation: Conversation) throws(ModelError) -> String { try render(conversation, at: nil) }
 
+  /// Whether the template marks what a model is to learn of a conversation, with `{% generation %}`.
+  package func marksAnswers(_ conversation: Conversation) -> Bool { source(conversation).template.marksGeneration }
+
+  private func source(_ conversation: Conversation) -> Source {
+    conversation.tools == nil ? plain : forTools ?? plain
+  }
+
   /// - Parameter seconds: the time that the template is told, in seconds since 1970; nil for the present.
   package func render(_ conversation: Conversation, at seconds: Int?) throws(ModelError) -> String {
-    let source = conversation.tools == nil ? plain : forTools ?? plain
+    try renderMarked(conversation, at: seconds).text
+  }
+
+  /// The text of a conversation, and where in it what the template marks lies, in Unicode scalars.
+  ///
+  /// Throws as `render`.
+  package func renderMarked(
+    _ conversation: Conversation, at seconds: Int? = nil
+  ) throws(ModelError) -> (text: String, generated: [Range<Int>]) {
+    let source = source(conversation)
     do throws(JinjaFailure) {
       var messages: [JSONValue] = []
       for message in conversation.messages { messages.append(try Self.prepared(message)) }
@@ -109,8 +125,8 @@ public struct ChatTemplate {
         .init("documents", conversation.documents.map { .array($0) } ?? .null),
         .init("add_generation_prompt", .bool(continued == nil && conversation.beginsAnswer)),
       ]
-      let text = try source.template.render(variables, at: seconds)
-      return try continued?.cut(text) ?? text
+      let rendered = try source.template.renderMarked(variables, at: seconds)
+      return (try continued?.cut(rendered.text) ?? rendered.text, rendered.generated)
     } catch {
       throw .templateNotUnderstood(path: source.path, reason: error.reason)
     }

@@ -50,17 +50,7 @@ public struct FreshModule: MethodSettings {
   }
 
   /// The weight as a matrix `[out, in]`, kernels counted as inputs. Throws `.file`.
-  public func weight() throws(AdapterError) -> Matrix<Double> {
-    try asAdapterError { () throws(TensorFileError) in
-      guard let location = base.checkpoint[module.weightName], let format = location.entry.dtype.format else {
-        return Matrix(rows: 0, columns: 0)
-      }
-      let bytes = try base.checkpoint.shards[location.shard].file.bytes(location.entry.byteRange)
-      let (rows, columns) = (module.shape[0], module.shape.dropFirst().reduce(1, *))
-      let matrix = Matrix(rows: rows, columns: columns, values: Double.decoded(bytes, format))
-      return module.kind == .transposedLinear ? matrix.transposed : matrix
-    }
-  }
+  public func weight() throws(AdapterError) -> Matrix<Double> { try base.matrix(of: module) }
 
   /// Says that a setting is not what the module can take.
   public func refuse(_ key: String, expected: String) -> AdapterError {
@@ -70,6 +60,21 @@ public struct FreshModule: MethodSettings {
   /// Says why a fresh adapter with this is not made.
   public func unmade(_ what: String, _ reason: String) -> AdapterError {
     .notMade(path: configPath, what: "\(what) on '\(path)'", reason: reason)
+  }
+}
+
+extension BaseModel {
+  /// A module's weight as a matrix `[out, in]`, kernels counted as inputs; an embedding's as it is stored. Throws `.file`.
+  func matrix(of module: Module) throws(AdapterError) -> Matrix<Double> {
+    try asAdapterError { () throws(TensorFileError) in
+      guard let location = checkpoint[module.weightName], let format = location.entry.dtype.format else {
+        return Matrix(rows: 0, columns: 0)
+      }
+      let bytes = try checkpoint.shards[location.shard].file.bytes(location.entry.byteRange)
+      let (rows, columns) = (module.shape[0], module.shape.dropFirst().reduce(1, *))
+      let matrix = Matrix(rows: rows, columns: columns, values: Double.decoded(bytes, format))
+      return module.kind == .transposedLinear ? matrix.transposed : matrix
+    }
   }
 }
 

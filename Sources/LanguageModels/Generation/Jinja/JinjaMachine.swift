@@ -13,6 +13,11 @@ final class JinjaMachine {
   let budget: JinjaBudget
   /// The time that `strftime_now` tells.
   let seconds: Int?
+  /// Where marked texts lie in the output, in scalars.
+  private(set) var generated: [Range<Int>] = []
+  /// How many texts are being captured, and how long the output outside of all is.
+  private var captures = 0
+  private var outermost = 0
   private(set) var output: [Unicode.Scalar] = []
   private(set) var scope: JinjaScope
   let root: JinjaScope
@@ -81,11 +86,15 @@ final class JinjaMachine {
     return try body()
   }
 
-  /// The text that something writes.
+  /// The text that something writes. What is marked as generated in it lies, as transformers has it, where the template's own
+  /// text ends that far.
   func captured(_ body: () throws(JinjaFailure) -> End) throws(JinjaFailure) -> (text: JinjaValue, end: End) {
     let outer = output
     output = []
+    if captures == 0 { outermost = outer.count }
+    captures += 1
     defer {
+      captures -= 1
       budget.release(8 * output.count)
       output = outer
     }
@@ -125,6 +134,12 @@ final class JinjaMachine {
     case .filterBlock(let filters, let body): return try filterBlock(filters, body)
     case .with(let pairs, let body): return try with(pairs, body)
     case .scope(let body): return try runScoped(body)
+    case .generation(let body):
+      let (start, before) = (captures == 0 ? output.count : outermost, output.count)
+      let end = try runScoped(body)
+      try budget.spend(bytes: 16)
+      generated.append(start..<start + max(0, output.count - before))
+      return end
     case .block(let name, let isScoped, let body): return try runBlock(name, isScoped, body)
     case .autoescape(let isOn, let body):
       guard try !isTrue(try evaluate(isOn)) else { throw JinjaFailure("the statement 'autoescape'") }

@@ -15,6 +15,8 @@ struct JinjaParser {
   private let tokens: JinjaLexer.Tokens
   private var position = 0
   private var levels = 0
+  /// True once a `generation` statement was read.
+  private(set) var marksGeneration = false
   /// Names that the template, or the macro which is read, speaks of.
   private(set) var spokenOf: Set<JinjaText> = []
 
@@ -143,7 +145,9 @@ struct JinjaParser {
         pairs.append((target, try expression()))
       }
       return [.with(pairs, body: try body(endedBy: "endwith"))]
-    case "generation": return [.scope(try body(endedBy: "endgeneration"))]
+    case "generation":
+      marksGeneration = true
+      return [.generation(try body(endedBy: "endgeneration"))]
     case "autoescape":
       let isOn = try expression()
       return [.autoescape(isOn, body: try body(endedBy: "endautoescape"))]

@@ -61,6 +61,8 @@ enum JinjaSyntax {
     case with([(target: Target, value: Expression)], body: [Node])
     /// A body whose assignments end with it.
     case scope([Node])
+    /// transformers' mark of what a model is to learn.
+    case generation([Node])
     case block(JinjaText, isScoped: Bool, body: [Node])
     case autoescape(Expression, body: [Node])
     case leave(isBreak: Bool)

@@ -10,6 +10,8 @@ struct JinjaTemplate {
   private let nodes: [JinjaSyntax.Node]
   /// The variables and functions that the template speaks of.
   let names: Set<String>
+  /// True if it marks what a model is to learn.
+  let marksGeneration: Bool
 
   /// Throws for what is no template, and for one that is too long or too deep.
   init(_ source: String) throws(JinjaFailure) {
@@ -18,6 +20,7 @@ struct JinjaTemplate {
     }
     var parser = JinjaParser(try JinjaLexer.tokens(of: source))
     nodes = try parser.template()
+    marksGeneration = parser.marksGeneration
     names = Set(parser.spokenOf.map(\.string))
   }
 
@@ -27,12 +30,21 @@ struct JinjaTemplate {
   func render(
     _ variables: [JSONValue.Member], at seconds: Int?, stepLimit: Int = JinjaBudget.stepLimit
   ) throws(JinjaFailure) -> String {
+    try renderMarked(variables, at: seconds, stepLimit: stepLimit).text
+  }
+
+  /// The text, and where in it what is marked as generated lies, in Unicode scalars.
+  ///
+  /// Source: transformers `utils/chat_template_utils.py`, `AssistantTracker`.
+  func renderMarked(
+    _ variables: [JSONValue.Member], at seconds: Int?, stepLimit: Int = JinjaBudget.stepLimit
+  ) throws(JinjaFailure) -> (text: String, generated: [Range<Int>]) {
     let machine = JinjaMachine(seconds: seconds, stepLimit: stepLimit)
     defer { machine.release() }
     for member in variables {
       machine.scope.set(JinjaText(member.key), try machine.budget.value(member.value))
     }
     try machine.render(nodes)
-    return String(machine.output)
+    return (String(machine.output), machine.generated)
   }
 }
