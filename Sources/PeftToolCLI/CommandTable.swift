@@ -269,6 +269,7 @@ enum CommandTable {
         saves it, without what wrappers such as torch.compile left in its names.
         """,
       run: convertCommand),
+    slimEntry, renameKeysEntry, repairMetadataEntry, fixConfigEntry,
     Command(
       name: "generate", summary: "let a model go on from a text",
       operands: [modelOperand],

@@ -47,7 +47,7 @@ public struct AdapterConversion: Sendable {
       adapters = read.adapters.map { $0.cast(to: options.dtype) }
       notes = read.notes
     }
-    readingNotes = notes
+    readingNotes = notes + adapters.flatMap(\.notes)
   }
 
   /// The parts of pipelines that adapters are for.

@@ -149,15 +149,22 @@ extension CarriedAdapter {
     guard config.peftType == self.config.peftType else { return nil }
     if config.peftType == .lora, config.useDoRA != hasMagnitudes { return nil }
     var adapter = self
+    var folded = 0
     do throws(AdapterError) {
       let scaling = try CarriedScaling(config, path: PeftConfig.fileName)
       for index in modules.indices {
         let values = try scaling.values(for: modules[index].path)
         guard let restored = try modules[index].restored(values, isLoRA: config.peftType == .lora) else { return nil }
         adapter.modules[index] = restored
+        if restored.scale != modules[index].scale, Float(restored.scale) != Float(modules[index].scale) { folded += 1 }
       }
     } catch {
       return nil
+    }
+    if folded > 0 {
+      adapter.notes.append(
+        "\(folded) module\(folded == 1 ? "" : "s") multiplied back to the scale of PEFT's configuration: within one unit in the "
+          + "last place")
     }
     adapter.config = config
     adapter.isConfigWhole = true
@@ -170,10 +177,7 @@ extension CarriedModule {
   fileprivate func restored(
     _ values: (rank: Int, alpha: Double, scale: Double), isLoRA: Bool
   ) throws(AdapterError) -> CarriedModule? {
-    if !isLoRA {
-      guard values.rank == rank, values.scale == scale else { return nil }
-      return self
-    }
+    if !isLoRA { return restoredProduct(values) }
     guard values.rank <= rank else { return nil }
     var restored = self
     if values.rank < rank {
@@ -191,6 +195,24 @@ extension CarriedModule {
     restored.scale = values.scale
     restored.alpha = values.alpha
     return restored
+  }
+}
+
+extension CarriedModule {
+  /// LoHa and LoKr. Where both factors of a LoKr are whole, their shapes tell no rank, and the scale was multiplied into the first.
+  private func restoredProduct(_ values: (rank: Int, alpha: Double, scale: Double)) -> CarriedModule? {
+    guard let first = tensors["lokr_w1"], let second = tensors["lokr_w2"] else {
+      return values.rank == rank && values.scale == scale ? withAlpha(values) : nil
+    }
+    let extents = second.shape.prefix(2)
+    guard 2 * values.rank >= extents.max() ?? 0, values.scale != 0 else { return nil }
+    var restored = withAlpha(values)
+    restored.tensors["lokr_w1"] = first.scaled(by: scale / values.scale)
+    return restored
+  }
+
+  private func withAlpha(_ values: (rank: Int, alpha: Double, scale: Double)) -> CarriedModule {
+    CarriedModule(path: path, tensors: tensors, rank: values.rank, alpha: values.alpha, scale: values.scale)
   }
 }
 

@@ -81,6 +81,8 @@ struct CarriedAdapter: Sendable {
   /// True if the configuration is PEFT's own for these modules, and not made from the tensors.
   var isConfigWhole: Bool
   var extras: [Extra] = []
+  /// What of the values was rounded on the way.
+  var notes: [String] = []
   /// Tensors of `extras`, by their names in PEFT's file.
   var extraTensors: [ExactName: MadeTensor] = [:]
 

@@ -149,7 +149,7 @@ enum GGUFDialect {
       found.append(ConversionObstacle(what: what, reason: reason, cure: cure))
     }
     guard let base else {
-      add("the model is not known", "names and the order of rows depend on its config.json", "give it with --base")
+      add("the model is not known", "names and the order of rows depend on its config.json", "say it with --base BASE")
       return found
     }
     guard let architecture = architecture(base) else {

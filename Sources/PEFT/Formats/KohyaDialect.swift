@@ -108,6 +108,10 @@ enum KohyaDialect {
       }
       origins.append(.init(component, adapter.peftConfig.json))
     }
+    let whole = adapters.flatMap(\.modules).filter {
+      $0.tensors["lokr_w1"] != nil && $0.tensors["lokr_w2"] != nil && $0.scale != 1
+    }
+    if !whole.isEmpty { notes.append(FoldNote.text(whole, to: 1)) }
     let rounded = alphas.filter { Double(Float($0)) != $0 }.count
     if rounded > 0 {
       notes.append(
