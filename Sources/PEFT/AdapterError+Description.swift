@@ -14,6 +14,11 @@ extension AdapterError: CustomStringConvertible {
     case .unknownConfigKey(let path, let key, let value):
       "\(path): unknown key '\(key)' with the value \(value), which may change the result."
     case .foreignAdapter(let path, let format): "\(path): \(format.description)"
+    case .foreignContent(let path, let reason): "\(path): \(reason). Nothing was converted."
+    case .notConvertible(let path, let obstacles):
+      "\(path): cannot be converted without loss: "
+        + obstacles.prefix(5).map { "\($0.what) (\($0.reason); cure: \($0.cure))" }.joined(separator: "; ")
+        + (obstacles.count > 5 ? "; and \(obstacles.count - 5) more, which --check lists" : "") + "."
     case .unknownPeftType(let path, let found):
       "\(path): unknown peft_type '\(found)'. Known: \(PeftType.known.map(\.rawValue).joined(separator: ", "))."
     case .patternInvalid(let pattern, let offset, let reason):
@@ -166,15 +171,17 @@ extension ForeignAdapter: CustomStringConvertible {
     case .adapterHub:
       "an adapter of AdapterHub's library, not of PEFT. Load it there, and merge it with merge_adapter."
     case .diffusers:
-      "a LoRA in diffusers' form, not PEFT's. Load it with load_lora_weights, and merge it with fuse_lora."
+      "a LoRA in diffusers' form, not PEFT's. Write it as PEFT's with 'peft-tool convert', or fuse it in diffusers."
+    case .gguf:
+      "a LoRA in llama.cpp's form, not PEFT's. Write it as PEFT's with 'peft-tool convert'."
     case .kohya:
-      "a LoRA in kohya's form, not PEFT's. Load it in diffusers with load_lora_weights, and merge it with fuse_lora."
+      "a LoRA in kohya's form, not PEFT's. Write it as PEFT's with 'peft-tool convert', or fuse it in diffusers."
     case .leRobot:
       "belongs to a LeRobot policy. Give the policy's own directory as the base, or merge the adapter in LeRobot."
     case .lycoris:
-      "an adapter in LyCORIS's form, not PEFT's. Merge it with LyCORIS, whose names say nothing about the model's modules."
+      "an adapter in LyCORIS's form, not PEFT's. Write it as PEFT's with 'peft-tool convert', or merge it with LyCORIS."
     case .mlx:
-      "an adapter of mlx-lm, not of PEFT. Merge it with mlx_lm.fuse, which writes the merged model."
+      "an adapter of mlx-lm, not of PEFT. Write it as PEFT's with 'peft-tool convert', or merge it with mlx_lm.fuse."
     }
   }
 }

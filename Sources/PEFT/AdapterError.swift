@@ -20,6 +20,10 @@ public enum AdapterError: Error, Sendable, Equatable {
   case unknownConfigKey(path: String, key: String, value: String)
   /// An adapter in another form than PEFT's.
   case foreignAdapter(path: String, format: ForeignAdapter)
+  /// An adapter in another form than PEFT's whose content is not what the form says.
+  case foreignContent(path: String, reason: String)
+  /// What an adapter has that another form cannot carry.
+  case notConvertible(path: String, [ConversionObstacle])
   /// A `peft_type` that PEFT does not have.
   case unknownPeftType(path: String, found: String)
 

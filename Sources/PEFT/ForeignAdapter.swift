@@ -4,6 +4,7 @@ internal import TensorFiles
 public enum ForeignAdapter: String, Sendable, CaseIterable {
   case adapterHub
   case diffusers
+  case gguf
   case kohya
   case leRobot
   case lycoris
@@ -31,6 +32,10 @@ public enum ForeignAdapter: String, Sendable, CaseIterable {
   init?(path: String) {
     let isFile = FileSystem.kind(path) == .file
     let names = isFile ? [FileSystem.lastComponent(path)] : (try? FileSystem.names(in: path)) ?? []
+    if names.contains(where: { $0.hasSuffix(".gguf") && GGUFFile.isOne(isFile ? path : FileSystem.join(path, $0)) }) {
+      self = .gguf
+      return
+    }
     if names.contains("adapters.safetensors") || names.contains("adapters.npz") {
       self = .mlx
       return
@@ -61,7 +66,7 @@ public enum ForeignAdapter: String, Sendable, CaseIterable {
   init?(tensors names: [String]) {
     guard !names.contains(where: { $0.hasPrefix(Adapter.prefix) }) else { return nil }
     func any(_ parts: String...) -> Bool { names.contains { name in parts.contains { name.contains($0) } } }
-    let isFlat = names.contains { $0.hasPrefix("lora_") || $0.hasPrefix("lycoris_") }
+    let isFlat = names.contains { name in ImageKey.flatPrefixes.contains { name.hasPrefix($0.prefix) } }
     if isFlat, any(".hada_w1", ".lokr_w", ".oft_blocks", ".dora_scale", ".on_input") {
       self = .lycoris
     } else if isFlat, any(".lora_down.", ".lora_up.", ".alpha") {
@@ -69,11 +74,28 @@ public enum ForeignAdapter: String, Sendable, CaseIterable {
     } else if names.contains(where: { $0.hasSuffix(".lora_a") }) {
       self = .mlx
     } else if names.contains(where: { name in
-      ["unet.", "transformer.", "text_encoder.", "text_encoder_2.", "diffusion_model."].contains { name.hasPrefix($0) }
-    }), any(".lora_A.", ".lora.down.", "_lora.down.") {
+      [
+        "unet.", "transformer.", "text_encoder.", "text_encoder_2.", "text_encoder_3.", "diffusion_model.",
+        "model.diffusion_model.", "double_blocks.", "single_blocks.", "text_encoders.",
+      ].contains { name.hasPrefix($0) }
+    }),
+      any(
+        ".lora_A.", ".lora.down.", "_lora.down.", ".lora_down.", "_lora1.down.", "_lora2.down.", ".lora_linear_layer.")
+    {
       self = .diffusers
     } else {
       return nil
+    }
+  }
+
+  /// The form that it is read as; nil if it is not read.
+  var dialect: AdapterDialect? {
+    switch self {
+    case .mlx: .mlx
+    case .gguf: .gguf
+    case .kohya, .lycoris: .kohya
+    case .diffusers: .diffusers
+    case .adapterHub, .leRobot: nil
     }
   }
 }

@@ -159,6 +159,11 @@ public struct ModelFamily: Sendable {
     "tok_embeddings", "token_embedding", "position_embedding", "pos_embed", "embeddings", "embed_timestep",
   ]
 
+  /// True if a path's last name is an embedding's.
+  static func namesEmbedding(_ path: String) -> Bool {
+    embeddingNames.contains(path.split(separator: ".").last.map(String.init) ?? "")
+  }
+
   /// Path parts that only wrap a model: they may differ between the model that an adapter was trained on and the file.
   static let wrapperNames: Set<String> = [
     "model", "transformer", "language_model", "text_model", "base_model", "backbone", "gpt_neox", "bert", "roberta",

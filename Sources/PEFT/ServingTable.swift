@@ -126,7 +126,7 @@ enum ServingTable {
       Rule(.foreignNames, "the conversion stops", .convert),
       Rule(
         .peftForm, "GGUF is read, not safetensors",
-        .other("python convert_lora_to_gguf.py --base BASE ADAPTER (a script of llama.cpp)")),
+        .other("peft-tool convert ADAPTER OUT --to gguf --base BASE")),
     ])
 
   /// Source: mlx_lm/tuner/utils.py `load_adapters`.
@@ -135,7 +135,7 @@ enum ServingTable {
     blockers: [
       Rule(
         .peftForm, "refused: num_layers and lora_parameters are required, and lora_a and lora_b are stored transposed",
-        .merge, isFinal: true)
+        .other("peft-tool convert ADAPTER OUT --to mlx"), isFinal: true)
     ])
 
   /// Source: convert/convert.go, convert/convert_llama_adapter.go, convert_gemma2_adapter.go.

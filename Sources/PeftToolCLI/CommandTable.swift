@@ -269,14 +269,34 @@ enum CommandTable {
       detail: "Exit code 0 if the checkpoints agree, 1 if they differ. Memory does not grow with the checkpoints.",
       run: diffCommand),
     Command(
-      name: "convert", summary: "write a checkpoint or an adapter as safetensors",
+      name: "convert", summary: "write an adapter in another form, or a checkpoint as safetensors",
       operands: [
         Operand(
-          name: "MODEL", summary: "directory, index, .bin or safetensors file; or an adapter's directory", isModel: true
-        ),
-        Operand(name: "OUT", summary: "directory to be made"),
+          name: "MODEL", summary: "directory, index, .bin or safetensors file; or an adapter in any known form",
+          isModel: true),
+        Operand(name: "OUT", summary: "directory to be made, or a file for a form of one file", isOptional: true),
       ],
       flags: [
+        Flag(
+          "to", value: "FORM", "the form of an adapter: peft, mlx, gguf, kohya, diffusers or comfy",
+          detail:
+            "The form of MODEL is recognised. gguf, kohya, diffusers and comfy are one file: OUT may name it, ending in .gguf "
+            + "or .safetensors.",
+          takes: .choice(AdapterDialect.allCases.map(\.rawValue))),
+        Flag(
+          "base", value: "DIR", "the adapter's model, for names and the order of rows; config.json is enough",
+          isModel: true, needs: "to"),
+        Flag(
+          "check", "list what the form cannot carry, with the command that cures it, and write nothing", needs: "to"),
+        Flag(
+          "dtype", value: "TYPE", "write an adapter's values as f32, bf16, f16 or f64", default: "as they are",
+          takes: .choice(["f32", "bf16", "f16", "f64"])),
+        Flag(
+          "image-model", value: "NAME", "sd1, sdxl, sd3 or flux, where the adapter's modules do not tell it",
+          takes: .choice(ImageModel.allCases.map(\.rawValue)), needs: "to"),
+        Flag(
+          "component", value: "PART", "the part of a pipeline that an adapter of PEFT is for, such as unet",
+          takes: .choice(["unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3"]), needs: "to"),
         Flag("force", letter: "f", "replace OUT if it exists and is not empty", remedy: .replaceOutput),
         Flag(
           "max-shard-size", value: "SIZE", "write shards of at most SIZE, such as 5GB",
@@ -284,12 +304,18 @@ enum CommandTable {
         threadsFlag, jsonFlag,
       ],
       detail: """
-        Reads what torch.save wrote without running anything in it: only tensors and plain containers can be built, and a name \
-        or instruction that a state dict does not need is refused. Tensors that the file holds under a second name are \
-        written once; the names that are left out are listed. An adapter, of whatever method, is written as PEFT saves it, \
-        without what wrappers such as torch.compile left in its names.
+        With --to: reads an adapter of PEFT, mlx-lm, llama.cpp, kohya, LyCORIS, diffusers, ComfyUI, XLabs or Black Forest Labs and \
+        writes it in another of these forms. What the form cannot carry stops the conversion before anything is written. Tensors \
+        keep their bits, unless a scale must be multiplied into them; then the answer says so. An adapter of several parts of a \
+        pipeline is a directory for each part in PEFT's form. Exit code 1 if --check finds something.
+
+        Without: reads what torch.save wrote without running anything in it: only tensors and plain containers can be built, \
+        and a name or instruction that a state dict does not need is refused. Tensors that the file holds under a second name \
+        are written once; the names that are left out are listed. An adapter of PEFT, of whatever method, is written as PEFT \
+        saves it, without what wrappers such as torch.compile left in its names.
         """,
       run: convertCommand),
+    slimEntry, renameKeysEntry, repairMetadataEntry, fixConfigEntry,
     Command(
       name: "generate", summary: "let a model go on from a text",
       operands: [modelOperand],

@@ -160,6 +160,20 @@ public enum FileSystem {
     return Int(clamping: UInt64(status.f_bavail) * UInt64(status.f_frsize))
   }
 
+  /// Gives a file another name on the same file system. Throws `.outputExists` if something has the name and `replacing` is
+  /// false, `.system`.
+  public static func move(_ source: String, to target: String, replacing: Bool) throws(TensorFileError) {
+    if replacing {
+      guard rename(source, target) == 0 else { throw .system(path: target, operation: "create", code: errno) }
+      return
+    }
+    guard link(source, target) == 0 else {
+      if errno == EEXIST { throw .outputExists(path: target) }
+      throw .system(path: target, operation: "create", code: errno)
+    }
+    unlink(source)
+  }
+
   /// Copies a file's bytes; `target` must not exist. Throws `.system`, `.shortRead`.
   public static func copy(_ source: String, to target: String) throws(TensorFileError) {
     let from = try File.open(reading: source)

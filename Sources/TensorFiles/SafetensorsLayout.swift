@@ -34,15 +34,17 @@ public struct SafetensorsLayout: Sendable {
   /// Lays items out in the given order.
   ///
   /// `metadata` is kept as given, with `format: pt` added if it has no `format`: transformers refuses a file without.
+  /// - Parameter namesFormat: false for files of others than transformers, which do not name it.
   /// Throws `.headerTooLargeToWrite`.
   public init(
-    path: String, items: [Item], metadata: [JSONValue.Member] = [], alignment: Alignment = .cacheLine
+    path: String, items: [Item], metadata: [JSONValue.Member] = [], alignment: Alignment = .cacheLine,
+    namesFormat: Bool = true
   ) throws(TensorFileError) {
     var metadata = metadata
-    if !metadata.contains(where: { $0.key == "format" }) {
+    if namesFormat, !metadata.contains(where: { $0.key == "format" }) {
       metadata.append(JSONValue.Member("format", .string("pt")))
     }
-    var members = [JSONValue.Member("__metadata__", .object(metadata))]
+    var members = metadata.isEmpty ? [] : [JSONValue.Member("__metadata__", .object(metadata))]
     var position = 0
     for item in items {
       let end = position + item.byteCount

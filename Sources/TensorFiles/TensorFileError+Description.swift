@@ -111,6 +111,10 @@ extension TensorFileError: CustomStringConvertible {
       "\(path): byte \(offset): refused: '\(name)' is no name that a state dict needs. The file may be malicious; "
         + "nothing in it was run."
     case .torchTensor(let path, let tensor, let reason): "\(path): tensor '\(tensor)': \(reason). The file is damaged."
+    case .ggufMalformed(let path, let offset, let reason):
+      "\(path): byte \(offset): \(reason). The file is damaged or no GGUF file; fetch or convert it again."
+    case .ggufTensor(let path, let tensor, let reason):
+      "\(path): tensor '\(tensor)': \(reason). The file is damaged; fetch or convert it again."
     case .notDecomposable(let path, let tensor):
       "\(path): tensor '\(tensor)' holds values that are not finite, so the decomposition that the adapter needs does not "
         + "exist. Check the base."

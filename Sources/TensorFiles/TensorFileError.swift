@@ -63,6 +63,13 @@ public enum TensorFileError: Error, Sendable, Equatable {
   /// A tensor that does not lie within its storage.
   case torchTensor(path: String, tensor: String, reason: String)
 
+  // GGUF files.
+
+  /// A header of GGUF that does not read.
+  case ggufMalformed(path: String, byteOffset: Int, reason: String)
+  /// A tensor of GGUF whose type, shape or place cannot be.
+  case ggufTensor(path: String, tensor: String, reason: String)
+
   // Sharded checkpoints.
 
   /// The index is no JSON object with a `weight_map` of strings.

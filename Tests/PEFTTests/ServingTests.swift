@@ -59,7 +59,7 @@ import Testing
     let scratch = try adapter(
       try #require(JSONValue(parsing: text)), ["\(module).lora_A.weight", "\(module).lora_B.weight"])
     let blockers = try ServingCheck(directory: scratch.path, server: .llamaCpp).blockers
-    #expect(blockers.count == 1 && blockers[0].cure.contains("convert_lora_to_gguf.py --base BASE \(scratch.path)"))
+    #expect(blockers.count == 1 && blockers[0].cure.contains("peft-tool convert \(scratch.path) OUT --to gguf --base BASE"))
   }
 
   @Test func mlxReadsNoAdapterOfPEFTs() throws {
