@@ -1,3 +1,4 @@
+internal import LanguageModels
 public import PEFT
 internal import TensorFiles
 internal import TensorMath
