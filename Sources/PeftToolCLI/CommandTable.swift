@@ -15,8 +15,9 @@ enum CommandTable {
     Flag("version", letter: "V", "show the version"),
   ]
 
-  private static let threadsFlag = Flag(
-    "threads", value: "N", "tasks at work at once", default: "2", takes: .integer(1...256))
+  static func threadsFlag(_ summary: String = "tasks at work at once") -> Flag {
+    Flag("threads", value: "N", summary, default: "2", takes: .integer(1...256))
+  }
 
   static let jsonFlag = Flag("json", "write the answer as one JSON document")
 
@@ -76,7 +77,7 @@ enum CommandTable {
         "fsync", "wait until the output is on the disk before it gets its name",
         detail:
           "Without it the output survives a killed process, as files written by cp do; with it also a power cut."),
-      threadsFlag,
+      threadsFlag(),
       jsonFlag,
     ]
   }
@@ -174,7 +175,7 @@ enum CommandTable {
         Flag(
           "as-peft", "allow for the roundings of PEFT's own merge",
           detail: "PEFT rounds some changes to the weight's dtype before it adds them, and decomposes weights in f32."),
-        threadsFlag,
+        threadsFlag(),
         reportFlag("write a page: verdict, and how far each tensor is from the merge"), jsonFlag,
       ],
       detail: """
@@ -301,7 +302,7 @@ enum CommandTable {
         Flag(
           "max-shard-size", value: "SIZE", "write shards of at most SIZE, such as 5GB",
           default: "the model's own shards"),
-        threadsFlag, jsonFlag,
+        threadsFlag(), jsonFlag,
       ],
       detail: """
         With --to: reads an adapter of PEFT, mlx-lm, llama.cpp, kohya, LyCORIS, diffusers, ComfyUI, XLabs or Black Forest Labs and \

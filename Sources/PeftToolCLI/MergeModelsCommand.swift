@@ -14,7 +14,8 @@ let mergeModelsEntry = Command(
     Flag("force", letter: "f", "replace OUT if it exists and is not empty", remedy: .replaceOutput),
     Flag(
       "random-seed", value: "N", "seed of the methods that draw: dare and della",
-      detail: "The draws are torch's, in the order in which mergekit makes them.", default: "0"),
+      detail: "The draws are torch's, in the order in which mergekit makes them.", default: "0",
+      takes: .integer(0...Int(UInt32.max))),
     Flag(
       "max-shard-size", value: "SIZE", "write shards of at most SIZE, such as 5GB", detail: "A tensor is never split.",
       default: "5GB"),
@@ -22,7 +23,7 @@ let mergeModelsEntry = Command(
       "allow-non-finite", "go on where a result is infinite or not a number",
       detail: "The tensors that hold such values are named in the answer.", remedy: .allowNonFinite),
     Flag("fsync", "wait until the output is on the disk before it gets its name"),
-    Flag("threads", value: "N", "tensors at work at once", default: "2"),
+    CommandTable.threadsFlag("tensors at work at once"),
     CommandTable.jsonFlag,
   ],
   detail: """
@@ -48,12 +49,7 @@ let mergeModelsEntry = Command(
     guard let bytes = parseBytes(size) else { throw AdapterError.shardSize(found: size) }
     options.maxShardBytes = bytes
   }
-  if let seed = try invocation.integer("random-seed") {
-    guard (0...Int(UInt32.max)).contains(seed) else {
-      throw UsageError.badValue(flag: "random-seed", found: "\(seed)", expected: "a number from 0 to \(UInt32.max)")
-    }
-    options.seed = UInt64(seed)
-  }
+  options.seed = UInt64(try invocation.integer("random-seed") ?? 0)
   let downloads = DownloadLines(console)
   let hub = Hub(isOffline: invocation.has("offline"))
   let plan = try RecipePlan(MergeRecipe(path: invocation.operands[0]), options: options) {

@@ -14,7 +14,7 @@ enum UsageError: Error, Equatable {
   case noSuchModel(name: String, operand: String, reason: String)
   case badInput(expected: String)
   case conflict([Alternative])
-  case oneNeeded(command: String, [Alternative], otherwise: String)
+  case oneNeeded(command: String, [Alternative], otherwise: String = "")
   case needsOther(flag: String, needed: String)
   case unknownOrder(found: String, nearest: [String])
   case orderNeeds(order: String, what: String)

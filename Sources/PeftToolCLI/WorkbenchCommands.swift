@@ -4,7 +4,7 @@ internal import PEFT
 enum WorkbenchCommands {
   private static let forceFlag = Flag(
     "force", letter: "f", "replace OUT if it exists and is not empty", remedy: .replaceOutput)
-  private static let threadsFlag = Flag("threads", value: "N", "modules that are decomposed at once", default: "2")
+  private static let decomposersFlag = CommandTable.threadsFlag("modules that are decomposed at once")
 
   static let all: [Command] = [
     Command(
@@ -19,7 +19,7 @@ enum WorkbenchCommands {
           "as-kohya", "keep one singular value more than the rule says, as kohya's script does",
           detail:
             "sd-scripts' resize_lora.py counts so with --sv-ratio, --sv-cumulative and --sv-fro, its dynamic methods."),
-        forceFlag, CommandTable.configKeyFlag, threadsFlag, CommandTable.jsonFlag,
+        forceFlag, CommandTable.configKeyFlag, decomposersFlag, CommandTable.jsonFlag,
       ],
       detail: """
         Writes the best approximation of each module's B·A by fewer ranks, computed from QR decompositions and the singular values \
@@ -47,7 +47,7 @@ enum WorkbenchCommands {
         Flag(
           "average-saved", "take the weighted mean of heads, biases and trained tokens that several adapters hold",
           detail: "Without it adapters that hold different ones are refused: tensors in full cannot be added."),
-        forceFlag, CommandTable.configKeyFlag, threadsFlag, CommandTable.jsonFlag,
+        forceFlag, CommandTable.configKeyFlag, decomposersFlag, CommandTable.jsonFlag,
       ],
       detail: """
         OUT's change of each weight is the sum of the adapters' changes, each times its weight, as in 'combine one two:0.5 out'. \
@@ -70,7 +70,7 @@ enum WorkbenchCommands {
           detail:
             "Needed where the change depends on the weights, as that of DoRA, OFT and IA3 does, or where nothing stored says "
             + "what shape they have.", isModel: true),
-        forceFlag, CommandTable.configKeyFlag, threadsFlag, CommandTable.jsonFlag,
+        forceFlag, CommandTable.configKeyFlag, decomposersFlag, CommandTable.jsonFlag,
       ],
       detail: """
         Writes the change that a merge of ADAPTER would make as B·A of each module, alpha = rank. Without a rule of ranks a change \
