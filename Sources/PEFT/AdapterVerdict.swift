@@ -22,8 +22,11 @@ public struct AdapterVerdict: Sendable {
 
   /// - Parameters:
   ///   - statistics: nil if they could not be taken.
+  ///   - failure: why they could not.
   ///   - mismatch: why the adapter does not fit the base that was given.
-  public init(statistics: ModuleStatistics?, validation: Validation, mismatch: String? = nil) {
+  public init(
+    statistics: ModuleStatistics?, validation: Validation, failure: String? = nil, mismatch: String? = nil
+  ) {
     let rows = statistics?.rows ?? []
     func paths(_ health: ModuleStatistics.Health) -> [String] { rows.filter { $0.health == health }.map(\.path) }
     let (infinite, untrained, unknown) = (paths(.notFinite), paths(.untrained), paths(.unknown))
@@ -36,6 +39,7 @@ public struct AdapterVerdict: Sendable {
       faults.append("\(finding.place): \(finding.message).")
     }
     faults += Self.listed(wrong)
+    if faults.isEmpty, let failure { faults.append(failure) }
     guard faults.isEmpty else {
       (kind, reasons) = (.broken, faults)
       return

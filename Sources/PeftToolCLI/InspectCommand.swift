@@ -43,9 +43,19 @@ internal import TensorFiles
     code = max(code, inspectServing(try ServingCheck(directory: directory, server: server), lines, json: &json))
   }
   if let report {
-    if statistics == nil { statistics = try await readableStatistics(directory, base: base) }
+    var failure: String?
+    if statistics == nil {
+      do {
+        statistics = try await ModuleStatistics(directory: directory, base: base)
+      } catch let error as AdapterError {
+        // Tensors that do not fit together are what the page is to say.
+        if case .file = error { throw error }
+        failure = error.facts
+      }
+    }
     let verdict = AdapterVerdict(
-      statistics: statistics, validation: try Validation(path: directory), mismatch: match?.reason)
+      statistics: statistics, validation: try Validation(path: directory), failure: failure,
+      mismatch: match?.reason)
     try report.write(
       AdapterPage(
         summary: summary, statistics: statistics, verdict: verdict, facts: factRows(summary),
@@ -55,16 +65,6 @@ internal import TensorFiles
   }
   if invocation.has("json") { console.json(json) }
   return code
-}
-
-/// Statistics for a page; nil where the tensors do not fit together, which the page's verdict says.
-private func readableStatistics(_ directory: String, base: String?) async throws -> ModuleStatistics? {
-  do {
-    return try await ModuleStatistics(directory: directory, base: base)
-  } catch let error as AdapterError {
-    if case .file = error { throw error }
-    return nil
-  }
 }
 
 /// What an adapter's configuration and header say, name by name.

@@ -40,7 +40,7 @@ struct ReportBrowserTests {
   }()
 
   @Test(arguments: views)
-  func aBrowserShowsThePageWithoutErrorsOverflowOrPaleText(view: View) async throws {
+  func aBrowserShowsTheReportWithoutErrorsOverflowOrPaleText(view: View) async throws {
     let scratch = try ScratchDirectory()
     #expect(await run(view.words + ["--report", scratch("page.html")]).code == view.code)
     let probed = try probedCopy(of: scratch("page.html"), width: view.width, in: scratch)
@@ -56,8 +56,22 @@ struct ReportBrowserTests {
     #expect(found["tip"] == .bool(true), "\(found.compactText)")
   }
 
+  @Test(arguments: [420, 1400])
+  func aBrowserShowsTheReportOfAHundredLayersWithoutScrollingSideways(width: Int) async throws {
+    let scratch = try ScratchDirectory()
+    let names = ["self_attn.q_proj", "mlp.up_proj", "a_module_with_a_name_that_is_longer_than_a_phone_is_wide_by_far"]
+    let adapter = try manyModules(
+      (0..<100).flatMap { layer in names.map { "model.layers.\(layer).\($0)" } }, in: scratch)
+    let view = View(name: "layers", words: ["inspect", adapter], code: 0, width: width, isDark: true)
+    #expect(await run(view.words + ["--report", scratch("page.html")]).code == 0)
+    let (dom, _) = try chromium(try probedCopy(of: scratch("page.html"), width: width, in: scratch), view, scratch)
+    let found = try #require(answer(dom))
+    #expect(
+      found["overflow"]?.compactText == "[0,0]" && found["outside"]?.elements?.isEmpty == true, "\(found.compactText)")
+  }
+
   /// The page as it is, with its own policy.
-  @Test func thePagesPolicyKeepsEverythingOut() async throws {
+  @Test func aBrowserShowsTheReportAndLetsNothingElseIn() async throws {
     let scratch = try ScratchDirectory()
     let view = Self.views[0]
     #expect(await run(view.words + ["--report", scratch("page.html")]).code == 0)

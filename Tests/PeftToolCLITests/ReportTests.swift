@@ -48,6 +48,19 @@ import Testing
     #expect(misfit.contains("Broken") && misfit.contains("It does not fit the base"))
   }
 
+  /// A prompt's tensor beside a method's is of no module that a merge knows.
+  @Test func whatKeepsTheStatisticsFromBeingTakenIsTheVerdictsReason() async throws {
+    let scratch = try ScratchDirectory()
+    let source = Fixtures.path("methods/loha/adapter")
+    try copyDirectory(source, to: scratch("adapter"))
+    try FileSystem.remove(scratch("adapter/adapter_model.safetensors"))
+    try renameTensors("\(source)/adapter_model.safetensors", to: scratch("adapter/adapter_model.safetensors")) {
+      $0.contains("layers.0.self_attn.q_proj.hada_w1_a") ? "strange" : $0
+    }
+    let page = try await page(["inspect", scratch("adapter")])
+    #expect(page.contains("Broken") && page.contains("strange"))
+  }
+
   @Test func withABaseTheMapShowsSharesOfTheWeightAndWithoutOneTheMeanSquare() async throws {
     let alone = try await page(["inspect", adapter])
     let whole = try await page(["inspect", adapter, "--base", base])
@@ -126,27 +139,6 @@ import Testing
     #expect(wrong.contains("It is not the merge") && wrong.contains("id=\"wrong\""))
   }
 
-  /// An adapter of that many modules; every value is 1.
-  private func manyModules(_ paths: [String], in scratch: ScratchDirectory) throws -> String {
-    let directory = scratch("many")
-    try FileSystem.makeDirectory(directory)
-    let path = FileSystem.join(directory, "adapter_model.safetensors")
-    let items = paths.flatMap { path in
-      [("A", [1, 2]), ("B", [2, 1])].map { role, shape in
-        SafetensorsLayout.Item(name: "base_model.model.\(path).lora_\(role).weight", dtype: .f32, shape: shape)
-      }
-    }
-    let layout = try SafetensorsLayout(path: path, items: items)
-    let file = try layout.create(at: path)
-    for entry in layout.entries {
-      try file.write([Float](repeating: 1, count: 2).span.bytes, at: entry.byteRange.lowerBound)
-    }
-    try overwrite(
-      FileSystem.join(directory, "adapter_config.json"),
-      #"{"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["q_proj", "up_proj"]}"#)
-    return directory
-  }
-
   @Test func aHundredLayersAreAHundredCellsARow() async throws {
     let scratch = try ScratchDirectory()
     let paths = (0..<100).flatMap { ["model.layers.\($0).self_attn.q_proj", "model.layers.\($0).mlp.up_proj"] }
@@ -185,4 +177,25 @@ import Testing
     }
     #expect(count(page, "<input type=\"radio\" name=\"change-map-") == 7)
   }
+}
+
+/// An adapter of that many modules; every value is 1.
+func manyModules(_ paths: [String], in scratch: ScratchDirectory) throws -> String {
+  let directory = scratch("many")
+  try FileSystem.makeDirectory(directory)
+  let path = FileSystem.join(directory, "adapter_model.safetensors")
+  let items = paths.flatMap { path in
+    [("A", [1, 2]), ("B", [2, 1])].map { role, shape in
+      SafetensorsLayout.Item(name: "base_model.model.\(path).lora_\(role).weight", dtype: .f32, shape: shape)
+    }
+  }
+  let layout = try SafetensorsLayout(path: path, items: items)
+  let file = try layout.create(at: path)
+  for entry in layout.entries {
+    try file.write([Float](repeating: 1, count: 2).span.bytes, at: entry.byteRange.lowerBound)
+  }
+  try overwrite(
+    FileSystem.join(directory, "adapter_config.json"),
+    #"{"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["q_proj", "up_proj"]}"#)
+  return directory
 }
