@@ -64,7 +64,7 @@ import Testing
 
   @Test func mlxReadsNoAdapterOfPEFTs() throws {
     let check = try ServingCheck(directory: Fixtures.path("merge/llama-f32-qv/adapter"), server: .mlx)
-    #expect(check.blockers.count == 1 && check.blockers[0].cure.contains("peft-tool merge"))
+    #expect(check.blockers.count == 1 && check.blockers[0].cure.contains("--to mlx"))
   }
 
   @Test(arguments: [
