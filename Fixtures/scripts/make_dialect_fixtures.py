@@ -2,7 +2,7 @@
 adapters that they are.
 
 Versions: peft 0.21.2, torch 2.15.0, transformers 5.23.0, mlx 0.32.4, mlx-lm 0.32.2, gguf 0.19.0, diffusers 0.42.1,
-lycoris-lora 4.1.3.
+lycoris-lora 4.1.3, xllamacpp 2026.10.11549, which runs the GGUF files.
 Each case is a directory: `base` (config.json alone, for forms that need it), the owner's file or directory `foreign`, and
 `peft` with the tensors of the PEFT adapter, its scale and rank in expected.json.
 """
@@ -151,6 +151,10 @@ def gguf_case(name, architecture, config, rows=lambda path, b: b, alpha=None, to
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    # llama.cpp runs an aLoRA from its tokens on, and PEFT only where it is given them.
+    if not tokens:
+        write_base(base, architecture, config, rows, f"{base}/model.gguf")
+        check_running(name, f"{base}/model.gguf", str(directory / "foreign.gguf"), logits)
 
 
 def llama_rows(path, b):
@@ -163,6 +167,70 @@ def falcon_rows(path, b):
     groups = b.reshape(2, 4 // 2 + 2, -1, b.shape[-1])
     return np.concatenate([groups[:, :-2].reshape(-1, b.shape[-1]), groups[:, -2].reshape(-1, b.shape[-1]),
                            groups[:, -1].reshape(-1, b.shape[-1])])
+
+
+def write_base(directory, architecture, config, rows, path):
+    """The model itself as GGUF, so that llama.cpp can run the adapter on it."""
+    writer = gguf.GGUFWriter(path, architecture)
+    heads, layers, width = config.num_attention_heads, config.num_hidden_layers, config.hidden_size
+    writer.add_context_length(64)
+    writer.add_embedding_length(width)
+    writer.add_block_count(layers)
+    writer.add_head_count(heads)
+    writer.add_feed_forward_length(getattr(config, "intermediate_size", None) or 4 * width)
+    if architecture in ("gpt2", "falcon"):
+        writer.add_layer_norm_eps(config.layer_norm_epsilon)
+    else:
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if architecture != "gpt2":
+        writer.add_head_count_kv(getattr(config, "num_key_value_heads", None) or config.num_kv_heads)
+        writer.add_rope_freq_base(10000.0)
+        writer.add_rope_dimension_count(width // heads)
+    count = config.vocab_size
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(["<unk>", "<s>", "</s>"] + [f"\u2581t{i}" for i in range(count - 3)])
+    writer.add_token_scores([0.0] * count)
+    writer.add_token_types([2, 3, 3] + [1] * (count - 3))
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    names = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, architecture.upper()), layers)
+    for name, tensor in load_file(f"{directory}/model.safetensors").items():
+        if name.endswith((".attn.bias", ".masked_bias")):
+            continue
+        value = tensor.float()
+        if name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")):
+            value = value.T
+        value = value.numpy()
+        if value.ndim == 2 and name.endswith(".weight"):
+            value = rows(name.removesuffix(".weight"), value)
+        writer.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")), np.ascontiguousarray(value))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def check_running(name, model, adapter, logits):
+    """llama.cpp's probabilities of the next token against those of PEFT's model."""
+    import xllamacpp
+
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = model
+    parameters.n_ctx = 64
+    parameters.cpuparams.n_threads = 1
+    parameters.warmup = False
+    parameters.n_parallel = 1
+    parameters.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(adapter, 1.0)]
+    answer = xllamacpp.Server(parameters).handle_completions(
+        {"prompt": IDS[0].tolist(), "n_predict": 1, "n_probs": logits.shape[-1], "temperature": 1.0})
+    answer = json.loads(answer) if isinstance(answer, (str, bytes)) else answer
+    found = {t["id"]: t["logprob"] for t in answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]}
+    expected = torch.log_softmax(torch.tensor(logits[0, -1]).double(), 0)
+    worst = max(abs(found[i] - float(expected[i])) for i in found)
+    assert len(found) == logits.shape[-1] and worst < 2e-3, (name, worst)
+    print(f"{name}: llama.cpp's log probabilities differ by {worst:.1e} at most")
 
 
 # Image models

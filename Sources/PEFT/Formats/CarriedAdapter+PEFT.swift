@@ -3,10 +3,16 @@ internal import TensorFiles
 extension CarriedAdapter {
   /// What a PEFT adapter holds.
   ///
-  /// Throws `.unsupported` for a method that has no other form than PEFT's, `.unpaired`, `.rankMismatch`, `.tensorRepeated`,
-  /// `.adapterDType`, and what `LoRAScaling` throws.
+  /// Throws `.unpaired`, `.rankMismatch`, `.tensorRepeated`, `.adapterDType`, and what `LoRAScaling` throws.
   init(_ stored: StoredAdapter, component: String? = nil) throws(AdapterError) {
-    let method = try KohyaMethod(peft: stored.config.peftType, path: stored.configPath)
+    guard let method = KohyaMethod(peft: stored.config.peftType) else {
+      // Carried by PEFT's form alone, tensor by tensor.
+      self.init(component: component, [], config: stored.config, isConfigWhole: true)
+      for entry in stored.weights.entries {
+        extraTensors[ExactName(entry.name)] = MadeTensor(entry, of: stored.weights.file)
+      }
+      return
+    }
     let (tensors, others) = try Self.sorted(stored, method)
     let modules = try Self.modules(tensors, stored)
     self.init(component: component, modules, config: stored.config, isConfigWhole: true)

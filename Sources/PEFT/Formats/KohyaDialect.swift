@@ -25,7 +25,7 @@ enum KohyaDialect {
         return .sd3
       }
       if components.contains("text_encoder_3") { return .sd3 }
-      return nil
+      return modelByWidth(adapter)
     }
     if components.contains("text_encoder_2") { return .sdxl }
     guard let unet = adapters.first(where: { $0.component == "unet" }) else {
@@ -33,6 +33,16 @@ enum KohyaDialect {
     }
     let verdicts = unet.modules.compactMap { SDXLNames.isOnlySDXL($0.path) }
     return verdicts.first.map { $0 ? .sdxl : .sd1 }
+  }
+
+  /// Flux has 3072 features, SD3's sizes 1536 and 2432.
+  private static func modelByWidth(_ adapter: CarriedAdapter) -> ImageModel? {
+    let query = adapter.modules.first { $0.path.hasSuffix(".attn.to_q") || $0.path.hasSuffix(".attn.add_q_proj") }
+    switch query?[.a]?.shape.last {
+    case 3072: return .flux
+    case 1536, 2432: return .sd3
+    default: return nil
+    }
   }
 
   private static func prefix(_ component: String, _ model: ImageModel, comfy: Bool) -> String {

@@ -4,20 +4,13 @@ internal import TensorFiles
 enum KohyaMethod: Sendable {
   case lora, loHa, loKr
 
-  /// Throws `.unsupported` for all other methods.
-  init(peft type: PeftType, path: String) throws(AdapterError) {
+  /// Nil for all other methods.
+  init?(peft type: PeftType) {
     switch type {
     case .lora: self = .lora
     case AdapterMethod.loHa.type: self = .loHa
     case AdapterMethod.loKr.type: self = .loKr
-    default:
-      throw .notConvertible(
-        path: path,
-        [
-          ConversionObstacle(
-            what: "method \(type.rawValue)", reason: "only LoRA, LoHa and LoKr have forms beside PEFT's",
-            cure: "peft-tool to-lora ADAPTER OUT")
-        ])
+    default: return nil
     }
   }
 
