@@ -85,7 +85,7 @@ import Testing
   @Test func aReportOfARunThatStoppedShowsHowFarItCame() async throws {
     let (scratch, config, data) = try prepared()
     let answer = await run(
-      "train", chat, config, data, scratch("out"), "--max-steps", "12", "--learning-rate", "1e30", "--max-grad-norm",
+      "train", chat, config, data, scratch("out"), "--max-steps", "12", "--learning-rate", "1e9", "--max-grad-norm",
       "0",
       "--report", scratch("run.html"))
     #expect(answer.code == 1, "\(answer.error)")
