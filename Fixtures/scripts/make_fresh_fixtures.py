@@ -203,6 +203,7 @@ def main():
     both("trainable-tokens", "TrainableTokensConfig", 71, bases=(LLAMA,), token_indices=[3, 0, 9])
     case("trainable-tokens-bf16", QWEN, None, "TrainableTokensConfig", 71, token_indices=[3, 0, 9],
          target_modules=["embed_tokens"])
+    case("trainable-tokens-tied", "gemma-tied", None, "TrainableTokensConfig", 71, token_indices=[3, 0])
     case("ln-tuning", LLAMA, None, "LNTuningConfig", 72, target_modules=["input_layernorm", "model.norm"])
     case("ln-tuning-default-targets", QWEN, None, "LNTuningConfig", 72)
     # Prompts.

@@ -21,6 +21,7 @@ import Testing
     .adapterDType(path: "p", tensor: "t", dtype: .i8), .tensorMissing(path: "p", module: "m", tensor: "t"),
     .methodShape(path: "p", tensor: "t", found: [1], expected: [[2]]), .methodIndex(path: "p", tensor: "t", limit: 3),
     .unsupported(path: "p", what: "w", reason: "r."), .notMade(path: "p", what: "w", reason: "r."),
+    .freshTensorTooLarge(path: "p", tensor: "t", shape: [1 << 40]),
     .uncountable(path: "p", what: "w", reason: "r."), .moduleNotTargeted(path: "p", module: "m", targets: "t"),
     .unmatched(base: "b", modules: ["m"], matched: 0, total: 1, nearest: ["n"]),
     .ambiguous(base: "b", module: "m", candidates: ["c"]), .collision(base: "b", tensor: "t", modules: ["m", "n"]),

@@ -1,6 +1,7 @@
 import LanguageModels
 import PEFT
 import TensorFiles
+import TensorMath
 import TestSupport
 import Testing
 

@@ -24,7 +24,7 @@ extension AdapterMethod {
     start: .modules([.embedding, .linear], freshRows),
     completed: { config, base throws(AdapterError) in
       guard config.targetModules == nil, let embedding = base.family?.embedding else { return }
-      config.targetModules = .pattern(lastPart(embedding))
+      config.targetModules = .pattern(embedding)
     })
 }
 
@@ -40,23 +40,28 @@ private func freshCopy(_ module: FreshModule, _ source: inout FreshSource) throw
 
 /// Rows of the table as they are. Source: peft/tuners/trainable_tokens/layer.py `TrainableTokensLayer.update_layer`.
 private func freshRows(_ module: FreshModule, _ source: inout FreshSource) throws(AdapterError) -> [FreshTensor] {
-  let rows = module.setting("token_indices").elements ?? []
   var tokens: [Int] = []
-  for row in rows {
+  for row in module.setting("token_indices").elements ?? [] {
     guard let token = row.integerValue, (-module.output..<module.output).contains(token) else {
       throw module.refuse("token_indices", expected: "whole numbers below \(module.output)")
     }
     tokens.append(token < 0 ? token + module.output : token)
   }
-  let shape = [tokens.count, module.input]
+  let (name, shape) = ("trainable_tokens_delta", [tokens.count, module.input])
+  var rows = try source.filled(name, shape)
   if module.startsNeutral() {
-    _ = try source.count("trainable_tokens_delta", shape)
-    return [FreshTensor("trainable_tokens_delta", shape, try module.base.rows(tokens, of: module.module))]
+    rows = FreshTensor(name, shape, try module.base.rows(tokens, of: module.module))
+  } else {
+    guard module.base.checkpoint[module.module.weightName]?.entry.dtype == .f32 else {
+      throw module.unmade("init_weights false", "PEFT draws it in the weight's own dtype, which is not f32.")
+    }
+    rows = try source.normal(name, shape)
   }
-  guard module.base.checkpoint[module.module.weightName]?.entry.dtype == .f32 else {
-    throw module.unmade("init_weights false", "PEFT draws it in the weight's own dtype, which is not f32.")
+  // A head that shares the table shares its rows: PEFT stores them under its name too.
+  guard module.base.asksForTie, module.path == module.base.family?.embedding, let head = module.base.family?.head else {
+    return [rows]
   }
-  return [try source.normal("trainable_tokens_delta", shape)]
+  return [rows, FreshTensor("model.\(head).\(name)", shape, rows.floats).shared]
 }
 
 extension BaseModel {
