@@ -31,7 +31,7 @@ struct RecipeRefusalTests {
     Case("merge_method: linear", "exactly one of 'models', 'slices' and 'modules'"),
     Case("merge_method: linear\n\(one)\nslices: []", "models and slices: exactly one"),
     Case("merge_method: linear\nmodels: []", "models is []; expected a list of at least one"),
-    Case("merge_method: linear\nbase: a\n\(one)", "unknown key 'base'. Did you mean 'base_model'?"),
+    Case("merge_method: linear\nbase_modl: a\n\(one)", "unknown key 'base_modl'. Did you mean 'base_model'?"),
     Case("merge_method: linear\nmodels: [{modle: a}]", "models[0]: unknown key 'modle'. Did you mean 'model'?"),
     Case("merge_method: linear\nmodels: [{model: a+b+c}]", "models[0].model is \"a+b+c\""),
     Case("merge_method: linear\nmodels: [{model: a, layer_range: [0, 1]}]", "unknown key 'layer_range'"),

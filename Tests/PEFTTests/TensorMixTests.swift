@@ -29,7 +29,8 @@ struct TensorMixTests {
 
     /// The mix as the code under test makes it.
     func mixed(_ mix: TensorMix, seed: UInt64 = 5) throws -> [Float] {
-      let mixer = TensorMixer(mix: mix, inputs: inputs.count, hasBase: base != nil, shape: shape)
+      var mixer = TensorMixer(mix: mix, inputs: inputs.count, hasBase: base != nil, shape: shape)
+      mixer.blockElements = 60
       var result = [Float](repeating: .nan, count: count)
       try mixer.run(generator: TorchGenerator(seed: seed)) { elements, block in
         for (slot, values) in (inputs + [base].compactMap { $0 }).enumerated() { block.set(slot, values[elements]) }
@@ -165,7 +166,7 @@ struct TensorMixTests {
     }
   }
 
-  static let shapes = [[210, 160], [40_000], [3, 4, 5], [33, 1_200], [1, 7], [7, 1], [1], [2, 1, 3]]
+  static let shapes = [[21, 16], [700], [3, 4, 5], [3, 200], [1, 7], [7, 1], [1], [2, 1, 3], [0, 4]]
 
   /// Whether every element is within one unit in the last place of the definition.
   func agrees(_ tensors: Tensors, _ mix: TensorMix) throws {
@@ -223,7 +224,7 @@ struct TensorMixTests {
       try tensors.mixed(.changes(ChangeMix(weights: [1], pruning: [rule])))
     }
     #expect(try kept(.magnitude(density: 0.5)) == [0, -2, 2, 0, -2, 3, 0, 0])
-    #expect(try kept(.magnitude(density: 0.9)) == [1, -2, 2, 0, -2, 3, 2, 0])
+    #expect(try kept(.magnitude(density: 0.8)) == [1, -2, 2, 0, -2, 3, 2, 0])
     // In rising order equal ones follow each other as they lie: 0 1 1 -2 2 -2 2 3.
     #expect(try kept(.outliers(density: 0.5, gamma: 0.13)) == [0, -2, 2, 0, -2, 0, 2, 0])
     #expect(try kept(.outliers(density: 0.25, gamma: 0.25)) == [0, 0, 2, 0, -2, 0, 0, 0])
@@ -232,12 +233,12 @@ struct TensorMixTests {
     #expect(try kept(.magnitude(density: 0.5)) == [1, 1, 1, 1, 0, 0, 0, 0])
     #expect(try kept(.outliers(density: 0.25, gamma: 0.25)) == [0, 0, 0, 0, 1, 1, 0, 0])
     // Bounds that lie over many blocks.
-    let count = 100_000
+    let count = 10_000
     tensors = Tensors(1, hasBase: false, shape: [count], seed: 1)
     tensors.inputs[0] = (0..<count).map { Float($0 % 10) }
     let many = try kept(.magnitude(density: 0.25))
-    #expect(many.count { $0 == 9 } == 10_000 && many.count { $0 == 8 } == 10_000 && many.count { $0 == 7 } == 5_000)
-    #expect(many[..<50_000].count { $0 == 7 } == 5_000)
+    #expect(many.count { $0 == 9 } == 1000 && many.count { $0 == 8 } == 1000 && many.count { $0 == 7 } == 500)
+    #expect(many[..<5000].count { $0 == 7 } == 500)
   }
 
   @Test func vectorsWithoutADirectionAreMixedStraight() throws {

@@ -16,9 +16,8 @@ struct TensorMixer {
   let inputs: Int
   let hasBase: Bool
   let shape: [Int]
-
   /// Elements of a block: so many that all slots of a usual mix stay in a second-level cache.
-  static let blockElements = 1 << 15
+  var blockElements = 1 << 15
 
   var count: Int { shape.reduce(1, *) }
 
@@ -43,7 +42,7 @@ struct TensorMixer {
   func forEachBlock(
     unit: Int = 1, read: Reader, _ body: (inout MixingBlock, _ first: Int) throws -> Void
   ) throws {
-    let step = max(unit, Self.blockElements / unit * unit)
+    let step = max(unit, blockElements / unit * unit)
     var block = MixingBlock(inputs: inputs, hasBase: hasBase, capacity: min(step, count))
     for first in stride(from: 0, to: count, by: step) {
       block.count = min(step, count - first)
