@@ -186,3 +186,18 @@ public struct LoRAConversion: Sendable {
     return rows
   }
 }
+
+extension StoredAdapter {
+  /// The adapter itself if it is a LoRA of factors and no more, else the whole of its change as one, in memory.
+  ///
+  /// Memory: the factors; as large as the weights that it changes where their ranks are full, as those of DoRA are.
+  /// Throws as `LoRAConversion`.
+  public func asPlainLoRA(
+    base: String?, ignoredConfigKeys: Set<String> = []
+  ) async throws -> StoredAdapter {
+    let adapter = try Adapter(self, ignoredConfigKeys: ignoredConfigKeys)
+    guard (try? adapter.requirePlainLoRA(to: "")) == nil else { return self }
+    let conversion = try LoRAConversion(self, base: base, rule: .whole, ignoredConfigKeys: ignoredConfigKeys)
+    return try await conversion.converted().adapter
+  }
+}
