@@ -260,7 +260,7 @@ public struct AdapterCombination: Sendable {
       let names = step.module.names
       items.append(.init(name: names.a, dtype: dtype, shape: step.module.shapeA(rank: step.rank)))
       items.append(.init(name: names.b, dtype: dtype, shape: step.module.shapeB(rank: step.rank)))
-      if config.loraBias { items.append(.init(name: names.bias, dtype: dtype, shape: [step.module.output])) }
+      if step.module.hasBias { items.append(.init(name: names.bias, dtype: dtype, shape: [step.module.output])) }
     }
     saved.complete(&config)
     return (config, items)
@@ -280,7 +280,7 @@ public struct AdapterCombination: Sendable {
       let names = step.module.names
       let dtype = dtypes[ExactName(names.a)] ?? .f32
       let file = LoRAFile(sink: sink, a: names.a, b: names.b)
-      if step.module.terms.contains(where: { $0.module.bias != nil }), let format = dtype.format {
+      if step.module.hasBias, let format = dtype.format {
         let bias = StoredValues(try step.module.bias(scale: step.scale), format)
         try sink.write(bias.bytes.span.bytes, to: names.bias)
       }

@@ -20,6 +20,8 @@ struct CombinedModule: Sendable {
   var key: String { terms[0].module.key }
   var output: Int { terms[0].module.b.shape[0] }
   var experts: Int { terms[0].module.experts }
+  /// True if a lora_B has a bias.
+  var hasBias: Bool { terms.contains { $0.module.bias != nil } }
   /// The rank of the factors side by side; a term of weight 0 has none where another has one.
   var rank: Int { used.reduce(0) { $0 + $1.module.values.rank } }
 

@@ -109,20 +109,11 @@ extension ConvertedModule {
             path: path, change: change(of: update, file, entry, allowsNonFinite: plan.options.allowNonFinite),
             kernel: Array(entry.shape.dropFirst(2)), isEmbedding: isEmbedding))
       case .change(let file, let entry, let change):
-        let shape = change.shape
         let path = change.owners.first?.path ?? output.item.name
-        let products =
-          try products(change.rules, shape)
-          ?? [
-            .dense { () throws(AdapterError) in
-              try difference(
-                .change(file, entry, change), entry, rows: change.storedRows, isTransposed: shape.isTransposed)
-            }
-          ]
         modules.append(
           ConvertedModule(
-            path: path, change: FactoredChange(output: shape.output, input: shape.input, products: products),
-            kernel: shape.kernel, isEmbedding: shape.isEmbedding))
+            path: path, change: try self.change(by: change, file, entry), kernel: change.shape.kernel,
+            isEmbedding: change.shape.isEmbedding))
       case .changeBias(_, let entry, let change):
         biases[ExactName(change.owner.path)] = Bias(source: output.source, entry: entry)
       case .addBias(_, let entry, _):
@@ -153,6 +144,25 @@ extension ConvertedModule {
     .unsupported(
       path: adapter.configPath, what: "peft_type \(adapter.config.peftType.rawValue) without its base",
       reason: "\(reason). Give the base with --base.")
+  }
+
+  /// The change that rules make. A LoRA of an embedding is [dimension, vocabulary], the transpose of what is stored.
+  private static func change(
+    by change: WeightChange, _ file: SafetensorsFile, _ entry: TensorEntry
+  ) throws(AdapterError) -> FactoredChange {
+    let shape = change.shape
+    let turns = shape.isEmbedding && !shape.isTransposed
+    if !turns, let products = try products(change.rules, shape) {
+      return FactoredChange(output: shape.output, input: shape.input, products: products)
+    }
+    return FactoredChange(
+      output: turns ? shape.input : shape.output, input: turns ? shape.output : shape.input,
+      products: [
+        .dense { () throws(AdapterError) in
+          try difference(
+            .change(file, entry, change), entry, rows: change.storedRows, isTransposed: turns || shape.isTransposed)
+        }
+      ])
   }
 
   /// What rules add; nil if that depends on the weight.

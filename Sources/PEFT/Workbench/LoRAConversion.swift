@@ -146,7 +146,9 @@ public struct LoRAConversion: Sendable {
       let names = step.module.names
       items.append(.init(name: names.a, dtype: dtype, shape: step.module.shapeA(rank: step.rank)))
       items.append(.init(name: names.b, dtype: dtype, shape: step.module.shapeB(rank: step.rank)))
-      if config.loraBias { items.append(.init(name: names.bias, dtype: dtype, shape: [step.module.change.output])) }
+      if step.module.bias != nil {
+        items.append(.init(name: names.bias, dtype: dtype, shape: [step.module.change.output]))
+      }
     }
     return (config, items)
   }
