@@ -41,7 +41,7 @@ public struct AdapterCombination: Sendable {
   private let generators: [ExactName: TorchGenerator]
 
   /// - Parameter adapters: each with its weight; at least one.
-  /// Throws what `Adapter.init` throws, `.unsupported` for what cannot be added, `.shapeMismatch` where two adapters belong to different
+  /// Throws what `Adapter.init` throws, `.notPossible` for what cannot be added, `.shapeMismatch` where two adapters belong to different
   /// models, `.factorNotFinite` for a weight.
   public init(
     _ adapters: [(adapter: StoredAdapter, weight: Double)], options: Options = Options()
@@ -53,7 +53,7 @@ public struct AdapterCombination: Sendable {
       let adapter = try Adapter(stored, ignoredConfigKeys: options.ignoredConfigKeys)
       // Alone and unchanged it may be anything that is merged.
       if adapters.count > 1 || weight != 1 || options.isPlain || options.rule != nil || options.method != nil {
-        try adapter.requirePlainLoRA(to: "to be combined")
+        try adapter.requirePlainLoRA(to: "combining")
         inputs.append(Input(adapter: adapter, weight: weight, modules: try LoRAModule.all(of: adapter)))
       }
     }
@@ -66,8 +66,8 @@ public struct AdapterCombination: Sendable {
     try checkMethod()
     for input in inputs.dropFirst() {
       guard input.adapter.config.layerReplication == inputs[0].adapter.config.layerReplication else {
-        throw .unsupported(
-          path: input.adapter.configPath, what: "layer_replication",
+        throw .notPossible(
+          path: input.adapter.configPath, what: "combining adapters with layer_replication",
           reason: "the other adapters have another, so that "
             + "their layers are not the same ones.")
       }
@@ -78,12 +78,12 @@ public struct AdapterCombination: Sendable {
     guard let method = options.method else { return }
     let path = inputs[0].adapter.configPath
     guard options.rule != nil else {
-      throw .unsupported(
+      throw .notPossible(
         path: path, what: "a method of combining without a rule of ranks",
         reason: "what it makes of the changes may have any rank. Give --rank or --energy.")
     }
     if method.isPath, inputs.count != 2 || inputs[0].weight + inputs[1].weight == 0 {
-      throw .unsupported(
+      throw .notPossible(
         path: path, what: "the way between \(inputs.count) adapters",
         reason: "it leads from one to another, by weights that do not sum to 0.")
     }
@@ -251,7 +251,7 @@ public struct AdapterCombination: Sendable {
     let dtype = dtype(steps)
     var config = try combinedConfig(steps)
     if config.loraBias, let embedding = modules.first(where: { $0.terms[0].module.isEmbedding }) {
-      throw .unsupported(
+      throw .notPossible(
         path: inputs[0].adapter.configPath, what: "a bias of lora_B beside the embedding '\(embedding.path)'",
         reason: "PEFT has no lora_bias for embeddings, so it could not load the combination.")
     }

@@ -38,7 +38,7 @@ struct ConvertedModule: Sendable {
 extension ConvertedModule {
   /// The modules of an adapter that its tensors alone determine.
   ///
-  /// Throws `.unsupported` where the base is needed, and what making a rule throws.
+  /// Throws `.notPossible` where the base is needed, and what making a rule throws.
   static func all(of adapter: Adapter) throws(AdapterError) -> [ConvertedModule] {
     guard let method = AdapterMethod.named(adapter.config.peftType), case .rule(let makeRule) = method.merging else {
       return try LoRAModule.all(of: adapter).map { module throws(AdapterError) in
@@ -84,7 +84,7 @@ extension ConvertedModule {
 
   /// The modules of an adapter as a merge into its base changes them.
   ///
-  /// Throws `.unsupported` for what no LoRA can hold.
+  /// Throws `.notPossible` for what no LoRA can hold.
   static func all(of adapter: Adapter, in plan: MergePlan) throws(AdapterError) -> [ConvertedModule] {
     var modules: [ConvertedModule] = []
     var biases: [ExactName: Bias] = [:]
@@ -93,7 +93,7 @@ extension ConvertedModule {
       switch output.source {
       case .copy, .replace, .replaceRows: continue
       case .mergeRows(_, let entry, _, _):
-        throw .unsupported(
+        throw .notPossible(
           path: adapter.file.path,
           what: "a LoRA on '\(entry.name)' beside trained rows of the weight that it is tied to",
           reason: "which of both comes first cannot be said by one LoRA.")
@@ -127,22 +127,22 @@ extension ConvertedModule {
       modules[index].bias = biases.removeValue(forKey: ExactName(module.path))
     }
     if let path = biases.keys.sorted().first {
-      throw .unsupported(
-        path: adapter.file.path, what: "a change of the bias of '\(path)' alone",
+      throw .notPossible(
+        path: adapter.file.path, what: "a LoRA of a change of the bias of '\(path)' alone",
         reason: "a LoRA's bias stands beside its factors only.")
     }
     return modules.sorted { naturallyPrecedes($0.path, $1.path) }
   }
 
   private static func experts(_ adapter: Adapter, _ path: String) -> AdapterError {
-    .unsupported(
-      path: adapter.file.path, what: "'\(path)'",
+    .notPossible(
+      path: adapter.file.path, what: "a LoRA of the method on '\(path)'",
       reason: "it acts on experts that share one tensor; 'peft-tool resize' and 'combine' take such a LoRA as it is.")
   }
 
   private static func baseNeeded(_ adapter: Adapter, _ reason: String) -> AdapterError {
-    .unsupported(
-      path: adapter.configPath, what: "peft_type \(adapter.config.peftType.rawValue) without its base",
+    .notPossible(
+      path: adapter.configPath, what: "a LoRA of peft_type \(adapter.config.peftType.rawValue) without its base",
       reason: "\(reason). Give the base with --base.")
   }
 
@@ -225,8 +225,9 @@ extension ConvertedModule {
               values: try StoredTensor(file: file.file, entry: entry).values(Double.self))
           }
           guard let component = RemovedComponent(removal, of: weight) else {
-            throw .unsupported(
-              path: file.path, what: "'\(entry.name)'", reason: "it holds values that are infinite or not a number.")
+            throw .notPossible(
+              path: file.path, what: "a LoRA of the change of '\(entry.name)'",
+              reason: "it holds values that are infinite or not a number.")
           }
           return isTransposed
             ? RemovedComponent(left: component.right.transposed, right: component.left.transposed) : component

@@ -17,7 +17,7 @@ public struct LoRAConversion: Sendable {
   ///   - base: the adapter's base model: needed where the change depends on the weights.
   ///   - rule: the ranks; nil to keep each change whole, which needs changes of low rank.
   ///   - ignoredConfigKeys: unknown keys of the configuration that are known to be harmless.
-  /// Throws what `Adapter.init` and `MergePlan.init` throw, `.unsupported` for what no LoRA can hold or for what needs the base or a
+  /// Throws what `Adapter.init` and `MergePlan.init` throw, `.notPossible` for what no LoRA can hold or for what needs the base or a
   /// rule.
   public init(
     _ stored: StoredAdapter, base: String? = nil, rule: RankRule? = nil, ignoredConfigKeys: Set<String> = []
@@ -31,18 +31,22 @@ public struct LoRAConversion: Sendable {
       let plan = try MergePlan(base: base, adapters: [MergePlan.Input(stored)], options: options)
       modules = try ConvertedModule.all(of: adapter, in: plan)
     } else {
-      if AdapterMethod.named(stored.config.peftType) == nil { try adapter.requirePlainLoRA(to: "without its base") }
+      if AdapterMethod.named(stored.config.peftType) == nil {
+        try adapter.requirePlainLoRA(to: "a LoRA without the base of")
+      }
       modules = try ConvertedModule.all(of: adapter)
     }
     guard !modules.isEmpty else {
-      throw .unsupported(
-        path: adapter.configPath, what: "peft_type \(adapter.config.peftType.rawValue)",
+      throw .notPossible(
+        path: adapter.configPath, what: "a LoRA of peft_type \(adapter.config.peftType.rawValue)",
         reason: "it replaces tensors and changes no weight by a sum, so that no LoRA holds it.")
     }
     if rule == nil, let module = modules.first(where: { !$0.change.hasKnownRank }) {
-      throw .unsupported(
-        path: adapter.configPath, what: "peft_type \(adapter.config.peftType.rawValue) without --rank or --energy",
-        reason: "its change of '\(module.path)' may have the full rank \(module.change.extent).")
+      throw .notPossible(
+        path: adapter.configPath,
+        what: "a LoRA of peft_type \(adapter.config.peftType.rawValue) without a rule of ranks",
+        reason:
+          "its change of '\(module.path)' may have the full rank \(module.change.extent). Give --rank or --energy.")
     }
     self.rule = rule ?? .whole
   }

@@ -53,7 +53,7 @@ public struct PeftCombination: Sendable {
   private let rank: Int
   private let modules: [CombinedModule]
 
-  /// Throws `.unsupported` for what PEFT refuses or loses hold of: experts, DoRA and the like, factors of different ranks where it stacks
+  /// Throws `.notPossible` for what PEFT refuses or loses hold of: experts, DoRA and the like, factors of different ranks where it stacks
   /// them; and what `Adapter.init` throws.
   public init(
     _ adapters: [(adapter: StoredAdapter, weight: Double)], options: Options
@@ -62,10 +62,11 @@ public struct PeftCombination: Sendable {
     var inputs: [AdapterCombination.Input] = []
     for (stored, weight) in adapters {
       let adapter = try Adapter(stored, ignoredConfigKeys: options.ignoredConfigKeys)
-      try adapter.requirePlainLoRA(to: "to be combined")
+      try adapter.requirePlainLoRA(to: "combining")
       guard (adapter.config.targetParameters ?? []).isEmpty else {
-        throw .unsupported(
-          path: adapter.configPath, what: "target_parameters", reason: "PEFT's add_weighted_adapter refuses them too.")
+        throw .notPossible(
+          path: adapter.configPath, what: "PEFT's add_weighted_adapter with target_parameters",
+          reason: "PEFT refuses them too.")
       }
       inputs.append(.init(adapter: adapter, weight: weight, modules: try LoRAModule.all(of: adapter)))
     }
@@ -82,15 +83,16 @@ public struct PeftCombination: Sendable {
     if kind != .cat, !kind.decomposes {
       let differs = modules.first { module in Set(module.terms.map(\.module.values.rank)).count > 1 }
       guard Set(ranks).count == 1, differs == nil else {
-        throw .unsupported(
+        throw .notPossible(
           path: inputs[0].adapter.configPath,
-          what: "\(kind.rawValue) of different ranks\(differs.map { " on '\($0.path)'" } ?? "")",
+          what: "PEFT's \(kind.rawValue) of different ranks\(differs.map { " on '\($0.path)'" } ?? "")",
           reason: "PEFT stacks the factors of all adapters, which must have one rank.")
       }
     }
     if kind.prunes, options.density == nil {
-      throw .unsupported(
-        path: inputs[0].adapter.configPath, what: "\(kind.rawValue) without a density", reason: "PEFT needs it too.")
+      throw .notPossible(
+        path: inputs[0].adapter.configPath, what: "PEFT's \(kind.rawValue) without a density",
+        reason: "PEFT needs it too.")
     }
   }
 
@@ -187,8 +189,8 @@ public struct PeftCombination: Sendable {
 
   private func initializer() throws(AdapterError) -> AdapterInitializer {
     guard let path = options.base else {
-      throw .unsupported(
-        path: inputs[0].adapter.configPath, what: "\(kind.rawValue) without the base model",
+      throw .notPossible(
+        path: inputs[0].adapter.configPath, what: "PEFT's \(kind.rawValue) without the base model",
         reason: "the order of its modules decides which random numbers each gets. Give it with --base.")
     }
     var config = inputs[0].adapter.config
@@ -212,8 +214,8 @@ public struct PeftCombination: Sendable {
       byPath[ExactName(target.path)].map { ($0, target.isEmbedding || target.isTransposed) }
     }
     guard maker.isInModelOrder, ordered.count == modules.count else {
-      throw .unsupported(
-        path: inputs[0].adapter.configPath, what: "\(kind.rawValue) on this base",
+      throw .notPossible(
+        path: inputs[0].adapter.configPath, what: "PEFT's \(kind.rawValue) on this base",
         reason: "the order of its modules is not known, and with it the random numbers that each gets.")
     }
     return ordered
