@@ -9,6 +9,8 @@ resize/ranks.json holds, for resize/adapter, the ranks of each module by the rul
 index_sv_cumulative, index_sv_fro and rank_resize; state of January 2026), applied to numpy's singular values of the dense change, and
 those values.
 convert/ranks.json holds the ranks that PEFT's convert_to_lora gives the modules of convert/adapter for some shares of energy.
+peft/expected.safetensors holds what add_weighted_adapter makes of peft/one and peft/two on peft/base, for its eleven types, with the
+weights 1 and -0.5, a density of 0.6, svd_rank=3, and torch.manual_seed(3) before the call: "<type>/<tensor>".
 Needs the versions in requirements.txt.
 """
 
@@ -20,6 +22,7 @@ import sys
 import numpy
 import peft
 import torch
+import transformers
 from peft import LoHaConfig, LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from torch import nn
@@ -60,9 +63,9 @@ def tuned(config, seed):
     return model
 
 
-def save(model, path):
+def save(model, path, **arguments):
     shutil.rmtree(path, ignore_errors=True)
-    model.save_pretrained(path)
+    model.save_pretrained(path, **arguments)
     (path / "README.md").unlink()
     config = path / "adapter_config.json"
     values = json.loads(config.read_text())
@@ -149,9 +152,49 @@ def convert():
     save_file({name: value.contiguous() for name, value in deltas(model).items()}, OUT / "convert" / "expected.safetensors")
 
 
+KINDS = ("cat", "linear", "svd", "ties", "ties_svd", "dare_linear", "dare_ties", "dare_linear_svd", "dare_ties_svd",
+         "magnitude_prune", "magnitude_prune_svd")
+
+
+def peft_types():
+    root = OUT / "peft"
+    config = transformers.LlamaConfig(
+        hidden_size=8, intermediate_size=12, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, vocab_size=10,
+        max_position_embeddings=16)
+    torch.manual_seed(1)
+    shutil.rmtree(root, ignore_errors=True)
+    transformers.LlamaForCausalLM(config).save_pretrained(root / "base")
+    (root / "base" / "generation_config.json").unlink()
+
+    def load():
+        return transformers.LlamaForCausalLM.from_pretrained(root / "base")
+
+    for index, name in enumerate(("one", "two")):
+        model = get_peft_model(load(), LoraConfig(
+            r=4, lora_alpha=6 + index, target_modules=["q_proj", "down_proj", "embed_tokens"] + ["v_proj"] * index,
+            task_type="CAUSAL_LM"))
+        torch.manual_seed(20 + index)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data.copy_(torch.randn(parameter.shape) * 0.3)
+        model.peft_config["default"].base_model_name_or_path = "fixtures/workbench"
+        save(model, root / name, save_embedding_layers=False)
+    expected = {}
+    for kind in KINDS:
+        model = peft.PeftModel.from_pretrained(load(), root / "one", adapter_name="one")
+        model.load_adapter(root / "two", adapter_name="two")
+        torch.manual_seed(3)
+        model.base_model.add_weighted_adapter(
+            ["one", "two"], list(WEIGHTS), "both", combination_type=kind, density=0.6, svd_rank=3)
+        for name, value in peft.get_peft_model_state_dict(model, adapter_name="both", save_embedding_layers=False).items():
+            expected[f"{kind}/{name}"] = value.contiguous().clone()
+    save_file(expected, root / "expected.safetensors")
+
+
 if __name__ == "__main__":
     for part in ("combine", "resize", "convert"):
         (OUT / part).mkdir(parents=True, exist_ok=True)
     combine()
     resize()
     convert()
+    peft_types()

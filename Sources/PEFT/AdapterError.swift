@@ -67,6 +67,8 @@ public enum AdapterError: Error, Sendable, Equatable {
   case methodIndex(path: String, tensor: String, limit: Int)
   /// A method or variant that is not merged.
   case unsupported(path: String, what: String, reason: String)
+  /// What the workbench cannot make of an adapter, or of several.
+  case notPossible(path: String, what: String, reason: String)
   /// A method or variant of which no fresh adapter is made.
   case notMade(path: String, what: String, reason: String)
   /// A tensor of a fresh adapter would be far larger than the weights that it adapts.

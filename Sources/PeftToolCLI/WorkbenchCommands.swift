@@ -37,7 +37,7 @@ enum WorkbenchCommands {
           isModel: true, isWeighted: true),
         Operand(name: "OUT", summary: "directory to be made"),
       ],
-      flags: [
+      flags: CombineFlags.all + [
         RankFlags.rank, RankFlags.energy, RankFlags.ratio, RankFlags.cumulative, RankFlags.frobenius,
         Flag(
           "plain", "write the form that every server takes",

@@ -11,6 +11,10 @@ public struct AdapterCombination: Sendable {
   public struct Options: Sendable {
     /// The ranks of the result; nil to lose nothing.
     public var rule: RankRule?
+    /// How the changes are combined; nil for their weighted sum.
+    public var method: CombinationMethod?
+    /// Where a method's draws begin, as `torch.manual_seed` has it.
+    public var seed: UInt64 = 0
     /// True for one rank everywhere, alpha = rank, no patterns, and targets by their last names.
     public var isPlain = false
     /// True to take the weighted mean of heads, biases and rows that several adapters hold in full.
@@ -33,9 +37,11 @@ public struct AdapterCombination: Sendable {
   let modules: [CombinedModule]
   private let original: StoredAdapter?
   private let saved: SavedTensors
+  /// Where the draws of each module begin: one stream serves all, in the natural order of their paths.
+  private let generators: [ExactName: TorchGenerator]
 
   /// - Parameter adapters: each with its weight; at least one.
-  /// Throws what `Adapter.init` throws, `.unsupported` for what cannot be added, `.shapeMismatch` where two adapters belong to different
+  /// Throws what `Adapter.init` throws, `.notPossible` for what cannot be added, `.shapeMismatch` where two adapters belong to different
   /// models, `.factorNotFinite` for a weight.
   public init(
     _ adapters: [(adapter: StoredAdapter, weight: Double)], options: Options = Options()
@@ -46,8 +52,8 @@ public struct AdapterCombination: Sendable {
       guard weight.isFinite else { throw .factorNotFinite(path: stored.name, module: "", factor: weight) }
       let adapter = try Adapter(stored, ignoredConfigKeys: options.ignoredConfigKeys)
       // Alone and unchanged it may be anything that is merged.
-      if adapters.count > 1 || weight != 1 || options.isPlain || options.rule != nil {
-        try adapter.requirePlainLoRA(to: "to be combined")
+      if adapters.count > 1 || weight != 1 || options.isPlain || options.rule != nil || options.method != nil {
+        try adapter.requirePlainLoRA(to: "combining")
         inputs.append(Input(adapter: adapter, weight: weight, modules: try LoRAModule.all(of: adapter)))
       }
     }
@@ -56,14 +62,67 @@ public struct AdapterCombination: Sendable {
     self.options = options
     modules = try CombinedModule.all(of: inputs)
     saved = try SavedTensors(inputs, averages: options.averagesSaved)
+    generators = Self.generators(modules, options, inputs.count)
+    try checkMethod()
     for input in inputs.dropFirst() {
       guard input.adapter.config.layerReplication == inputs[0].adapter.config.layerReplication else {
-        throw .unsupported(
-          path: input.adapter.configPath, what: "layer_replication",
+        throw .notPossible(
+          path: input.adapter.configPath, what: "combining adapters with layer_replication",
           reason: "the other adapters have another, so that "
             + "their layers are not the same ones.")
       }
     }
+  }
+
+  private func checkMethod() throws(AdapterError) {
+    guard let method = options.method else { return }
+    let path = inputs[0].adapter.configPath
+    guard options.rule != nil else {
+      throw .notPossible(
+        path: path, what: "a method of combining without a rule of ranks",
+        reason: "what it makes of the changes may have any rank. Give --rank or --energy.")
+    }
+    if method.isPath, inputs.count != 2 || inputs[0].weight + inputs[1].weight == 0 {
+      throw .notPossible(
+        path: path, what: "the way between \(inputs.count) adapters",
+        reason: "it leads from one to another, by weights that do not sum to 0.")
+    }
+  }
+
+  /// What one module's change is to be, one for each expert.
+  private func changes(of module: CombinedModule) -> [FactoredChange] {
+    guard let method = options.method else { return module.changes }
+    return (0..<module.experts).map { expert in
+      let shape = module.terms[0].module.changes[expert]
+      let parts = inputs.indices.map { input -> FactoredChange? in
+        guard let term = module.terms.first(where: { $0.input == input }) else { return nil }
+        var change = term.module.changes[expert]
+        change.factor = term.module.values.scale
+        return change
+      }
+      var generator = generators[ExactName(module.path)] ?? TorchGenerator(seed: options.seed)
+      generator.skip(words: expert * method.draws(shape.output * shape.input, of: inputs.count))
+      let mixed = MixedChange(
+        method: method, weights: inputs.map(\.weight), changes: parts, output: shape.output, input: shape.input,
+        generator: generator)
+      return FactoredChange(
+        output: shape.output, input: shape.input,
+        products: [.dense { () throws(AdapterError) in try mixed.matrix() }])
+    }
+  }
+
+  private static func generators(
+    _ modules: [CombinedModule], _ options: Options, _ inputs: Int
+  ) -> [ExactName: TorchGenerator] {
+    guard let method = options.method else { return [:] }
+    var generator = TorchGenerator(seed: options.seed)
+    var found: [ExactName: TorchGenerator] = [:]
+    for module in modules {
+      found[ExactName(module.path)] = generator
+      let change = module.terms[0].module.changes[0]
+      generator.skip(words: module.experts * method.draws(change.output * change.input, of: inputs))
+    }
+    return found
   }
 
   /// How one module is written.
@@ -140,7 +199,7 @@ public struct AdapterCombination: Sendable {
     let isShared = !rule.isFixed
     var reductions: [LowRankReduction] = []
     var rank = 1
-    for change in module.changes {
+    for change in changes(of: module) {
       let (b, a) = try change.factors()
       let found = LowRankReduction(b: b, a: a) { values in
         isShared ? values.count : rule.rank(of: values, extent: change.extent)
@@ -192,7 +251,7 @@ public struct AdapterCombination: Sendable {
     let dtype = dtype(steps)
     var config = try combinedConfig(steps)
     if config.loraBias, let embedding = modules.first(where: { $0.terms[0].module.isEmbedding }) {
-      throw .unsupported(
+      throw .notPossible(
         path: inputs[0].adapter.configPath, what: "a bias of lora_B beside the embedding '\(embedding.path)'",
         reason: "PEFT has no lora_bias for embeddings, so it could not load the combination.")
     }
@@ -201,7 +260,7 @@ public struct AdapterCombination: Sendable {
       let names = step.module.names
       items.append(.init(name: names.a, dtype: dtype, shape: step.module.shapeA(rank: step.rank)))
       items.append(.init(name: names.b, dtype: dtype, shape: step.module.shapeB(rank: step.rank)))
-      if config.loraBias { items.append(.init(name: names.bias, dtype: dtype, shape: [step.module.output])) }
+      if step.module.hasBias { items.append(.init(name: names.bias, dtype: dtype, shape: [step.module.output])) }
     }
     saved.complete(&config)
     return (config, items)
@@ -221,7 +280,7 @@ public struct AdapterCombination: Sendable {
       let names = step.module.names
       let dtype = dtypes[ExactName(names.a)] ?? .f32
       let file = LoRAFile(sink: sink, a: names.a, b: names.b)
-      if step.module.terms.contains(where: { $0.module.bias != nil }), let format = dtype.format {
+      if step.module.hasBias, let format = dtype.format {
         let bias = StoredValues(try step.module.bias(scale: step.scale), format)
         try sink.write(bias.bytes.span.bytes, to: names.bias)
       }
@@ -246,7 +305,7 @@ public struct AdapterCombination: Sendable {
     let module = step.module
     var (lost, squares) = (0.0, 0.0)
     var values: [Double] = []
-    for (expert, change) in module.changes.enumerated() {
+    for (expert, change) in changes(of: module).enumerated() {
       let (b, a) = try change.factors()
       var exact = (b: b, a: a)
       if let reduction = step.reductions?[expert] {
@@ -267,7 +326,7 @@ public struct AdapterCombination: Sendable {
       guard rounded.b.isFinite, rounded.a.isFinite else {
         throw try notFinite(module)
       }
-      try file.write(rounded, expert: expert, of: module.changes.count, rank: step.rank)
+      try file.write(rounded, expert: expert, of: module.experts, rank: step.rank)
       lost += rounded.lostSquares * step.scale * step.scale
     }
     return .init(

@@ -13,12 +13,12 @@ public struct AdapterResize: Sendable {
   private let rule: RankRule
 
   /// - Parameter ignoredConfigKeys: unknown keys of the configuration that are known to be harmless.
-  /// Throws what `Adapter.init` throws, `.unsupported` where factors alone do not make the change, `.rankMismatch`.
+  /// Throws what `Adapter.init` throws, `.notPossible` where factors alone do not make the change, `.rankMismatch`.
   public init(_ stored: StoredAdapter, rule: RankRule, ignoredConfigKeys: Set<String> = []) throws(AdapterError) {
     self.stored = stored
     self.rule = rule
     adapter = try Adapter(stored, ignoredConfigKeys: ignoredConfigKeys)
-    try adapter.requirePlainLoRA(allowsMagnitudes: true, to: "to be resized")
+    try adapter.requirePlainLoRA(allowsMagnitudes: true, to: "resizing")
     modules = try LoRAModule.all(of: adapter)
   }
 

@@ -7,7 +7,10 @@ struct CombinedModule: Sendable {
   struct Term: Sendable {
     let module: LoRAModule
     let file: SafetensorsFile
-    /// The adapter's weight times its scale.
+    /// The adapter's place among those that are combined.
+    let input: Int
+    let weight: Double
+    /// The weight times the module's scale.
     let scale: Double
   }
 
@@ -17,6 +20,8 @@ struct CombinedModule: Sendable {
   var key: String { terms[0].module.key }
   var output: Int { terms[0].module.b.shape[0] }
   var experts: Int { terms[0].module.experts }
+  /// True if a lora_B has a bias.
+  var hasBias: Bool { terms.contains { $0.module.bias != nil } }
   /// The rank of the factors side by side; a term of weight 0 has none where another has one.
   var rank: Int { used.reduce(0) { $0 + $1.module.values.rank } }
 
@@ -74,7 +79,7 @@ struct CombinedModule: Sendable {
   /// Throws `.shapeMismatch` where two adapters' factors belong to different weights.
   static func all(of inputs: [AdapterCombination.Input]) throws(AdapterError) -> [CombinedModule] {
     var byPath: [ExactName: [Term]] = [:]
-    for input in inputs {
+    for (index, input) in inputs.enumerated() {
       for module in input.modules {
         if let first = byPath[ExactName(module.path)]?.first?.module {
           let (a, b) = (module.shapeA(rank: 1), module.shapeB(rank: 1))
@@ -87,7 +92,9 @@ struct CombinedModule: Sendable {
           }
         }
         byPath[ExactName(module.path), default: []].append(
-          Term(module: module, file: input.adapter.file, scale: input.weight * module.values.scale))
+          Term(
+            module: module, file: input.adapter.file, input: index, weight: input.weight,
+            scale: input.weight * module.values.scale))
       }
     }
     return byPath.values.map(CombinedModule.init).sorted { naturallyPrecedes($0.path, $1.path) }

@@ -38,7 +38,7 @@ struct ConvertedModule: Sendable {
 extension ConvertedModule {
   /// The modules of an adapter that its tensors alone determine.
   ///
-  /// Throws `.unsupported` where the base is needed, and what making a rule throws.
+  /// Throws `.notPossible` where the base is needed, and what making a rule throws.
   static func all(of adapter: Adapter) throws(AdapterError) -> [ConvertedModule] {
     guard let method = AdapterMethod.named(adapter.config.peftType), case .rule(let makeRule) = method.merging else {
       return try LoRAModule.all(of: adapter).map { module throws(AdapterError) in
@@ -85,7 +85,7 @@ extension ConvertedModule {
 
   /// The modules of an adapter as a merge into its base changes them.
   ///
-  /// Throws `.unsupported` for what no LoRA can hold.
+  /// Throws `.notPossible` for what no LoRA can hold.
   static func all(of adapter: Adapter, in plan: MergePlan) throws(AdapterError) -> [ConvertedModule] {
     var modules: [ConvertedModule] = []
     var biases: [ExactName: Bias] = [:]
@@ -94,7 +94,7 @@ extension ConvertedModule {
       switch output.source {
       case .copy, .replace, .replaceRows: continue
       case .mergeRows(_, let entry, _, _):
-        throw .unsupported(
+        throw .notPossible(
           path: adapter.file.path,
           what: "a LoRA on '\(entry.name)' beside trained rows of the weight that it is tied to",
           reason: "which of both comes first cannot be said by one LoRA.")
@@ -110,20 +110,11 @@ extension ConvertedModule {
             path: path, change: change(of: update, file, entry, allowsNonFinite: plan.options.allowNonFinite),
             kernel: Array(entry.shape.dropFirst(2)), isEmbedding: isEmbedding))
       case .change(let file, let entry, let change):
-        let shape = change.shape
         let path = change.owners.first?.path ?? output.item.name
-        let products =
-          try products(change.rules, shape)
-          ?? [
-            .dense { () throws(AdapterError) in
-              try difference(
-                .change(file, entry, change), entry, rows: change.storedRows, isTransposed: shape.isTransposed)
-            }
-          ]
         modules.append(
           ConvertedModule(
-            path: path, change: FactoredChange(output: shape.output, input: shape.input, products: products),
-            kernel: shape.kernel, isEmbedding: shape.isEmbedding))
+            path: path, change: try self.change(by: change, file, entry), kernel: change.shape.kernel,
+            isEmbedding: change.shape.isEmbedding))
       case .changeBias(_, let entry, let change):
         biases[ExactName(change.owner.path)] = Bias(source: output.source, entry: entry)
       case .addBias(_, let entry, _):
@@ -137,23 +128,42 @@ extension ConvertedModule {
       modules[index].bias = biases.removeValue(forKey: ExactName(module.path))
     }
     if let path = biases.keys.sorted().first {
-      throw .unsupported(
-        path: adapter.file.path, what: "a change of the bias of '\(path)' alone",
+      throw .notPossible(
+        path: adapter.file.path, what: "a LoRA of a change of the bias of '\(path)' alone",
         reason: "a LoRA's bias stands beside its factors only.")
     }
     return modules.sorted { naturallyPrecedes($0.path, $1.path) }
   }
 
   private static func experts(_ adapter: Adapter, _ path: String) -> AdapterError {
-    .unsupported(
-      path: adapter.file.path, what: "'\(path)'",
+    .notPossible(
+      path: adapter.file.path, what: "a LoRA of the method on '\(path)'",
       reason: "it acts on experts that share one tensor; 'peft-tool resize' and 'combine' take such a LoRA as it is.")
   }
 
   private static func baseNeeded(_ adapter: Adapter, _ reason: String) -> AdapterError {
-    .unsupported(
-      path: adapter.configPath, what: "peft_type \(adapter.config.peftType.rawValue) without its base",
+    .notPossible(
+      path: adapter.configPath, what: "a LoRA of peft_type \(adapter.config.peftType.rawValue) without its base",
       reason: "\(reason). Give the base with --base.")
+  }
+
+  /// The change that rules make. A LoRA of an embedding is [dimension, vocabulary], the transpose of what is stored.
+  private static func change(
+    by change: WeightChange, _ file: SafetensorsFile, _ entry: TensorEntry
+  ) throws(AdapterError) -> FactoredChange {
+    let shape = change.shape
+    let turns = shape.isEmbedding && !shape.isTransposed
+    if !turns, let products = try products(change.rules, shape) {
+      return FactoredChange(output: shape.output, input: shape.input, products: products)
+    }
+    return FactoredChange(
+      output: turns ? shape.input : shape.output, input: turns ? shape.output : shape.input,
+      products: [
+        .dense { () throws(AdapterError) in
+          try difference(
+            .change(file, entry, change), entry, rows: change.storedRows, isTransposed: turns || shape.isTransposed)
+        }
+      ])
   }
 
   /// What rules add; nil if that depends on the weight.
@@ -216,8 +226,9 @@ extension ConvertedModule {
               values: try StoredTensor(file: file.file, entry: entry).values(Double.self))
           }
           guard let component = RemovedComponent(removal, of: weight) else {
-            throw .unsupported(
-              path: file.path, what: "'\(entry.name)'", reason: "it holds values that are infinite or not a number.")
+            throw .notPossible(
+              path: file.path, what: "a LoRA of the change of '\(entry.name)'",
+              reason: "it holds values that are infinite or not a number.")
           }
           return isTransposed
             ? RemovedComponent(left: component.right.transposed, right: component.left.transposed) : component

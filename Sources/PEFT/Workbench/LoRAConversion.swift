@@ -17,7 +17,7 @@ public struct LoRAConversion: Sendable {
   ///   - base: the adapter's base model: needed where the change depends on the weights.
   ///   - rule: the ranks; nil to keep each change whole, which needs changes of low rank.
   ///   - ignoredConfigKeys: unknown keys of the configuration that are known to be harmless.
-  /// Throws what `Adapter.init` and `MergePlan.init` throw, `.unsupported` for what no LoRA can hold or for what needs the base or a
+  /// Throws what `Adapter.init` and `MergePlan.init` throw, `.notPossible` for what no LoRA can hold or for what needs the base or a
   /// rule.
   public init(
     _ stored: StoredAdapter, base: String? = nil, rule: RankRule? = nil, ignoredConfigKeys: Set<String> = []
@@ -31,18 +31,22 @@ public struct LoRAConversion: Sendable {
       let plan = try MergePlan(base: base, adapters: [MergePlan.Input(stored)], options: options)
       modules = try ConvertedModule.all(of: adapter, in: plan)
     } else {
-      if AdapterMethod.named(stored.config.peftType) == nil { try adapter.requirePlainLoRA(to: "without its base") }
+      if AdapterMethod.named(stored.config.peftType) == nil {
+        try adapter.requirePlainLoRA(to: "a LoRA without the base of")
+      }
       modules = try ConvertedModule.all(of: adapter)
     }
     guard !modules.isEmpty else {
-      throw .unsupported(
-        path: adapter.configPath, what: "peft_type \(adapter.config.peftType.rawValue)",
+      throw .notPossible(
+        path: adapter.configPath, what: "a LoRA of peft_type \(adapter.config.peftType.rawValue)",
         reason: "it replaces tensors and changes no weight by a sum, so that no LoRA holds it.")
     }
     if rule == nil, let module = modules.first(where: { !$0.change.hasKnownRank }) {
-      throw .unsupported(
-        path: adapter.configPath, what: "peft_type \(adapter.config.peftType.rawValue) without --rank or --energy",
-        reason: "its change of '\(module.path)' may have the full rank \(module.change.extent).")
+      throw .notPossible(
+        path: adapter.configPath,
+        what: "a LoRA of peft_type \(adapter.config.peftType.rawValue) without a rule of ranks",
+        reason:
+          "its change of '\(module.path)' may have the full rank \(module.change.extent). Give --rank or --energy.")
     }
     self.rule = rule ?? .whole
   }
@@ -146,7 +150,9 @@ public struct LoRAConversion: Sendable {
       let names = step.module.names
       items.append(.init(name: names.a, dtype: dtype, shape: step.module.shapeA(rank: step.rank)))
       items.append(.init(name: names.b, dtype: dtype, shape: step.module.shapeB(rank: step.rank)))
-      if config.loraBias { items.append(.init(name: names.bias, dtype: dtype, shape: [step.module.change.output])) }
+      if step.module.bias != nil {
+        items.append(.init(name: names.bias, dtype: dtype, shape: [step.module.change.output]))
+      }
     }
     return (config, items)
   }
@@ -184,5 +190,20 @@ public struct LoRAConversion: Sendable {
           greatest: reduction.singularValues.first))
     }
     return rows
+  }
+}
+
+extension StoredAdapter {
+  /// The adapter itself if it is a LoRA of factors and no more, else the whole of its change as one, in memory.
+  ///
+  /// Memory: the factors; as large as the weights that it changes where their ranks are full, as those of DoRA are.
+  /// Throws as `LoRAConversion`.
+  public func asPlainLoRA(
+    base: String?, ignoredConfigKeys: Set<String> = []
+  ) async throws -> StoredAdapter {
+    let adapter = try Adapter(self, ignoredConfigKeys: ignoredConfigKeys)
+    guard (try? adapter.requirePlainLoRA(to: "")) == nil else { return self }
+    let conversion = try LoRAConversion(self, base: base, rule: .whole, ignoredConfigKeys: ignoredConfigKeys)
+    return try await conversion.converted().adapter
   }
 }

@@ -33,7 +33,7 @@ struct LoRAModule: Sendable {
 
   /// The modules of a LoRA without DoRA, KaSA and the like: what is s·B·A and no more.
   ///
-  /// Throws `.unsupported` for any other, `.rankMismatch`, and what `LoRAScaling` throws.
+  /// Throws `.notPossible` for any other, `.rankMismatch`, and what `LoRAScaling` throws.
   static func all(of adapter: Adapter) throws(AdapterError) -> [LoRAModule] {
     let scaling = try LoRAScaling(adapter.config, path: adapter.configPath)
     var modules: [LoRAModule] = []
@@ -94,7 +94,7 @@ extension Adapter {
   /// Refuses a LoRA whose change is more than s·B·A, so that its factors alone are not enough.
   ///
   /// - Parameter allowsMagnitudes: true to let DoRA pass.
-  /// Throws `.unsupported`.
+  /// Throws `.notPossible`.
   func requirePlainLoRA(allowsMagnitudes: Bool = false, to purpose: String) throws(AdapterError) {
     var what: (name: String, reason: String)?
     let name = config.initLoRAWeights.stringValue?.lowercased() ?? ""
@@ -110,8 +110,8 @@ extension Adapter {
       what = ("DoRA (use_dora)", "its magnitudes fit this change and this base weight only.")
     }
     guard let what else { return }
-    throw .unsupported(
-      path: configPath, what: "\(what.name) \(purpose)",
+    throw .notPossible(
+      path: configPath, what: "\(purpose) \(what.name)",
       reason: "\(what.reason) 'peft-tool to-lora' with --base makes a plain LoRA of it.")
   }
 }

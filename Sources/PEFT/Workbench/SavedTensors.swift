@@ -94,15 +94,15 @@ struct SavedTensors: Sendable {
     if isOne, !isBias || sum == 1 { return add(target, parts.prefix(1).map { ($0.0, $0.1, 1) }) }
     if isBias {
       guard sum == 1 else {
-        throw .unsupported(
-          path: parts[0].0.path, what: "the bias '\(name)' with weights that sum to \(sum)",
+        throw .notPossible(
+          path: parts[0].0.path, what: "combining the bias '\(name)' with weights that sum to \(sum)",
           reason: "it is stored in full, and without the base's bias only weights that sum to 1 can be applied to it.")
       }
       return add(target, parts)
     }
     guard averages, sum != 0 else {
-      throw .unsupported(
-        path: parts[1].0.path, what: "a second '\(name)'",
+      throw .notPossible(
+        path: parts[1].0.path, what: "combining two different '\(name)'",
         reason: "it is stored in full and differs from that of \(inputs[holders[0].input].adapter.directory); "
           + "full tensors cannot be added. --average-saved takes their weighted mean, if the weights do not sum to 0.")
     }
@@ -142,8 +142,8 @@ struct SavedTensors: Sendable {
     }
     for (name, parts) in found.sorted(by: { $0.key < $1.key }) {
       guard try areEqual(parts) else {
-        throw .unsupported(
-          path: parts[1].0.path, what: "a second '\(name)'",
+        throw .notPossible(
+          path: parts[1].0.path, what: "combining two different '\(name)'",
           reason: "the adapters hold different copies of that base weight, so they belong to different models.")
       }
       add(name, Array(parts.prefix(1)))
@@ -171,8 +171,8 @@ struct SavedTensors: Sendable {
           rows.first { $0.path.isExactly(trained.path) }
           ?? RowTable(path: trained.path, key: key, dtype: trained.entry.dtype, width: trained.entry.shape[1])
         guard (table.key == nil) == (key == nil), table.width == trained.entry.shape[1] else {
-          throw .unsupported(
-            path: input.adapter.configPath, what: "trainable_token_indices",
+          throw .notPossible(
+            path: input.adapter.configPath, what: "combining these trainable_token_indices",
             reason: "one adapter names an embedding, the other does not, or their rows differ in length.")
         }
         for (place, index) in indices.enumerated() {
@@ -189,8 +189,8 @@ struct SavedTensors: Sendable {
       }
     }
     guard Set(rows.map { $0.key == nil }).count <= 1 else {
-      throw .unsupported(
-        path: inputs[0].adapter.configPath, what: "trainable_token_indices",
+      throw .notPossible(
+        path: inputs[0].adapter.configPath, what: "combining these trainable_token_indices",
         reason: "one adapter has a list, the other names embeddings.")
     }
     for table in rows { try check(table) }
@@ -200,8 +200,8 @@ struct SavedTensors: Sendable {
     for (index, sources) in zip(table.indices, table.sources) where sources.count > 1 && !averages {
       let first = try values(sources[0], table.width)
       for other in sources.dropFirst() where try values(other, table.width) != first {
-        throw .unsupported(
-          path: other.file.path, what: "token \(index) of '\(table.path)'",
+        throw .notPossible(
+          path: other.file.path, what: "combining two rows for token \(index) of '\(table.path)'",
           reason: "several adapters trained it, to different rows. --average-saved takes their weighted mean.")
       }
     }
