@@ -16,6 +16,14 @@ struct WeightShape: Sendable, Hashable {
   var channels: Int { input / max(1, kernel.reduce(1, *)) }
 }
 
+/// Random values that all modules of an adapter share: drawn for the first module, and kept for the others.
+final class SharedDraws {
+  /// Projections, for the rank that all modules have.
+  var projections: (rank: Int, a: Projection, b: Projection)?
+  /// Places of shared values, and the scale of each value.
+  var places: (all: [Int64], useScales: [Float])?
+}
+
 /// The tensors that a method stores for one module, and what they act on: what a rule is made of.
 struct MethodModule {
   let config: PeftConfig
@@ -37,6 +45,8 @@ struct MethodModule {
   let largest: (output: Int, input: Int)
   /// The configuration's patterns, for all modules together.
   let patterns: PatternCache
+  /// What is drawn once for all modules.
+  let draws: SharedDraws
 
   /// Another module of the same adapter.
   struct Sibling: Sendable {

@@ -70,6 +70,14 @@ private struct RandLoRARule: LowRankRule {
         path: module.file.path, tensor: lambda.entry.name, found: lambda.shape, expected: [[rank, storedBases]])
     }
     try module.requireRoom(for: [rank, wide], [tall, storedBases, rank], what: "bases drawn for \(rank) ranks")
+    if let drawn = module.draws.projections {
+      guard drawn.rank == rank else {
+        throw .methodShape(
+          path: module.file.path, tensor: lambda.entry.name, found: lambda.shape, expected: [[drawn.rank, bases]])
+      }
+      (a, b) = (drawn.a, drawn.b)
+      return
+    }
     let seed = try module.integer("projection_prng_key", Int.min...Int.max)
     var generator = TorchGenerator(seed: UInt64(bitPattern: Int64(seed)))
     var (valuesA, valuesB): ([Float], [Float])
@@ -93,6 +101,7 @@ private struct RandLoRARule: LowRankRule {
     valuesB = Self.normalised(valuesB, inBF16: !isSparse)
     self.a = .drawn(Matrix(rows: rank, columns: wide, values: valuesA))
     self.b = .drawn(Matrix(rows: tall * storedBases, columns: rank, values: valuesB))
+    module.draws.projections = (rank, a, b)
   }
 
   private static func sparse(_ values: [Float], _ sparsity: Float) -> [Float] {

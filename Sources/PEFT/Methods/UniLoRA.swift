@@ -51,19 +51,28 @@ private struct UniLoRARule: LowRankRule {
     var (before, total) = (0, 0)
     for sibling in siblings {
       if sibling.path.isExactly(module.path) { before = total }
-      guard let count = checkedProduct(rank, sibling.input + sibling.output), count <= MethodModule.madeLimit - total
-      else { throw module.refuse("the places drawn for r = \(rank) would take over a gigabyte.") }
+      guard let count = checkedProduct(rank, sibling.input + sibling.output),
+        count <= MethodModule.madeLimit / 4 - total
+      else { throw module.refuse("the places drawn for r = \(rank) would take a gigabyte.") }
       total += count
     }
+    let (countA, countB) = (rank * shape.input, rank * shape.output)
+    if module.draws.places == nil { module.draws.places = try Self.drawn(module, total, length) }
+    let drawn = module.draws.places ?? ([], [])
+    indicesA = drawn.all[before..<before + countA].map(Int.init)
+    indicesB = drawn.all[before + countA..<before + countA + countB].map(Int.init)
+    scales = nil
+    useScales = drawn.useScales
+  }
+
+  private static func drawn(
+    _ module: MethodModule, _ total: Int, _ length: Int
+  ) throws(AdapterError) -> (all: [Int64], useScales: [Float]) {
     let seed = try module.integer("proj_seed", 0...Int.max)
     let places = NumPyGenerator(seed: UInt64(seed)).balancedIndices(count: total, length: length)
-    let (countA, countB) = (rank * shape.input, rank * shape.output)
-    indicesA = places[before..<before + countA].map(Int.init)
-    indicesB = places[before + countA..<before + countA + countB].map(Int.init)
-    scales = nil
     var uses = [Int](repeating: 0, count: length)
     for place in places { uses[Int(place)] += 1 }
-    useScales = uses.map { $0 == 0 ? 0 : 1 / Float($0).squareRoot() }
+    return (places, uses.map { $0 == 0 ? 0 : 1 / Float($0).squareRoot() })
   }
 
   func factors<Scalar: FactorElement>(

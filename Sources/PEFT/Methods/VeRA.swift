@@ -74,6 +74,14 @@ private struct SharedProjectionRule: LowRankRule {
     guard module.setting("save_projection") == .bool(false) else {
       throw module.refuse("its projections \(names.a) and \(names.b) are missing, although save_projection is true.")
     }
+    if let drawn = module.draws.projections {
+      guard drawn.rank == rank else {
+        throw .methodShape(
+          path: module.file.path, tensor: scaleD.entry.name, found: scaleD.shape, expected: [[drawn.rank * copies]])
+      }
+      (a, b) = (drawn.a, drawn.b)
+      return
+    }
     let seed = try module.integer("projection_prng_key", Int.min...Int.max)
     // Both are drawn from one stream, A first.
     var generator = TorchGenerator(seed: UInt64(bitPattern: Int64(seed)))
@@ -83,6 +91,7 @@ private struct SharedProjectionRule: LowRankRule {
     let drawnB = generator.kaimingUniform(count: tall * rank, fanIn: rank, negativeSlope: 0)
     self.a = .drawn(Matrix(rows: rank * copies, columns: wide, values: drawnA))
     self.b = .drawn(Matrix(rows: tall, columns: rank, values: drawnB))
+    module.draws.projections = (rank, a, b)
   }
 
   func factors<Scalar: FactorElement>(
