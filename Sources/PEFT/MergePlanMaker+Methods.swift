@@ -68,7 +68,7 @@ extension MergePlanMaker {
       MethodModule.Sibling(path: path, output: shapes[path]?.output ?? 0, input: shapes[path]?.input ?? 0)
     }
     let largest = (found.map(\.shape.output).max() ?? 0, found.map(\.shape.input).max() ?? 0)
-    let patterns = PatternCache()
+    let (patterns, draws) = (PatternCache(), SharedDraws())
     var matched: Set<ExactName> = []
     ruleCount += adapter.methodParts.isEmpty ? found.count : 0
     for (part, weight, shape) in found {
@@ -79,7 +79,7 @@ extension MergePlanMaker {
         config: adapter.config, configPath: adapter.configPath, file: adapter.file.file, path: part.path,
         tensors: part.tensors, shared: adapter.sharedTensors, shape: shape, moduleCount: found.count,
         siblings: siblings,
-        largest: largest, patterns: patterns)
+        largest: largest, patterns: patterns, draws: draws)
       try add(try makeRule(module), of: part, weight: weight, shape)
     }
     return matched

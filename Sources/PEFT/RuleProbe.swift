@@ -56,7 +56,7 @@ struct RuleProbe {
           config: config, configPath: configPath, file: file.file, path: part.path, tensors: part.tensors,
           shared: shared,
           shape: shape, moduleCount: 1, siblings: nil, largest: (shape.output, shape.input),
-          patterns: budget.patterns))
+          patterns: budget.patterns, draws: SharedDraws()))
       guard readsValues, count <= Self.elementLimit(rule), budget.spend(count) else { return }
       let squares = try asAdapterError { () throws(TensorFileError) in try Self.changeSquares(rule, shape) }
       isIdentity = squares.change <= squares.weight * 0x1p-40

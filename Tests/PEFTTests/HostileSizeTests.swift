@@ -162,7 +162,7 @@ import Testing
 
   @Test func aRankFarAboveTheExtentsTakesNoMoreThanItsFactors() async throws {
     let scratch = try ScratchDirectory()
-    let rank = 1 << 17
+    let rank = 1 << 16
     let directory = try adapter(
       scratch,
       ["base_model.model.q_proj.lora_A.weight": [rank, 2], "base_model.model.q_proj.lora_B.weight": [2, rank]],
@@ -190,7 +190,7 @@ import Testing
         "GRALORA", #""r": 65536, "gralora_k": 64"#, ["gralora_A": [64, 1, 1 << 16], "gralora_B": [64, 1 << 16, 1]], [:]
       ),
       (
-        "VBLORA", #""vector_length": 64"#,
+        "VBLORA", #""vector_length": 64, "topk": 1"#,
         ["vblora_logits_A": [1 << 22, 1, 1], "vblora_logits_B": [1, 1 << 22, 1]], ["vblora_vector_bank": [1, 64]]
       ),
     ] as [(String, String, [String: [Int]], [String: [Int]])])

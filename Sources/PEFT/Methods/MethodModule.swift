@@ -16,6 +16,14 @@ public struct WeightShape: Sendable, Hashable {
   public var channels: Int { input / max(1, kernel.reduce(1, *)) }
 }
 
+/// Random values that all modules of an adapter share: drawn for the first module, and kept for the others.
+final class SharedDraws {
+  /// Projections, for the rank that all modules have.
+  var projections: (rank: Int, a: Projection, b: Projection)?
+  /// Places of shared values.
+  var places: SharedPlaces?
+}
+
 /// The tensors that a method stores for one module, and what they act on: what a rule is made of.
 public struct MethodModule: MethodSettings {
   public let config: PeftConfig
@@ -37,6 +45,8 @@ public struct MethodModule: MethodSettings {
   public let largest: (output: Int, input: Int)
   /// The configuration's patterns, for all modules together.
   public let patterns: PatternCache
+  /// What is drawn once for all modules.
+  let draws: SharedDraws
 
   /// Another module of the same adapter.
   public struct Sibling: Sendable {

@@ -148,12 +148,21 @@ private struct RandLoRARule: LowRankRule {
         path: module.file.path, tensor: lambda.entry.name, found: lambda.shape, expected: [[rank, storedBases]])
     }
     try module.requireRoom(for: [rank, wide], [tall, storedBases, rank], what: "bases drawn for \(rank) ranks")
+    if let drawn = module.draws.projections {
+      guard drawn.rank == rank else {
+        throw .methodShape(
+          path: module.file.path, tensor: lambda.entry.name, found: lambda.shape, expected: [[drawn.rank, bases]])
+      }
+      (a, b) = (drawn.a, drawn.b)
+      return
+    }
     let seed = try module.integer("projection_prng_key", Int.min...Int.max)
     let drawn = SharedBases(
       seed: seed, tall: tall, wide: wide, rank: rank, isSparse: module.flag("sparse"),
       isVerySparse: module.flag("very_sparse"))
     self.a = .drawn(Matrix(rows: rank, columns: wide, values: drawn.a))
     self.b = .drawn(Matrix(rows: tall * storedBases, columns: rank, values: drawn.b))
+    module.draws.projections = (rank, self.a, self.b)
   }
 
   func factors<Scalar: FactorElement>(

@@ -38,35 +38,40 @@ private func freshUniLoRA(_ module: FreshModule, _ source: inout FreshSource) th
   guard module.flag("save_indices") else { return tensors }
   let (shapeA, shapeB) = ([rank, module.input], [module.output, rank])
   _ = try (source.count("unilora_indices_A", shapeA), source.count("unilora_indices_B", shapeB))
+  let modules = module.siblings.map { (input: $0.inFeatures, output: $0.outFeatures) }
   let places = SharedPlaces(
-    seed: try module.integer("proj_seed", 0...Int.max), length: length, rank: rank,
-    modules: module.siblings.map { ($0.inFeatures, $0.outFeatures) }, index: module.index)
+    seed: try module.integer("proj_seed", 0...Int.max), length: length, rank: rank, modules: modules)
+  let (a, b) = places.indices(of: module.index, rank: rank, modules: modules)
   return tensors + [
-    FreshTensor("unilora_indices_A", shapeA, wholes: places.a, .i64),
-    FreshTensor("unilora_indices_B", shapeB, wholes: places.b, .i64),
-    FreshTensor("unilora_scales_A", shapeA, places.a.map { places.useScales[$0] }),
-    FreshTensor("unilora_scales_B", shapeB, places.b.map { places.useScales[$0] }),
+    FreshTensor("unilora_indices_A", shapeA, wholes: a, .i64),
+    FreshTensor("unilora_indices_B", shapeB, wholes: b, .i64),
+    FreshTensor("unilora_scales_A", shapeA, a.map { places.useScales[$0] }),
+    FreshTensor("unilora_scales_B", shapeB, b.map { places.useScales[$0] }),
   ]
 }
 
-/// Which value each element of a module's A and B is, as NumPy draws it for all modules together.
-private struct SharedPlaces {
-  let a: [Int]
-  let b: [Int]
+/// Which value each element of the modules' A and B is, as NumPy draws it for all modules together.
+struct SharedPlaces {
+  private let all: [Int64]
   /// 1/√(number of uses) of each value.
   let useScales: [Float]
 
-  /// - Parameter index: the module's place among all, which stand in the order of the model.
-  init(seed: Int, length: Int, rank: Int, modules: [(input: Int, output: Int)], index: Int) {
-    let counts = modules.map { rank * ($0.input + $0.output) }
-    let before = counts[..<index].reduce(0, +)
-    let places = NumPyGenerator(seed: UInt64(seed)).balancedIndices(count: counts.reduce(0, +), length: length)
-    let (countA, countB) = (rank * modules[index].input, rank * modules[index].output)
-    a = places[before..<before + countA].map(Int.init)
-    b = places[before + countA..<before + countA + countB].map(Int.init)
+  /// - Parameter modules: in the order of the model.
+  init(seed: Int, length: Int, rank: Int, modules: [(input: Int, output: Int)]) {
+    let count = modules.reduce(0) { $0 + rank * ($1.input + $1.output) }
+    all = NumPyGenerator(seed: UInt64(seed)).balancedIndices(count: count, length: length)
     var uses = [Int](repeating: 0, count: length)
-    for place in places { uses[Int(place)] += 1 }
+    for place in all { uses[Int(place)] += 1 }
     useScales = uses.map { $0 == 0 ? 0 : 1 / Float($0).squareRoot() }
+  }
+
+  /// Those of one module's A and B. Traps unless rank and modules are those that the places were drawn for.
+  func indices(of index: Int, rank: Int, modules: [(input: Int, output: Int)]) -> (a: [Int], b: [Int]) {
+    let before = modules[..<index].reduce(0) { $0 + rank * ($1.input + $1.output) }
+    let (countA, countB) = (rank * modules[index].input, rank * modules[index].output)
+    return (
+      all[before..<before + countA].map(Int.init), all[before + countA..<before + countA + countB].map(Int.init)
+    )
   }
 }
 
@@ -102,16 +107,21 @@ private struct UniLoRARule: LowRankRule {
     }
     var total = 0
     for sibling in siblings {
-      guard let count = checkedProduct(rank, sibling.input + sibling.output), count <= MethodModule.madeLimit - total
-      else { throw module.refuse("the places drawn for r = \(rank) would take over a gigabyte.") }
+      guard let count = checkedProduct(rank, sibling.input + sibling.output), count <= MethodModule.madeLimit / 4 - total
+      else { throw module.refuse("the places drawn for r = \(rank) would take a gigabyte.") }
       total += count
     }
     let index = siblings.firstIndex { $0.path.isExactly(module.path) } ?? 0
-    let places = SharedPlaces(
-      seed: try module.integer("proj_seed", 0...Int.max), length: length, rank: rank,
-      modules: siblings.map { ($0.input, $0.output) }, index: index)
-    indicesA = places.a
-    indicesB = places.b
+    let modules = siblings.map { (input: $0.input, output: $0.output) }
+    let places: SharedPlaces
+    if let drawn = module.draws.places {
+      places = drawn
+    } else {
+      places = SharedPlaces(
+        seed: try module.integer("proj_seed", 0...Int.max), length: length, rank: rank, modules: modules)
+      module.draws.places = places
+    }
+    (indicesA, indicesB) = places.indices(of: index, rank: rank, modules: modules)
     scales = nil
     useScales = places.useScales
   }

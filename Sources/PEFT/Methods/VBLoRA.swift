@@ -73,10 +73,11 @@ private struct VBLoRARule: LowRankRule {
         form: "[vectors, length] with a length that divides [\(module.shape.output), \(module.shape.input)]")
     }
     let count = bank.shape[0]
+    let stored = module.tensors["vblora_logits_A"] ?? module.tensors["vblora_logits_A_topk_indices"]
+    let wide = module.shape.output + module.shape.input
+    try module.requireRoom(for: [stored?.shape.first ?? 0, wide], what: "the factors of all ranks")
     a = try Self.mixture(module, "vblora_logits_A", count) { $0.count == 3 && $0[1] == module.shape.input / length }
     let rank = a.shape[0]
-    let wide = module.shape.output + module.shape.input
-    try module.requireRoom(for: [rank, wide], what: "the factors of \(rank) ranks")
     b = try Self.mixture(module, "vblora_logits_B", count) {
       $0.count == 3 && $0[0] == module.shape.output / length && $0[1] == rank
     }

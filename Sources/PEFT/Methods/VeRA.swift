@@ -127,6 +127,14 @@ private struct SharedProjectionRule: LowRankRule {
     guard module.setting("save_projection") == .bool(false) else {
       throw module.refuse("its projections \(names.a) and \(names.b) are missing, although save_projection is true.")
     }
+    if let drawn = module.draws.projections {
+      guard drawn.rank == rank else {
+        throw .methodShape(
+          path: module.file.path, tensor: scaleD.entry.name, found: scaleD.shape, expected: [[drawn.rank * copies]])
+      }
+      (a, b) = (drawn.a, drawn.b)
+      return
+    }
     let (tall, wide) = module.largest
     try module.requireRoom(for: [rank, copies, wide], [tall, rank], what: "projections drawn for \(rank) ranks")
     let drawn = SharedProjections(
@@ -134,6 +142,7 @@ private struct SharedProjectionRule: LowRankRule {
       copies: copies)
     self.a = .drawn(drawn.a)
     self.b = .drawn(drawn.b)
+    module.draws.projections = (rank, self.a, self.b)
   }
 
   func factors<Scalar: FactorElement>(

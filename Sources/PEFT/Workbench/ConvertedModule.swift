@@ -51,7 +51,7 @@ extension ConvertedModule {
       }
     }
     guard !adapter.methodParts.isEmpty else { throw baseNeeded(adapter, "it stores nothing by module") }
-    let patterns = PatternCache()
+    let (patterns, draws) = (PatternCache(), SharedDraws())
     var modules: [ConvertedModule] = []
     var shapes: [WeightShape] = []
     for part in adapter.methodParts {
@@ -68,7 +68,7 @@ extension ConvertedModule {
         MethodModule(
           config: adapter.config, configPath: adapter.configPath, file: adapter.file.file, path: part.path,
           tensors: part.tensors, shared: adapter.sharedTensors, shape: shape, moduleCount: shapes.count, siblings: nil,
-          largest: largest, patterns: patterns))
+          largest: largest, patterns: patterns, draws: draws))
       guard rule.isAdditive, !rule.changesBias, rule.addedBias == nil else {
         throw baseNeeded(adapter, "its change of '\(part.path)' depends on the weight")
       }
