@@ -133,6 +133,26 @@ struct RecipeRefusalTests {
     }
   }
 
+  /// The number of a layer says how many there are; what is done goes by those that have tensors.
+  @Test func layersOfAGreatNumberTakeNoTime() throws {
+    let scratch = try ScratchDirectory()
+    let names = ["h.0.a", "h.9999998.a"]
+    let layout = try SafetensorsLayout(path: "", items: names.map { .init(name: $0, dtype: .f32, shape: [1]) })
+    try overwrite(
+      scratch("model.safetensors"),
+      layout.header + [UInt8](repeating: 0, count: layout.fileBytes - layout.header.count))
+    func plan(_ rest: String) throws -> RecipePlan {
+      try RecipeTests.plan(try MergeRecipe(text: "merge_method: passthrough\n\(rest)", path: "recipe.yml"))
+    }
+    let whole = try plan("models: [{model: \(scratch.path)}]")
+    #expect(whole.shards[0].outputs.map(\.item.name) == names)
+    #expect {
+      _ = try plan("slices: [{sources: [{model: \(scratch.path), layer_range: [0, 9999999]}]}]")
+    } throws: {
+      "\($0)".contains("layer 1 of \(scratch.path) has no tensors")
+    }
+  }
+
   @Test func noTextOfARecipeEndsTheProgram() {
     let words = [
       "merge_method", ":", " ", "ties", "\n", "- ", "models", "{", "}", "[", "]", "model", "a+b", ",", "0.5",

@@ -72,7 +72,7 @@ public struct MergeRecipe: Sendable {
   /// What the recipe says that has no effect.
   public internal(set) var notes: [String]
 
-  /// All models, the base first, then in the order of the recipe.
+  /// All models that are merged, the base first, then in the order of the recipe.
   public var models: [Model] {
     var models: [Model] = []
     func add(_ model: Model?) { if let model, !models.contains(model) { models.append(model) } }
@@ -81,7 +81,6 @@ public struct MergeRecipe: Sendable {
       add(slice.base)
       for source in slice.sources { add(source.model) }
     }
-    if case .model(let model)? = tokenizer { add(model) }
     return models
   }
 }

@@ -31,6 +31,8 @@ struct RecipeModel: Sendable {
   let layerCounts: [String: Int]
   /// What follows the numbers of layers in names.
   private let restsOfLayers: [String: [Int: [String]]]
+  /// For each kind of tensor in a stack, the first layer's that has it.
+  private let firstOfKind: [LayerName: Tensor]
 
   /// - Parameter locate: gives the directory of a path or a repository.
   /// Throws `.adapter`.
@@ -77,12 +79,19 @@ struct RecipeModel: Sendable {
     self.tensors = tensors
     names = tensors.keys.map(\.text).sorted(by: naturallyPrecedes)
     var rests: [String: [Int: [String]]] = [:]
+    var firstOfKind: [LayerName: Tensor] = [:]
     for name in names {
-      if let layer = LayerName(name) { rests[layer.stack, default: [:]][layer.index, default: []].append(layer.rest) }
+      guard let layer = LayerName(name) else { continue }
+      rests[layer.stack, default: [:]][layer.index, default: []].append(layer.rest)
+      if firstOfKind[layer.withIndex(0)] == nil { firstOfKind[layer.withIndex(0)] = tensors[ExactName(name)] }
     }
+    self.firstOfKind = firstOfKind
     restsOfLayers = rests
     layerCounts = rests.mapValues { ($0.keys.max() ?? -1) + 1 }
   }
+
+  /// The numbers of the layers that have tensors. A stack may have gaps, such as functions without weights.
+  func layers(of stack: String) -> Set<Int> { Set((restsOfLayers[stack] ?? [:]).keys) }
 
   /// What follows the layer's number in the names of its tensors.
   func rests(of stack: String, layer: Int) -> [String] { restsOfLayers[stack]?[layer] ?? [] }
@@ -99,12 +108,8 @@ struct RecipeModel: Sendable {
   /// The name that a tensor has in files like this model's. Layers that it does not have are named as those that it has.
   func fileName(of name: String) -> String? {
     if let tensor = self[name] { return tensor.fileName }
-    guard let layer = LayerName(name) else { return nil }
-    for index in 0..<(layerCounts[layer.stack] ?? 0) {
-      guard let file = self[layer.withIndex(index).name]?.fileName else { continue }
-      return LayerName(file)?.withIndex(layer.index).name
-    }
-    return nil
+    guard let layer = LayerName(name), let alike = firstOfKind[layer.withIndex(0)] else { return nil }
+    return LayerName(alike.fileName)?.withIndex(layer.index).name
   }
 }
 

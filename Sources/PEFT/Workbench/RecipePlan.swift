@@ -84,7 +84,6 @@ public struct RecipePlan: Sendable {
   ) throws(RecipeError) {
     var maker = try RecipePlanMaker(recipe, locate: locate)
     let outputs = try maker.outputs()
-    var notes = recipe.notes + maker.notes
     let reference = maker.reference
     let tokenizer = try maker.tokenizerDirectory()
     let found: (items: [SideFiles.Item], notes: [String]) = try asRecipeError { () throws(AdapterError) in
@@ -102,7 +101,6 @@ public struct RecipePlan: Sendable {
     self.options = options
     shards = divided.map { name, range in Shard(name: name, outputs: Array(outputs[range])) }
     config = maker.outputConfig(outputs)
-    notes += maker.notes.dropFirst(notes.count - recipe.notes.count)
     metadata = try maker.metadata()
     sideFiles = found.items
     sideBytes = try asRecipeError { () throws(AdapterError) in
@@ -118,6 +116,6 @@ public struct RecipePlan: Sendable {
           + model.base.checkpoint.shards.map(\.path)
       } + found.items.map(\.source)
     layerCount = maker.layerCount
-    self.notes = notes + found.notes
+    notes = recipe.notes + maker.notes + found.notes
   }
 }

@@ -76,39 +76,38 @@ extension RecipePlanMaker {
   ///
   /// A source is given only to be copied: throws `.vocabularies` where mergekit would make a new vocabulary.
   mutating func tokenizerDirectory() throws(RecipeError) -> String? {
-    guard let source = recipe.tokenizer else { return nil }
-    var chosen = reference
-    if case .model(let name) = source, let model = models[name] { chosen = model }
-    let wanted = try vocabulary(of: chosen)
+    guard recipe.tokenizer != nil else { return nil }
+    guard let directory = tokenizerPath ?? reference.base.directory else { return nil }
+    guard let wanted = try vocabulary(in: directory) else {
+      throw .missing(path: directory, at: "", key: "tokenizer.json")
+    }
     for name in recipe.models {
-      guard let model = models[name] else { continue }
-      let found = try vocabulary(of: model)
       // A model without a tokenizer is taken to have the same, as mergekit takes it.
-      if let found, found != wanted {
+      guard let model = models[name], let other = model.base.directory, let found = try vocabulary(in: other) else {
+        continue
+      }
+      if found != wanted {
         throw .vocabularies(
-          path: recipe.path, key: "tokenizer_source", first: chosen.name, second: model.name,
+          path: recipe.path, key: "tokenizer_source", first: directory, second: model.name,
           reason: "the tokens of two models differ")
       }
     }
-    if let wanted, let embedding = reference.base.family?.embedding,
-      let rows = chosen["\(embedding).weight"]?.shape.first
-    {
-      guard rows >= wanted.count else {
-        throw .vocabularies(
-          path: recipe.path, key: "tokenizer_source", first: "\(rows) rows", second: "\(wanted.count) tokens",
-          reason: "there are more tokens than rows of the embedding")
-      }
-      if rows > wanted.count {
-        notes.append(
-          "the embedding keeps its \(rows - wanted.count) rows beyond the tokenizer's tokens, which mergekit cuts off")
-      }
+    guard let embedding = reference.base.family?.embedding, let rows = reference["\(embedding).weight"]?.shape.first
+    else { return directory }
+    guard rows >= wanted.count else {
+      throw .vocabularies(
+        path: recipe.path, key: "tokenizer_source", first: "\(rows) rows", second: "\(wanted.count) tokens",
+        reason: "there are more tokens than rows of the embedding")
     }
-    return chosen.base.directory
+    if rows > wanted.count {
+      notes.append(
+        "the embedding keeps its \(rows - wanted.count) rows beyond the tokenizer's tokens, which mergekit cuts off")
+    }
+    return directory
   }
 
-  /// The tokens of a model's tokenizer.json with their numbers; nil if there is none.
-  private func vocabulary(of model: RecipeModel) throws(RecipeError) -> [ExactName: Int]? {
-    guard let directory = model.base.directory else { return nil }
+  /// The tokens of a tokenizer.json with their numbers; nil if there is none.
+  private func vocabulary(in directory: String) throws(RecipeError) -> [ExactName: Int]? {
     let json = try asRecipeError { () throws(AdapterError) in
       try asAdapterError { () throws(TensorFileError) in
         try ModelFiles.path("tokenizer.json", in: directory).map { path throws(TensorFileError) in

@@ -20,6 +20,8 @@ struct RecipePlanMaker {
   var layerCount: Int?
   /// True if the result has a head of its own, whatever the reference's configuration says of ties.
   var hasOwnHead = false
+  /// The directory of the tokenizer that the recipe asks for, if it is a model's of its own.
+  let tokenizerPath: String?
 
   init(
     _ recipe: MergeRecipe, locate: (String) throws(AdapterError) -> String
@@ -28,6 +30,11 @@ struct RecipePlanMaker {
     var models: [MergeRecipe.Model: RecipeModel] = [:]
     for model in recipe.models { models[model] = try RecipeModel(model, locate: locate) }
     self.models = models
+    if case .model(let model)? = recipe.tokenizer {
+      tokenizerPath = try asRecipeError { () throws(AdapterError) in try locate(model.base) }
+    } else {
+      tokenizerPath = nil
+    }
     let first = recipe.base ?? recipe.slices[0].sources[0].model
     reference = models[first]!
     try checkArchitectures()
@@ -60,12 +67,13 @@ struct RecipePlanMaker {
     var slices: [(slice: MergeRecipe.Slice, sources: [MergeRecipe.Source])] = []
     for slice in recipe.slices { slices.append((slice, try sources(of: slice))) }
     let stacks = try stacks(slices.map(\.sources))
+    let inLayers = Set(stacks)
     var before: [RecipePlan.Output] = []
     var after: [RecipePlan.Output] = []
     for (slices, isBefore) in [(slices[0], true), (slices[slices.count - 1], false)] {
       let parts = slices.sources.compactMap { models[$0.model] }
       let names = Set(parts.flatMap(\.names).map { ExactName($0) }).map(\.text).sorted(by: naturallyPrecedes)
-      for name in names where LayerName(name).map({ !stacks.contains($0.stack) }) ?? true {
+      for name in names where LayerName(name).map({ !inLayers.contains($0.stack) }) ?? true {
         guard Self.standsBeforeLayers(name) == isBefore else { continue }
         let parts = slices.sources.map { Part(model: models[$0.model]!, name: name, source: $0) }
         guard let output = try output(name, parts, slices.slice, position: 0) else { continue }
@@ -151,11 +159,21 @@ struct RecipePlanMaker {
         reason: "all models must give the same number of layers; there are \(found).")
     }
     var outputs: [RecipePlan.Output] = []
-    for index in 0..<count {
+    // Numbers without tensors are passed over where all layers are taken; a slice must have all that it names.
+    let numbers =
+      recipe.isSliced
+      ? Array(0..<count) : sources.reduce(into: Set()) { $0.formUnion(models[$1.model]!.layers(of: stack)) }.sorted()
+    for index in numbers {
+      if !recipe.isSliced { next = index }
       let position = count > 1 ? Double(index) / Double(count - 1) : 1
       var rests: Set<ExactName> = []
       for (source, range) in zip(sources, ranges) {
         rests.formUnion(models[source.model]!.rests(of: stack, layer: range.lowerBound + index).map { ExactName($0) })
+      }
+      guard !rests.isEmpty else {
+        throw .layers(
+          path: recipe.path, at: slice.place,
+          reason: "layer \(ranges[0].lowerBound + index) of \(sources[0].model) has no tensors.")
       }
       for rest in rests.map(\.text).sorted(by: naturallyPrecedes) {
         let parts = zip(sources, ranges).map { source, range in
