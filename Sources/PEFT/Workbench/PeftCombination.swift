@@ -183,7 +183,7 @@ public struct PeftCombination: Sendable {
     var generator = TorchGenerator(seed: options.seed)
     guard kind.draws else { return generator }
     let maker = try initializer()
-    for target in maker.modules { _ = maker.drawn(target, &generator) }
+    for target in maker.modules { _ = try maker.drawn(target, &generator) }
     return generator
   }
 
