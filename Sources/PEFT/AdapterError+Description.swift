@@ -18,7 +18,7 @@ extension AdapterError: CustomStringConvertible {
     case .notConvertible(let path, let obstacles):
       "\(path): cannot be converted without loss: "
         + obstacles.prefix(5).map { "\($0.what) (\($0.reason); cure: \($0.cure))" }.joined(separator: "; ")
-        + (obstacles.count > 5 ? "; and \(obstacles.count - 5) more, which --check lists" : "") + "."
+        + (obstacles.count > 5 ? "; and \(obstacles.count - 5) more" : "") + "."
     case .unknownPeftType(let path, let found):
       "\(path): unknown peft_type '\(found)'. Known: \(PeftType.known.map(\.rawValue).joined(separator: ", "))."
     case .patternInvalid(let pattern, let offset, let reason):

@@ -268,6 +268,25 @@ import Testing
     #expect(kohya["lora_unet_input_blocks_4_1_proj_in.lora_down.weight"] != nil)
   }
 
+  @Test func theLastLayerOfFluxIsNotTakenForTheEndOfABlock() throws {
+    let scratch = try ScratchDirectory()
+    var items: [SafetensorsLayout.Item] = []
+    for (name, rank) in [("final_layer.linear", 3), ("single_blocks.0.linear2", 2), ("single_blocks.1.linear2", 2)] {
+      items.append(.init(name: "diffusion_model.\(name).lora_A.weight", dtype: .f32, shape: [rank, 4]))
+      items.append(.init(name: "diffusion_model.\(name).lora_B.weight", dtype: .f32, shape: [6, rank]))
+    }
+    let path = scratch("lora.safetensors")
+    _ = try SafetensorsLayout(path: path, items: items).create(at: path)
+    let stored = try AdapterConversion(path).stored()
+    let config = try #require(stored.first).adapter.config
+    let scaling = try LoRAScaling(config, path: "")
+    #expect(try scaling.values(for: "proj_out").rank == 3)
+    #expect(try scaling.values(for: "single_transformer_blocks.1.proj_out").rank == 2)
+    #expect(
+      config.targetModules
+        == .pattern(#"proj_out|single_transformer_blocks\.0\.proj_out|single_transformer_blocks\.1\.proj_out"#))
+  }
+
   @Test func damagedFilesOfEveryFormAreReadOrRefusedButNeverTrap() throws {
     let scratch = try ScratchDirectory()
     var generator = SeededGenerator(seed: 41)

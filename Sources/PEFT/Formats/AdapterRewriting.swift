@@ -162,7 +162,7 @@ extension StoredAdapter {
     let numbers = release.split(separator: ".").compactMap { Int($0) }
     guard numbers.count >= 2, numbers[0] == 0, numbers[1] >= 4 else {
       throw .configValue(
-        path: configPath, key: "--target-peft", expected: "a release of PEFT from 0.4 on", found: release)
+        path: configPath, key: "the release", expected: "a release of PEFT from 0.4 on", found: release)
     }
     guard config.peftType == .lora else {
       throw .notConvertible(

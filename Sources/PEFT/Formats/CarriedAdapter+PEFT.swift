@@ -100,10 +100,14 @@ extension CarriedAdapter {
     let isLoRA = config.peftType == .lora
     let pairs = modules.map { RankAndAlpha(rank: $0.rank, alpha: $0.alpha) }
     let usual = Self.mostFrequent(pairs) ?? RankAndAlpha(rank: 8, alpha: 8)
-    let ranks = modules.filter { $0.rank != usual.rank }.map { PatternMap.Entry($0.path, $0.rank) }
+    let ranks = modules.filter { $0.rank != usual.rank }.map { PatternMap.Entry(Self.pattern($0.path), $0.rank) }
     let alphas = modules.filter { $0.alpha != usual.alpha }
-      .map { PatternMap.Entry($0.path, PythonNumber(shortest: $0.alpha)) }
+      .map { PatternMap.Entry(Self.pattern($0.path), PythonNumber(shortest: $0.alpha)) }
     config.targetModules = .names(modules.map(\.path))
+    // PEFT takes a name for the end of a path too, and blocks of Flux's transformer end in that of its last layer.
+    if component == "transformer", modules.contains(where: { $0.path == "proj_out" }) {
+      config.targetModules = .pattern(modules.map { $0.path.replacing(".", with: "\\.") }.joined(separator: "|"))
+    }
     if isLoRA {
       config.rank = usual.rank
       config.alpha = PythonNumber(shortest: usual.alpha)
@@ -120,6 +124,9 @@ extension CarriedAdapter {
     }
     return config
   }
+
+  /// A key of a pattern for one path: a name alone would match the end of others as well.
+  private static func pattern(_ path: String) -> String { path.contains(".") ? path : "^\(path)" }
 
   private struct RankAndAlpha: Hashable {
     let rank: Int

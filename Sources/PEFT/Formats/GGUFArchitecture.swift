@@ -163,7 +163,7 @@ struct GGUFArchitecture: Sendable {
     .foreignContent(
       path: path,
       reason:
-        "the rows of '\(name)' are ordered by heads, and how many there are is not known; give the model with --base")
+        "the rows of '\(name)' are ordered by heads, and how many there are is not known; give the base model too")
   }
 }
 
