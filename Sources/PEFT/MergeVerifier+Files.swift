@@ -145,11 +145,11 @@ extension MergeVerifier {
   }
 
   /// Whether a key that differs changes no number. With `Rounding.peft` an object is looked into: transformers fills in what
-  /// it lacks.
+  /// it lacks, or has as null.
   private func isInert(_ key: String, _ expected: JSONValue?, _ found: JSONValue?, keepsTie: Bool) -> Bool {
     if Self.inertKeys.contains(key) { return true }
     guard rounding == .peft else { return false }
-    guard let expected, let found, key != "architectures" else { return true }
+    guard let expected, let found, expected != .null, found != .null, key != "architectures" else { return true }
     // Transformers 5 goes by the tensors: it ties what is stored once, and leaves apart what is stored apart.
     if key == "tie_word_embeddings" { return keepsTie || found == .bool(false) }
     guard let members = expected.members, found.members != nil else { return false }

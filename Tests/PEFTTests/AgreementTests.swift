@@ -100,7 +100,7 @@ import Testing
 
   @Test func whatIsWrongWithAConfigurationNamesItsFileOnce() throws {
     let scratch = try ScratchDirectory()
-    try File.create(scratch("adapter_config.json")).write(#"{"peft_type": "LORA", "r": -1}"#)
+    try File.create(scratch("adapter_config.json")).write(#"{"peft_type": "LORA", "r": "many"}"#)
     let finding = try #require(Validation(path: scratch.path).findings.first)
     #expect(finding.place.hasSuffix("adapter_config.json") && !finding.message.contains(scratch.path), "\(finding)")
     try FileSystem.makeDirectories(scratch("model"))
