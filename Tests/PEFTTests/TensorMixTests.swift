@@ -75,7 +75,7 @@ struct TensorMixTests {
         var densities = [Float](repeating: Float(density), count: count)
         let rows = shape.count > 1 ? shape[0] : 1
         let length = shape.count > 1 ? shape[1] : count
-        let inner = count / rows / length
+        let inner = count / max(1, rows * length)
         for row in 0..<rows {
           for column in 0..<inner where length > 1 {
             let elements = (0..<length).map { row * length * inner + $0 * inner + column }
