@@ -92,6 +92,7 @@ struct TensorMixTests {
 
     /// The mix by its definition.
     func expected(_ mix: TensorMix, seed: UInt64 = 5) -> [Double] {
+      guard count > 0 else { return [] }
       func value(_ input: Int, _ index: Int) -> Double { Double(inputs[input][index]) }
       var result = [Double](repeating: 0, count: count)
       switch mix {

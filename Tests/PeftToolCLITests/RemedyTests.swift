@@ -42,7 +42,8 @@ import Testing
     .hubRefused(name: "n", revision: "main", page: "u", status: 401, code: "", hasToken: false),
     .hubBusy(name: "n", reason: "r", seconds: 300), .downloadInterrupted(name: "n"),
     .notMerged(model: "m", adapter: "a", weight: 1, merged: []), .configChanged(model: "m", path: "p"),
-    .overwritten(model: "m", adapter: "a", tensor: "t", by: "b"), .irreversible(path: "p", what: "w", reason: "r."),
+    .badAddress(found: "f", expected: "e"), .overwritten(model: "m", adapter: "a", tensor: "t", by: "b"),
+    .irreversible(path: "p", what: "w", reason: "r."),
     .file(
       .resultNotFinite(path: "p", tensor: "t", dtype: .f16, element: [0], cameSo: false)),
   ]

@@ -86,9 +86,15 @@ private struct Shown {
       ("base", "\(merge)/base"), ("adapter", "\(merge)/adapter"), ("merged-by-peft", "\(merge)/merged"),
       ("other-base", Fixtures.path("merge/bert-token-classifier/base")), ("mine", "\(running)/chatting/first"),
       ("yours", "\(running)/chatting/second"), ("ADAPTER", "\(running)/chatting/first"), ("MODEL", "\(running)/chat"),
+      ("OTHER", "\(running)/chatting/second"), ("one", "\(running)/chatting/first"),
+      ("two", "\(running)/chatting/second"), ("three", "\(running)/chatting/first"),
     ] {
       try copyDirectory(source, to: scratch(name))
     }
+    try FileSystem.copy(scratch("ADAPTER/adapter_model.safetensors"), to: scratch("FILE"))
+    try overwrite(
+      scratch("RECIPE"),
+      "merge_method: linear\nmodels: [{model: A, parameters: {weight: 1}}, {model: B, parameters: {weight: 2}}]\n")
     // A template that knows what the pages speak of.
     let settings = try JSONValue(contentsOf: "\(running)/chat/tokenizer_config.json")
     let template = try #require(settings["chat_template"]?.stringValue)

@@ -107,7 +107,8 @@ private struct UniLoRARule: LowRankRule {
     }
     var total = 0
     for sibling in siblings {
-      guard let count = checkedProduct(rank, sibling.input + sibling.output), count <= MethodModule.madeLimit / 4 - total
+      guard let count = checkedProduct(rank, sibling.input + sibling.output),
+        count <= MethodModule.madeLimit / 4 - total
       else { throw module.refuse("the places drawn for r = \(rank) would take a gigabyte.") }
       total += count
     }
