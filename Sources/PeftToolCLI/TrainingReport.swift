@@ -203,7 +203,7 @@ final class TrainingReport {
   }
 
   private func escaped(_ text: String) -> String {
-    printable(text, keeping: ["\n", "\t"]).replacing("&", with: "&amp;").replacing("<", with: "&lt;")
-      .replacing(">", with: "&gt;").replacing("\"", with: "&quot;")
+    let page: HTML = "\(text, limit: 2000, keeping: ["\n", "\t"])"
+    return page.markup
   }
 }

@@ -17,8 +17,10 @@ struct HTML: Sendable, ExpressibleByStringInterpolation {
     mutating func appendLiteral(_ literal: String) { markup += literal }
 
     /// Text, at any place of markup but a tag's or an attribute's name: no quote, bracket or control character survives.
-    mutating func appendInterpolation(_ text: String, limit: Int = HTML.greatestLength) {
-      for character in printable(text, limit: limit).unicodeScalars {
+    mutating func appendInterpolation(
+      _ text: String, limit: Int = HTML.greatestLength, keeping kept: Set<Unicode.Scalar> = []
+    ) {
+      for character in printable(text, limit: limit, keeping: kept).unicodeScalars {
         switch character {
         case "&": markup += "&amp;"
         case "<": markup += "&lt;"
