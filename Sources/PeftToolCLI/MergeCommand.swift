@@ -49,6 +49,15 @@ func makePlan(_ invocation: Invocation, unmerges: Bool = false) throws -> MergeP
 /// `--threads`, or two.
 func workerCount(_ invocation: Invocation) throws(UsageError) -> Int { try invocation.integer("threads") ?? 2 }
 
+/// A plan's document with what carrying it out took.
+func outcomeJSON(_ plan: JSONValue, seconds: Double, notFinite: [String]) -> JSONValue {
+  var json = plan
+  json["seconds"] = .number(seconds)
+  json["peak_memory_bytes"] = .integer(peakResidentBytes)
+  json["not_finite"] = .array(notFinite.map { .string($0) })
+  return json
+}
+
 private func merge(_ invocation: Invocation, _ console: Console, unmerges: Bool) async throws -> Int32 {
   let started = Clock.seconds
   let workers = try workerCount(invocation)
@@ -68,11 +77,7 @@ private func merge(_ invocation: Invocation, _ console: Console, unmerges: Bool)
   bar.finish()
   let seconds = Clock.seconds - started
   if invocation.has("json") {
-    var json = planJSON(plan, workers)
-    json["seconds"] = .number(seconds)
-    json["peak_memory_bytes"] = .integer(peakResidentBytes)
-    json["not_finite"] = .array(outcome.nonFiniteTensors.map { .string($0) })
-    console.json(json)
+    console.json(outcomeJSON(planJSON(plan, workers), seconds: seconds, notFinite: outcome.nonFiniteTensors))
     return 0
   }
   console.report(accounting(plan))

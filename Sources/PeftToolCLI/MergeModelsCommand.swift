@@ -79,11 +79,7 @@ let mergeModelsEntry = Command(
   bar.finish()
   let seconds = Clock.seconds - started
   if invocation.has("json") {
-    var json = planJSON(plan)
-    json["seconds"] = .number(seconds)
-    json["peak_memory_bytes"] = .integer(peakResidentBytes)
-    json["not_finite"] = .array(outcome.nonFiniteTensors.map { .string($0) })
-    console.json(json)
+    console.json(outcomeJSON(planJSON(plan), seconds: seconds, notFinite: outcome.nonFiniteTensors))
     return 0
   }
   console.report(summary(plan))
