@@ -18,7 +18,7 @@ public final class PeftModel {
 
   init(_ model: CausalLanguageModel) { self.model = model }
 
-  /// Puts a fresh adapter on a model: PEFT's `get_peft_model`. lora_B is zero, so nothing changes yet.
+  /// Puts a fresh adapter on a model: PEFT's `get_peft_model`. Most start so that nothing changes yet.
   ///
   /// - Parameter seed: the same seed gives the same factors.
   /// Throws `.adapter` for a configuration that the model or `AdapterInitializer` does not take.

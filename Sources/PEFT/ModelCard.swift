@@ -27,7 +27,14 @@ package struct ModelCard {
 
   private var body: [String] {
     var lines = ["# A \(config.peftType == .lora ? "LoRA" : config.peftType.rawValue) adapter", ""]
-    if isFresh { lines += ["Fresh: lora_B is zero, so the adapter changes nothing until it is trained.", ""] }
+    let isZero = config.peftType == .lora && config.initLoRAWeights == .bool(true)
+    if isFresh {
+      lines += [
+        isZero
+          ? "Fresh: lora_B is zero, so the adapter changes nothing until it is trained."
+          : "Fresh: the adapter has not been trained yet.", "",
+      ]
+    }
     lines += ["| | |", "|---|---|", "| base model | \(config.baseModelNameOrPath ?? "not named") |"]
     if config.peftType == .lora {
       lines += [
