@@ -41,7 +41,7 @@ public final class KeyValueCache {
 }
 
 /// Attention with its projections, by whatever names they have.
-public final class Attention: Module {
+public final class Attention: NetworkModule {
   /// What the parts are called, and how they are computed with.
   public struct Layout {
     /// Queries, keys and values: three names, or one of a projection that gives all three.
@@ -82,7 +82,7 @@ public final class Attention: Module {
   /// - Parameters:
   ///   - index: the layer's place, whose keys and values it uses.
   ///   - children: the parts that the layout names, in the order in which transformers registers them.
-  public init(_ typeName: String, _ layout: Layout, index: Int, _ children: [(name: String, module: Module)]) {
+  public init(_ typeName: String, _ layout: Layout, index: Int, _ children: [(name: String, module: NetworkModule)]) {
     self.layout = layout
     self.index = index
     super.init(typeName, details: "", children)
@@ -126,7 +126,7 @@ public struct FeedForward {
   public var gate: String?
   public var up: String
   public var down: String
-  /// The name of the `Activation`.
+  /// The name of the `ActivationLayer`.
   public var function: String
 
   public init(gate: String? = nil, up: String, down: String, function: String) {
@@ -136,8 +136,8 @@ public struct FeedForward {
     self.function = function
   }
 
-  func callAsFunction(_ x: Matrix<Float>, in module: Module, _ pass: Pass) -> Matrix<Float> {
-    let function: Activation = module.part(function)
+  func callAsFunction(_ x: Matrix<Float>, in module: NetworkModule, _ pass: Pass) -> Matrix<Float> {
+    let function: ActivationLayer = module.part(function)
     if let gate {
       var inner = function(module.part(gate, as: LinearLayer.self)(x, pass))
       inner.multiply(by: module.part(up, as: LinearLayer.self)(x, pass))
@@ -148,7 +148,7 @@ public struct FeedForward {
 }
 
 /// A decoder layer: attention and a feed-forward part, each beside what it is added to.
-public final class DecoderLayer: Module {
+public final class DecoderLayer: NetworkModule {
   /// What the parts are called.
   public struct Layout {
     public var attention: String
@@ -177,7 +177,7 @@ public final class DecoderLayer: Module {
   let layout: Layout
 
   /// - Parameter children: the parts that the layout names, in the order in which transformers registers them.
-  public init(_ typeName: String, _ layout: Layout, _ children: [(name: String, module: Module)]) {
+  public init(_ typeName: String, _ layout: Layout, _ children: [(name: String, module: NetworkModule)]) {
     self.layout = layout
     super.init(typeName, details: "", children)
   }
@@ -185,7 +185,7 @@ public final class DecoderLayer: Module {
   func callAsFunction(_ x: Matrix<Float>, _ pass: Pass) -> Matrix<Float> {
     let attention: Attention = part(layout.attention)
     let (first, second): (Norm, Norm) = (part(layout.attentionNorm), part(layout.feedForwardNorm))
-    let inner = layout.feedForwardModule.map { part($0, as: Module.self) } ?? self
+    let inner = layout.feedForwardModule.map { part($0, as: NetworkModule.self) } ?? self
     var x = x
     x.add(attention(layout.normsAfter ? x : first(x), pass), scale: 1)
     if layout.normsAfter { x = first(x) }

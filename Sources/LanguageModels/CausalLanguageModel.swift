@@ -7,7 +7,7 @@ public import TensorMath
 /// Not Sendable: one sequence of calls at a time.
 public final class CausalLanguageModel {
   /// The modules, named as transformers names them.
-  public let root: Module
+  public let root: NetworkModule
   public let config: ModelConfig
   public let base: BaseModel
   /// Greatest number of positions.
@@ -47,7 +47,7 @@ public final class CausalLanguageModel {
   /// Features of a token at the input.
   public var embeddingWidth: Int { embedding.weight.stored.columns }
 
-  private func part<Part: Module>(at path: String, as type: Part.Type = Part.self) -> Part {
+  private func part<Part: NetworkModule>(at path: String, as type: Part.Type = Part.self) -> Part {
     guard let part = root.module(at: path) as? Part else { preconditionFailure("no \(path)") }
     return part
   }
@@ -56,7 +56,9 @@ public final class CausalLanguageModel {
 
   /// The layers' attentions, in order.
   var attentions: [Attention] {
-    part(at: parts.layers, as: Module.self).children.compactMap { $0.module.child(parts.attentionName) as? Attention }
+    part(at: parts.layers, as: NetworkModule.self).children.compactMap {
+      $0.module.child(parts.attentionName) as? Attention
+    }
   }
 
   /// An empty cache for one sequence.
@@ -101,7 +103,7 @@ public final class CausalLanguageModel {
     var x = embedded
     if let path = parts.inputProjection { x = part(at: path, as: LinearLayer.self)(x, pass) }
     if let path = parts.positions { x.add(part(at: path, as: Embedding.self)(Array(positions)), scale: 1) }
-    for child in part(at: parts.layers, as: Module.self).children {
+    for child in part(at: parts.layers, as: NetworkModule.self).children {
       guard let layer = child.module as? DecoderLayer else { continue }
       x = layer(x, pass)
     }

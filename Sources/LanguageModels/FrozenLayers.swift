@@ -95,7 +95,7 @@ extension CausalLanguageModel {
       return FrozenLinear(
         path: path, weight: layer.weight.stored, bias: layer.bias?.vector ?? [], isTransposed: layer.isTransposed)
     }
-    let module = { (path: String) -> Module? in self.root.module(at: path) }
+    let module = { (path: String) -> NetworkModule? in self.root.module(at: path) }
     func norm(_ path: String) -> FrozenNorm? {
       (module(path) as? Norm).map { FrozenNorm(path: path, rule: $0.rule) }
     }
@@ -111,7 +111,7 @@ extension CausalLanguageModel {
       let layout = attention.layout
       let inner = layer.layout.feedForwardModule.map { "\(path).\($0)" } ?? path
       let parts = layer.layout.feedForward
-      guard let function = (module("\(inner).\(parts.function)") as? Activation)?.kernel else {
+      guard let function = (module("\(inner).\(parts.function)") as? ActivationLayer)?.kernel else {
         throw .unsupported(
           what: "the activation of \(inner)",
           reason: "training has slopes for ReLU, SiLU, GELU, its tanh forms, quick GELU and tanh.")

@@ -3,13 +3,14 @@ internal import PEFT
 public import TensorMath
 
 /// A layer x ↦ x·Wᵀ + b, with an adapter or without.
-public class LinearLayer: Module {
+public class LinearLayer: NetworkModule {
   public let inFeatures: Int
   public let outFeatures: Int
 
   init(
     _ typeName: String, inFeatures: Int, outFeatures: Int, details: String = "",
-    parameters: [(name: String, parameter: Parameter)] = [], _ children: [(name: String, module: Module)] = []
+    parameters: [(name: String, parameter: NetworkParameter)] = [],
+    _ children: [(name: String, module: NetworkModule)] = []
   ) {
     self.inFeatures = inFeatures
     self.outFeatures = outFeatures
@@ -25,12 +26,12 @@ public class LinearLayer: Module {
 
 /// A linear layer as the checkpoint holds it: torch's `Linear`, or transformers' `Conv1D` with W stored `[in, out]`.
 public final class Linear: LinearLayer {
-  public let weight: Parameter
-  public let bias: Parameter?
+  public let weight: NetworkParameter
+  public let bias: NetworkParameter?
   let isTransposed: Bool
 
   /// - Parameter isTransposed: true for a weight stored `[in, out]`.
-  public init(_ weight: Parameter, bias: Parameter?, isTransposed: Bool = false) {
+  public init(_ weight: NetworkParameter, bias: NetworkParameter?, isTransposed: Bool = false) {
     self.weight = weight
     self.bias = bias
     self.isTransposed = isTransposed
@@ -52,8 +53,8 @@ public final class Linear: LinearLayer {
 }
 
 /// Rows of a table by token.
-public final class Embedding: Module {
-  public let weight: Parameter
+public final class Embedding: NetworkModule {
+  public let weight: NetworkParameter
   /// What each row is multiplied by.
   let scale: Float
   /// What is added to each index.
@@ -66,7 +67,7 @@ public final class Embedding: Module {
   ///   - scale: what each row is multiplied by.
   ///   - offset: what is added to each index.
   public init(
-    _ weight: Parameter, typeName: String = "Embedding", padding: Int? = nil, scale: Float = 1, offset: Int = 0
+    _ weight: NetworkParameter, typeName: String = "Embedding", padding: Int? = nil, scale: Float = 1, offset: Int = 0
   ) {
     self.weight = weight
     self.scale = scale
@@ -92,7 +93,7 @@ public final class Embedding: Module {
 }
 
 /// A norm of each row.
-public class Norm: Module {
+public class Norm: NetworkModule {
   /// What the norm computes with its parameters as they are now.
   var rule: RowNorm { preconditionFailure("a subclass has it") }
 
@@ -102,12 +103,12 @@ public class Norm: Module {
 
 /// x / √(mean x² + ε) · w, or · (1 + w) as Gemma has it.
 public final class RMSNorm: Norm {
-  private let weight: Parameter
+  private let weight: NetworkParameter
   private let epsilon: Float
   private let addsOne: Bool
 
   /// - Parameter addsOne: true if the factor is 1 + w.
-  public init(_ typeName: String, _ weight: Parameter, epsilon: Double, addsOne: Bool = false) {
+  public init(_ typeName: String, _ weight: NetworkParameter, epsilon: Double, addsOne: Bool = false) {
     self.weight = weight
     self.epsilon = Float(epsilon)
     self.addsOne = addsOne
@@ -121,12 +122,12 @@ public final class RMSNorm: Norm {
 
 /// (x - mean) / √(variance + ε) · w + b.
 public final class LayerNorm: Norm {
-  private let weight: Parameter?
-  private let bias: Parameter?
+  private let weight: NetworkParameter?
+  private let bias: NetworkParameter?
   private let epsilon: Float
 
   /// - Parameter weight: nil for a norm without factors.
-  public init(_ weight: Parameter?, _ bias: Parameter?, width: Int, epsilon: Double) {
+  public init(_ weight: NetworkParameter?, _ bias: NetworkParameter?, width: Int, epsilon: Double) {
     self.weight = weight
     self.bias = bias
     self.epsilon = Float(epsilon)
@@ -144,7 +145,7 @@ public final class LayerNorm: Norm {
 }
 
 /// A function of each element.
-public final class Activation: Module {
+public final class ActivationLayer: NetworkModule {
   private let function: ActivationFunction
 
   /// The function that a key of config.json names, or `fallback`; `meaning` turns a name into the one that is meant.

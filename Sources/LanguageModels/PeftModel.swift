@@ -342,7 +342,7 @@ public enum AutoPeftModelForCausalLM {
 
 extension CausalLanguageModel {
   /// The module that holds the one at a path, and its name there.
-  func parent(of path: String) -> (Module, String)? {
+  func parent(of path: String) -> (NetworkModule, String)? {
     guard let dot = path.lastIndex(of: ".") else { return (root, path) }
     return root.module(at: String(path[..<dot])).map { ($0, String(path[path.index(after: dot)...])) }
   }

@@ -5,7 +5,7 @@ internal import TensorMath
 /// Rotations of queries and keys by their positions.
 ///
 /// Source: transformers/modeling_rope_utils.py; `rope_parameters` of transformers 5, or `rope_scaling` and `rope_theta` before.
-public final class RotaryEmbedding: Module {
+public final class RotaryEmbedding: NetworkModule {
   private enum Scaling {
     case none
     case linear(Double)

@@ -71,7 +71,7 @@ func durationText(_ seconds: Double) -> String {
 
 /// The file of `--log`: a JSON document a line.
 final class TrainingLog {
-  private let file: File
+  private let file: OpenFile
   private var written = 0
 
   /// Makes the file and the directories above it; with steps done before, keeps what they wrote.
@@ -80,7 +80,7 @@ final class TrainingLog {
   init(path: String, goingOnFrom step: Int) throws {
     try FileSystem.makeDirectories(FileSystem.parentDirectory(path))
     guard step > 0, FileSystem.kind(path) == .file else {
-      file = try File.create(path)
+      file = try OpenFile.create(path)
       return
     }
     let kept = try FileSystem.text(path).split(separator: "\n").filter {
@@ -90,7 +90,7 @@ final class TrainingLog {
     let text = kept.map { $0 + "\n" }.joined()
     let made = path + ".partial"
     if FileSystem.exists(made) { try FileSystem.remove(made) }
-    file = try File.create(made)
+    file = try OpenFile.create(made)
     try file.write(text)
     try FileSystem.move(made, to: path)
     written = text.utf8.count

@@ -106,7 +106,7 @@ final class TrainingReport {
     let partial = path + ".partial"
     if FileSystem.exists(partial) { try FileSystem.remove(partial) }
     try FileSystem.makeDirectories(FileSystem.parentDirectory(path))
-    try File.create(partial).write(html)
+    try OpenFile.create(partial).write(html)
     try FileSystem.move(partial, to: path)
   }
 

@@ -1,11 +1,11 @@
 internal import Glibc
 
-extension File {
+extension OpenFile {
   /// Opens a regular file to go on writing it, or makes it. Links are not followed. Throws `.system`, `.notAFile`.
-  package static func open(updating path: String) throws(TensorFileError) -> File {
+  package static func open(updating path: String) throws(TensorFileError) -> OpenFile {
     let descriptor = Glibc.open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0o666)
     guard descriptor >= 0 else { throw .system(path: path, operation: "create", code: errno) }
-    let file = File(path: path, descriptor: descriptor)
+    let file = OpenFile(path: path, descriptor: descriptor)
     var status = stat()
     guard fstat(descriptor, &status) == 0 else { throw .system(path: path, operation: "examine", code: errno) }
     guard status.st_mode & S_IFMT == S_IFREG else { throw .notAFile(path: path) }

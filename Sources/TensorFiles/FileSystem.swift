@@ -176,8 +176,8 @@ public enum FileSystem {
 
   /// Copies a file's bytes; `target` must not exist. Throws `.system`, `.shortRead`.
   public static func copy(_ source: String, to target: String) throws(TensorFileError) {
-    let from = try File.open(reading: source)
-    let to = try File.create(target, permissions: FilePermissions(of: [source]))
+    let from = try OpenFile.open(reading: source)
+    let to = try OpenFile.create(target, permissions: FilePermissions(of: [source]))
     try to.copy(0..<from.byteCount(), from: from, to: 0)
   }
 
@@ -186,7 +186,7 @@ public enum FileSystem {
   /// - Parameter limit: bytes that the file may have; a gibibyte if not given.
   /// Throws `.system`, `.notAFile`, and `.textTooLarge` before any of it is read.
   public static func text(_ path: String, limit: Int = 1 << 30) throws(TensorFileError) -> String {
-    let file = try File.open(reading: path)
+    let file = try OpenFile.open(reading: path)
     let count = try file.byteCount()
     guard count <= limit else { throw .textTooLarge(path: path, byteCount: count, limit: limit) }
     return String(decoding: try file.bytes(0..<count), as: UTF8.self)

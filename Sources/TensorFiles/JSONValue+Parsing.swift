@@ -114,7 +114,7 @@ extension JSONValue {
   /// Reads a JSON file. Throws `.system`, `.notAFile`, `.jsonTooLarge`, or `.jsonInvalid` with the place, for anything Python's `json` would refuse and
   /// for duplicate keys and numbers beyond 64 bits.
   public init(contentsOf path: String) throws(TensorFileError) {
-    let file = try File.open(reading: path)
+    let file = try OpenFile.open(reading: path)
     let count = try file.byteCount()
     guard count <= Self.fileLimit else {
       throw .jsonTooLarge(path: path, byteCount: count, limit: Self.fileLimit)

@@ -8,7 +8,7 @@ public final class MappedFile: @unchecked Sendable {
   /// The file's first byte.
   public let start: UnsafeRawPointer
   public let byteCount: Int
-  private let file: File
+  private let file: OpenFile
   private let watch: OpaquePointer?
 
   public var path: String { file.path }
@@ -17,7 +17,7 @@ public final class MappedFile: @unchecked Sendable {
   ///
   /// If the file is cut while it is in use, reading what it lost ends the process with SIGBUS, or gives zeros once
   /// `survivesCuts()` was called; `check()` then tells.
-  public init(_ file: File) throws(TensorFileError) {
+  public init(_ file: OpenFile) throws(TensorFileError) {
     self.file = file
     byteCount = try file.byteCount()
     guard byteCount > 0 else {

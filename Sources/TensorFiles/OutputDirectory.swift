@@ -138,7 +138,7 @@ public final class OutputDirectory: Sendable {
     for name in try FileSystem.names(in: directory) {
       let path = FileSystem.join(directory, name)
       if FileSystem.kind(path) == .file {
-        try File.open(reading: path).synchronize()
+        try OpenFile.open(reading: path).synchronize()
       } else {
         try synchronize(path)
         let descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)

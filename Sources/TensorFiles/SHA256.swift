@@ -28,7 +28,7 @@ public struct SHA256 {
   }
 
   /// The digest of a whole file. Throws `.system`, `.shortRead`. Cost: reads it, 1 MiB at a time.
-  public static func digest(of file: File) throws(TensorFileError) -> String {
+  public static func digest(of file: OpenFile) throws(TensorFileError) -> String {
     var hash = SHA256()
     let count = try file.byteCount()
     for start in stride(from: 0, to: count, by: 1 << 20) {

@@ -7,7 +7,7 @@ public struct SafetensorsFile: Sendable {
   /// The format's limit on the header's length.
   public static let headerLimit = 100_000_000
 
-  public let file: File
+  public let file: OpenFile
   /// `__metadata__` in the order of the file; empty if absent.
   public let metadata: [JSONValue.Member]
   /// All tensors in the order of their bytes.
@@ -29,7 +29,7 @@ public struct SafetensorsFile: Sendable {
   /// Throws: one case of `TensorFileError` for each kind of damage (see there), `.system` when the file cannot be read.
   /// Cost: reads the header only; memory in proportion to it, and only after its length was checked against the file's.
   public init(path: String) throws(TensorFileError) {
-    let file = try File.open(reading: path)
+    let file = try OpenFile.open(reading: path)
     let fileBytes = try file.byteCount()
     guard fileBytes >= 8 else { throw .fileTooShort(path: path, byteCount: fileBytes) }
     let lengthBytes = try file.bytes(0..<8)
@@ -53,7 +53,7 @@ public struct SafetensorsFile: Sendable {
   }
 
   /// A file that was laid out and written here: nothing of it is read again.
-  public init(_ file: File, layout: SafetensorsLayout) {
+  public init(_ file: OpenFile, layout: SafetensorsLayout) {
     self.init(unchecked: file, entries: layout.entries)
   }
 
@@ -68,7 +68,7 @@ public struct SafetensorsFile: Sendable {
   }
 
   /// A file of which only the entries are known; for torch's files, whose entries may share bytes.
-  init(unchecked file: File, entries: [TensorEntry]) {
+  init(unchecked file: OpenFile, entries: [TensorEntry]) {
     self.file = file
     metadata = []
     self.entries = entries

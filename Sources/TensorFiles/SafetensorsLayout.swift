@@ -89,20 +89,20 @@ public struct SafetensorsLayout: Sendable {
   }
 
   /// Creates the file with its header and full length; the data is still to be written. Throws `.system`.
-  public func create(at path: String, permissions: FilePermissions = .open) throws(TensorFileError) -> File {
-    let file = try File.create(path, permissions: permissions)
+  public func create(at path: String, permissions: FilePermissions = .open) throws(TensorFileError) -> OpenFile {
+    let file = try OpenFile.create(path, permissions: permissions)
     try begin(file)
     return file
   }
 
   /// Creates the file in memory. Throws `.system`.
-  public func createInMemory(named name: String) throws(TensorFileError) -> File {
-    let file = try File.inMemory(named: name)
+  public func createInMemory(named name: String) throws(TensorFileError) -> OpenFile {
+    let file = try OpenFile.inMemory(named: name)
     try begin(file)
     return file
   }
 
-  private func begin(_ file: File) throws(TensorFileError) {
+  private func begin(_ file: OpenFile) throws(TensorFileError) {
     try file.allocate(fileBytes)
     try file.write(header.span.bytes, at: 0)
   }

@@ -36,8 +36,8 @@ extension TrainableModel {
     let config = parts.budget?.saved(config) ?? config
     let sink = try AdapterSink(at: directory.path(Adapter.weightsName), items(saved))
     for tensor in saved.values { try sink.put(tensor.bytes.span.bytes, to: tensor.name) }
-    try File.create(directory.path(PeftConfig.fileName)).write(config.fileText)
-    try File.create(directory.path(ModelCard.fileName)).write(ModelCard(config: config, isFresh: false).text)
+    try OpenFile.create(directory.path(PeftConfig.fileName)).write(config.fileText)
+    try OpenFile.create(directory.path(ModelCard.fileName)).write(ModelCard(config: config, isFresh: false).text)
   }
 
   /// All that PEFT saves, by name: parameters as they are now, under all of their names, and what the adapter brought along.

@@ -71,7 +71,7 @@ struct TrainingFiles {
 
   private func firstByte(_ path: String) throws(TrainingError) -> UInt8? {
     do throws(TensorFileError) {
-      let file = try File.open(reading: path)
+      let file = try OpenFile.open(reading: path)
       return try file.bytes(0..<min(4096, file.byteCount())).first { ![0x20, 0x09, 0x0A, 0x0D].contains($0) }
     } catch { throw .file(error) }
   }
@@ -92,10 +92,10 @@ struct TrainingFiles {
   private func lines(
     _ path: String, _ body: (Content, Place) throws(TrainingError) -> Void
   ) throws(TrainingError) {
-    let file: File
+    let file: OpenFile
     let count: Int
     do throws(TensorFileError) {
-      file = try File.open(reading: path)
+      file = try OpenFile.open(reading: path)
       count = try file.byteCount()
     } catch { throw .file(error) }
     var (number, rest, place) = (0, [UInt8](), 0)

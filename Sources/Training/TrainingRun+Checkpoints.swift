@@ -21,9 +21,9 @@ extension TrainingRun {
     if !trainer.model.parts.occasional.isEmpty { run["parameter_steps"] = .array(counts.map { .integer($0) }) }
     try writeDirectory(checkpoint.path, replacing: true) { directory throws(TensorFileError) in
       try trainer.model.write(to: directory, config: config)
-      try File.create(directory.path(TrainingCheckpoint.stateName)).write(state)
+      try OpenFile.create(directory.path(TrainingCheckpoint.stateName)).write(state)
       guard !trainer.arguments.savesOnlyModel else { return }
-      try File.create(directory.path(TrainingCheckpoint.runName)).write(run.pythonText(sortedKeys: true) + "\n")
+      try OpenFile.create(directory.path(TrainingCheckpoint.runName)).write(run.pythonText(sortedKeys: true) + "\n")
       try writeTensors(directory.path(TrainingCheckpoint.tensorsName), generators)
     }
   }

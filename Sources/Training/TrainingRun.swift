@@ -185,7 +185,7 @@ public final class TrainingRun {
     let text = history.text(plan, trainer, epoch: epoch, saves: false)
     let write = { [self] (directory: OutputDirectory) throws(TensorFileError) in
       try trainer.model.write(to: directory, config: config)
-      try File.create(directory.path(TrainingCheckpoint.stateName)).write(text)
+      try OpenFile.create(directory.path(TrainingCheckpoint.stateName)).write(text)
     }
     guard FileSystem.kind(output) == .directory else {
       return try writeDirectory(output, replacing: false, write)

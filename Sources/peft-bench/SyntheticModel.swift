@@ -117,7 +117,7 @@ struct SyntheticModel {
 
   private func write(_ items: [SafetensorsLayout.Item], _ config: String, to path: String) throws {
     try FileSystem.makeDirectory(path)
-    try File.create(FileSystem.join(path, PeftConfig.fileName)).write(config)
+    try OpenFile.create(FileSystem.join(path, PeftConfig.fileName)).write(config)
     let weights = FileSystem.join(path, Adapter.weightsName)
     let layout = try SafetensorsLayout(path: weights, items: items)
     let file = try layout.create(at: weights)
@@ -154,9 +154,9 @@ struct SyntheticModel {
         try fill(file, entry.byteRange, &generator)
       }
     }
-    try File.create(output.path(Checkpoint.indexName)).write(
+    try OpenFile.create(output.path(Checkpoint.indexName)).write(
       ShardIndex.text(shardOfTensor: shardOfTensor, totalBytes: total, previous: nil))
-    try File.create(output.path("config.json")).write(
+    try OpenFile.create(output.path("config.json")).write(
       """
       {
         "architectures": ["LlamaForCausalLM"],
@@ -175,7 +175,7 @@ struct SyntheticModel {
     try output.commit(durable: false)
   }
 
-  private func fill(_ file: File, _ range: Range<Int>, _ generator: inout SplitMix) throws {
+  private func fill(_ file: OpenFile, _ range: Range<Int>, _ generator: inout SplitMix) throws {
     var block = [UInt64](repeating: 0, count: 1 << 17)
     var position = range.lowerBound
     while position < range.upperBound {

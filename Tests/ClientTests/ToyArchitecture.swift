@@ -12,13 +12,13 @@ enum ToyArchitecture {
         let (width, inner) = (try config.count("width"), try config.count("inner"))
         let (heads, words) = (try config.count("heads"), try config.count("words"))
         let context = try config.count("context")
-        var cells: [Module] = []
+        var cells: [NetworkModule] = []
         for index in 0..<(try config.count("cells")) {
           let path = "net.cells.\(index)"
           let layout = Attention.Layout(
             projections: ["mix"], output: "back", heads: heads, keyHeads: heads, width: width / heads,
             scale: 1 / Float(width / heads).squareRoot())
-          let look: [(name: String, module: Module)] = [
+          let look: [(name: String, module: NetworkModule)] = [
             ("mix", try source.linear("\(path).look.mix", width, 3 * width, bias: false)),
             ("back", try source.linear("\(path).look.back", width, width, bias: true)),
           ]
@@ -33,19 +33,20 @@ enum ToyArchitecture {
                 ("look", Attention("ToyLook", layout, index: index, look)),
                 ("second", try source.layerNorm("\(path).second", width, epsilon: 1e-5)),
                 ("up", try source.linear("\(path).up", width, inner, bias: true)),
-                ("act", try Activation("act", config, default: "relu")),
+                ("act", try ActivationLayer("act", config, default: "relu")),
                 ("down", try source.linear("\(path).down", inner, width, bias: true)),
               ]))
         }
         let embedding = Embedding(try source.matrix("net.words.weight", words, width))
-        let net = Module(
+        let net = NetworkModule(
           "ToyNet",
           [
             ("words", embedding), ("places", Embedding(try source.matrix("net.places.weight", context, width))),
             ("cells", ModuleList(cells)),
           ])
         return Architecture.Parts(
-          root: Module("ToyForCausalLM", [("net", net), ("out", try source.linear("out", width, words, bias: false))]),
+          root: NetworkModule(
+            "ToyForCausalLM", [("net", net), ("out", try source.linear("out", width, words, bias: false))]),
           embedding: "net.words", positions: "net.places", layers: "net.cells", attentionName: "look", head: "out",
           contextLength: context)
       })

@@ -16,7 +16,7 @@ import Testing
     try FileSystem.copy("\(root)/model.safetensors", to: scratch("model/model.safetensors"))
     var config = try JSONValue(contentsOf: "\(root)/config.json")
     edit(&config)
-    try File.create(scratch("model/config.json")).write(config.compactText)
+    try OpenFile.create(scratch("model/config.json")).write(config.compactText)
     return (scratch, scratch("model"))
   }
 
@@ -84,7 +84,7 @@ import Testing
   ])
   func aPartOfATokenizerThatIsNotKnownIsNamed(text: String, part: String) throws {
     let scratch = try ScratchDirectory()
-    try File.create(scratch("tokenizer.json")).write(text)
+    try OpenFile.create(scratch("tokenizer.json")).write(text)
     let error = #expect(throws: ModelError.self) { try Tokenizer(directory: scratch.path) }
     #expect(error?.description.contains(part) == true, "\(error?.description ?? "")")
   }
@@ -117,12 +117,12 @@ import Testing
     let scratch = try ScratchDirectory()
     try FileSystem.makeDirectories(FileSystem.parentDirectory(scratch(name)))
     for other in ["vocab.json", "tokenizer_config.json"] where name == "merges.txt" || name.hasSuffix("jinja") {
-      try File.create(scratch(other)).write("{\"chat_template\": \"x\"}")
+      try OpenFile.create(scratch(other)).write("{\"chat_template\": \"x\"}")
     }
-    _ = try File.create(scratch(name))
+    _ = try OpenFile.create(scratch(name))
     #expect(truncate(scratch(name), 256 << 30) == 0)
     if name == "merges.txt" || name == "vocab.json" || name == "tokenizer.json" {
-      if name == "vocab.json" { _ = try File.create(scratch("merges.txt")) }
+      if name == "vocab.json" { _ = try OpenFile.create(scratch("merges.txt")) }
       #expect(throws: ModelError.self) { try Tokenizer(directory: scratch.path) }
     } else if name.hasSuffix("jinja") || name == "tokenizer_config.json" {
       #expect(throws: ModelError.self) { try ChatTemplate(directory: scratch.path) }
@@ -148,7 +148,7 @@ import Testing
       }
       let directory = scratch("t\(index)")
       try FileSystem.makeDirectory(directory)
-      let file = try File.create("\(directory)/tokenizer.json")
+      let file = try OpenFile.create("\(directory)/tokenizer.json")
       try file.write(bytes.span.bytes, at: 0)
       if let tokenizer = try? Tokenizer(directory: directory) {
         if let ids = try? tokenizer.encode("Hello wörld 12 <s> 😀\n") { _ = try? tokenizer.decode(ids) }

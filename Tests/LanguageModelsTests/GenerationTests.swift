@@ -110,7 +110,7 @@ import Testing
   ])
   func aTemplateThatIsNotUnderstoodSaysSo(source: String) throws {
     let scratch = try ScratchDirectory()
-    try File.create(scratch("chat_template.jinja")).write(source)
+    try OpenFile.create(scratch("chat_template.jinja")).write(source)
     let error = #expect(throws: ModelError.self) {
       try ChatTemplate(directory: scratch.path).render([ChatTemplate.message(role: "user", "x")])
     }

@@ -134,7 +134,7 @@ import Testing
     let path = scratch("adapter/\(PeftConfig.fileName)")
     let text = try FileSystem.text(path).replacing("fixtures/running", with: "\(root)/base")
     try FileSystem.remove(path)
-    try File.create(path).write(text)
+    try OpenFile.create(path).write(text)
     try expect(logits(AutoPeftModelForCausalLM.load(adapter: scratch("adapter"))), "first")
     let error = #expect(throws: ModelError.self) {
       try AutoPeftModelForCausalLM.load(

@@ -33,7 +33,7 @@ import Testing
     try FileSystem.copy("\(path)/model.safetensors", to: "\(directory)/model.safetensors")
     var config = try JSONValue(contentsOf: "\(path)/config.json")
     edit(&config)
-    try File.create("\(directory)/config.json").write(config.compactText)
+    try OpenFile.create("\(directory)/config.json").write(config.compactText)
     return directory
   }
 

@@ -44,7 +44,7 @@ import Testing
       let name = try #require(part["name"]?.stringValue)
       let results = try #require(part["results"]?.elements)
       let scratch = try ScratchDirectory()
-      try File.create(scratch("chat_template.jinja")).write(try #require(part["template"]?.stringValue))
+      try OpenFile.create(scratch("chat_template.jinja")).write(try #require(part["template"]?.stringValue))
       let template = try ChatTemplate(directory: scratch.path)
       for (index, (item, result)) in zip(conversations, results).enumerated() {
         var conversation = ChatTemplate.Conversation(try #require(item["messages"]?.elements))
@@ -198,7 +198,7 @@ import Testing
 
   @Test func theTemplateForToolsIsTakenWhereThereAreTools() throws {
     let scratch = try ScratchDirectory()
-    try File.create(scratch("tokenizer_config.json")).write(
+    try OpenFile.create(scratch("tokenizer_config.json")).write(
       #"{"chat_template": [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "{{ tools | length }}{{ x }}"}]}"#
     )
     let template = try ChatTemplate(directory: scratch.path)

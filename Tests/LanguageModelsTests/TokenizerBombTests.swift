@@ -87,7 +87,7 @@ import Testing
   @Test(arguments: bombs(size: 1000))
   func aTokenizerThatMakesTooMuchOfATextIsRefused(bomb: Bomb) throws {
     let scratch = try ScratchDirectory()
-    try File.create(scratch("tokenizer.json")).write(bomb.json)
+    try OpenFile.create(scratch("tokenizer.json")).write(bomb.json)
     #expect(throws: ModelError.self) {
       let tokenizer = try Tokenizer(directory: scratch.path)
       let ids = try tokenizer.encode(bomb.text)
@@ -99,7 +99,7 @@ import Testing
   @Test func manyAddedTokensThatBeginAlikeAreFound() throws {
     let scratch = try ScratchDirectory()
     let tokens = (0..<20_000).map { #"{"id": \#($0 + 3), "content": "<<\#($0)>"}"# }
-    try File.create(scratch("tokenizer.json")).write(
+    try OpenFile.create(scratch("tokenizer.json")).write(
       #"{"added_tokens": [\#(tokens.joined(separator: ","))], \#(Self.bytes)}"#)
     let tokenizer = try Tokenizer(directory: scratch.path)
     #expect(try tokenizer.encode("<<19999>a<<<7>" + String(repeating: "<", count: 10_000)) == [20_002, 0, 10])
@@ -109,7 +109,7 @@ import Testing
   @Test func aLongTokenIsFoundInATextThatHoldsIt() throws {
     let scratch = try ScratchDirectory()
     let long = (0..<2000).map { "\($0)" }.joined()
-    try File.create(scratch("tokenizer.json")).write(
+    try OpenFile.create(scratch("tokenizer.json")).write(
       #"{"model": {"type": "Unigram", "unk_id": 0, "vocab": [["?", 0], ["a", -3], ["b", -3], ["\#(long)", -1]]}}"#)
     let tokenizer = try Tokenizer(directory: scratch.path)
     #expect(try tokenizer.encode("b\(long)aba") == [2, 3, 1, 2, 1])
@@ -118,7 +118,7 @@ import Testing
   /// A pattern that takes many steps at one place is not slow.
   @Test func aPatternMayGoBackOverALongText() throws {
     let scratch = try ScratchDirectory()
-    try File.create(scratch("tokenizer.json")).write(
+    try OpenFile.create(scratch("tokenizer.json")).write(
       #"{"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "a*?b|a"}, "behavior": "Removed"}, \#(Self.bytes)}"#)
     let tokenizer = try Tokenizer(directory: scratch.path)
     let run = String(repeating: "a", count: 3000)
@@ -138,7 +138,7 @@ import Testing
       }
       let path = scratch("tokenizer.json")
       if FileSystem.exists(path) { try FileSystem.remove(path) }
-      try File.create(path).write(bytes.span.bytes, at: 0)
+      try OpenFile.create(path).write(bytes.span.bytes, at: 0)
       guard let tokenizer = try? Tokenizer(directory: scratch.path), let ids = try? tokenizer.encode(bomb.text) else {
         continue
       }

@@ -32,7 +32,8 @@ import Testing
       for name in [Adapter.weightsName, PeftConfig.fileName] {
         let (a, b) = (FileSystem.join(fromFile, name), FileSystem.join(fromMemory, name))
         #expect(
-          try SHA256.digest(of: File.open(reading: a)) == SHA256.digest(of: File.open(reading: b)), "\(directory)")
+          try SHA256.digest(of: OpenFile.open(reading: a)) == SHA256.digest(of: OpenFile.open(reading: b)),
+          "\(directory)")
       }
       count += 1
     }

@@ -100,11 +100,11 @@ import Testing
 
   @Test func whatIsWrongWithAConfigurationNamesItsFileOnce() throws {
     let scratch = try ScratchDirectory()
-    try File.create(scratch("adapter_config.json")).write(#"{"peft_type": "LORA", "r": "many"}"#)
+    try OpenFile.create(scratch("adapter_config.json")).write(#"{"peft_type": "LORA", "r": "many"}"#)
     let finding = try #require(Validation(path: scratch.path).findings.first)
     #expect(finding.place.hasSuffix("adapter_config.json") && !finding.message.contains(scratch.path), "\(finding)")
     try FileSystem.makeDirectories(scratch("model"))
-    try File.create(scratch("model/config.json")).write("{")
+    try OpenFile.create(scratch("model/config.json")).write("{")
     let damaged = try #require(Validation(path: scratch("model")).findings.first)
     #expect(damaged.place.hasSuffix("config.json") && !damaged.message.contains(scratch.path), "\(damaged)")
   }

@@ -93,7 +93,7 @@ import Testing
     for name in ["base/pipe", "base/socket", "adapter/tokenizer.json"] {
       #expect(notes.contains { $0.hasPrefix(scratch(name)) }, "\(name)")
     }
-    let error = #expect(throws: TensorFileError.self) { try File.open(reading: scratch("base/pipe")) }
+    let error = #expect(throws: TensorFileError.self) { try OpenFile.open(reading: scratch("base/pipe")) }
     #expect(error.map(caseName) == "notAFile")
   }
 

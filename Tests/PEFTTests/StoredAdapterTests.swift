@@ -51,7 +51,7 @@ import Testing
   }
 
   private func bytes(_ path: String) throws -> [UInt8] {
-    let file = try File.open(reading: path)
+    let file = try OpenFile.open(reading: path)
     return try file.bytes(0..<file.byteCount())
   }
 }

@@ -52,7 +52,9 @@ import Testing
     _ = try await AdapterCombination([(StoredAdapter(directory: source), 1)]).write(to: scratch("out"))
     try StoredAdapter(directory: source).save(to: scratch("saved"))
     for name in [Adapter.weightsName, PeftConfig.fileName] {
-      let (a, b) = (try File.open(reading: scratch("out/\(name)")), try File.open(reading: scratch("saved/\(name)")))
+      let (a, b) = (
+        try OpenFile.open(reading: scratch("out/\(name)")), try OpenFile.open(reading: scratch("saved/\(name)"))
+      )
       #expect(try SHA256.digest(of: a) == SHA256.digest(of: b))
     }
   }

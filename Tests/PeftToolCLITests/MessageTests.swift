@@ -116,7 +116,7 @@ import Testing
     }
     let scratch = try ScratchDirectory()
     let (base, adapter) = ("\(Self.root)/base", "\(Self.root)/adapter")
-    try File.create(scratch("text")).write("The quick brown fox.")
+    try OpenFile.create(scratch("text")).write("The quick brown fox.")
     for words in [
       ["merge", base, adapter, scratch("out")], ["merge", "-n", base, adapter, scratch("plan")],
       ["verify", base, adapter, scratch("out")], ["unmerge", scratch("out"), adapter, scratch("back")],

@@ -40,7 +40,7 @@ import Testing
       (json["added_tokens"]?.elements ?? []) + [
         .object([.init("id", .integer(first)), .init("content", .string(text)), .init("special", .bool(false))])
       ])
-    try File.create(scratch("model/tokenizer.json")).write(json.compactText)
+    try OpenFile.create(scratch("model/tokenizer.json")).write(json.compactText)
     let words = ["generate", scratch("model"), "--prompt", "The quick brown", "-n", "1", "--quiet"]
     let (shown, piped) = (await run(words, onTerminal: true), await run(words))
     let scalars = Array(text.unicodeScalars)
@@ -57,14 +57,14 @@ import Testing
     let path = scratch("adapter/adapter_config.json")
     let text = try FileSystem.text(path).replacing("fixtures/running", with: chat)
     try FileSystem.remove(path)
-    try File.create(path).write(text)
+    try OpenFile.create(path).write(text)
     let answer = await run("generate", scratch("adapter"), "--prompt", "The quick brown", "-n", "24", "--json")
     #expect(try tokens(answer.output) == expected("plain"), "\(answer.error)")
   }
 
   @Test func aBatchGivesALineForEachPrompt() async throws {
     let scratch = try ScratchDirectory()
-    try File.create(scratch("prompts.jsonl")).write(
+    try OpenFile.create(scratch("prompts.jsonl")).write(
       """
       "The quick brown"
 
@@ -74,7 +74,7 @@ import Testing
     let lines = answer.output.split(separator: "\n")
     #expect(answer.code == 0 && lines.count == 2)
     #expect(try tokens(String(lines[1])) == expected("chat"))
-    try File.create(scratch("bad.jsonl")).write("\"x\"\n{\"text\": 1}")
+    try OpenFile.create(scratch("bad.jsonl")).write("\"x\"\n{\"text\": 1}")
     let bad = await run("generate", chat, "--prompts", scratch("bad.jsonl"))
     #expect(bad.code == 2 && bad.error.contains("line 2"))
   }
@@ -87,7 +87,7 @@ import Testing
     where FileSystem.kind("\(chat)/\(name)") == .file {
       try FileSystem.copy("\(chat)/\(name)", to: "\(path)/\(name)")
     }
-    try File.create("\(path)/chat_template.jinja").write(template)
+    try OpenFile.create("\(path)/chat_template.jinja").write(template)
     return path
   }
 
@@ -111,7 +111,7 @@ import Testing
     let more = try await counts("-p", "q", "--chat-argument", "x=9")[0]
     #expect(more > plain)
     #expect(try await counts("-p", "q", "--chat-argument", "tools=[{},{},{}]")[0] > plain)
-    try File.create(scratch("lines")).write(
+    try OpenFile.create(scratch("lines")).write(
       """
       {"prompt": "q", "x": 9}
       {"messages": [{"role": "user", "content": "q"}], "documents": [{}, {}, {}]}
@@ -136,7 +136,7 @@ import Testing
       (#"{"messages": [{"role": "user", "content": "q"}]}"#, []), (#"{"messages": ["q"]}"#, ["--chat"]),
     ] {
       let file = scratch("bad\(line.utf8.count)\(flags.count)")
-      try File.create(file).write(line)
+      try OpenFile.create(file).write(line)
       let answer = await run(["generate", path, "--prompts", file] + flags)
       #expect(answer.code == 2 && answer.error.contains("line 1"), "\(line): \(answer.error)")
     }
@@ -158,7 +158,7 @@ import Testing
 
   @Test func perplexityIsPrinted() async throws {
     let scratch = try ScratchDirectory()
-    try File.create(scratch("text")).write("The quick brown fox jumps over the lazy dog.")
+    try OpenFile.create(scratch("text")).write("The quick brown fox jumps over the lazy dog.")
     let answer = await run("perplexity", chat, scratch("text"))
     #expect(answer.code == 0 && answer.output.hasPrefix("perplexity "), "\(answer.error)")
     let json = await run("perplexity", chat, scratch("text"), "--json", "--window", "8")

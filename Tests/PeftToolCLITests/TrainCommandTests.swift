@@ -19,8 +19,8 @@ import Testing
     config.targetModules = .names(["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
     config.taskType = "CAUSAL_LM"
     config.baseModelNameOrPath = chat
-    try File.create(scratch("config.json")).write(config.fileText)
-    try File.create(scratch("data.jsonl")).write(
+    try OpenFile.create(scratch("config.json")).write(config.fileText)
+    try OpenFile.create(scratch("data.jsonl")).write(
       """
       {"prompt": "Hello", "completion": " world"}
       {"prompt": "The quick", "completion": " fox"}
@@ -168,7 +168,7 @@ import Testing
 
   @Test func aFileOfSettingsIsReadAndTheCommandLineWins() async throws {
     let (scratch, config, data) = try prepared()
-    try File.create(scratch("settings.yaml")).write(
+    try OpenFile.create(scratch("settings.yaml")).write(
       """
       # as for axolotl
       num_epochs: 3
@@ -188,10 +188,10 @@ import Testing
       try FileSystem.names(in: scratch("out")) == [
         "README.md", "adapter_config.json", "adapter_model.safetensors", "trainer_state.json",
       ])
-    try File.create(scratch("wrong.yaml")).write("lora_r: 4\n")
+    try OpenFile.create(scratch("wrong.yaml")).write("lora_r: 4\n")
     let wrong = await run("train", chat, config, data, scratch("o"), "--arguments", scratch("wrong.yaml"))
     #expect(wrong.code == 2 && wrong.error.contains("r is 4, but CONFIG says 8"))
-    try File.create(scratch("unknown.yaml")).write("learning_rat: 4\n")
+    try OpenFile.create(scratch("unknown.yaml")).write("learning_rat: 4\n")
     let unknown = await run("train", chat, config, data, scratch("o"), "--arguments", scratch("unknown.yaml"))
     #expect(unknown.code == 2 && unknown.error.contains("Did you mean 'learning_rate'"))
     #expect(FileSystem.kind(scratch("o")) == nil)

@@ -125,7 +125,7 @@ import Testing
   @Test func nothingIsVisibleBeforeTheCommit() throws {
     let scratch = try ScratchDirectory()
     let output = try OutputDirectory(target: scratch("out"), replacing: false, inputs: [])
-    try File.create(output.path("file")).write("text")
+    try OpenFile.create(output.path("file")).write("text")
     #expect(FileSystem.kind(scratch("out")) == nil)
     try output.commit(durable: true)
     #expect(try FileSystem.names(in: scratch.path) == ["out"])
@@ -141,7 +141,7 @@ import Testing
     }
     #expect(error.map(caseName) == "outputExists")
     let output = try OutputDirectory(target: scratch("out"), replacing: true, inputs: [])
-    try File.create(output.path("new")).write("new")
+    try OpenFile.create(output.path("new")).write("new")
     #expect(try FileSystem.names(in: scratch("out")) == ["old"])
     try output.commit(durable: false)
     #expect(try FileSystem.names(in: scratch("out")) == ["new"])
@@ -191,7 +191,7 @@ import Testing
 
   @Test func whatIsNoRegularFileIsNotRead() {
     for path in ["/dev/null", "/tmp", "/dev/zero"] {
-      let error = #expect(throws: TensorFileError.self) { try File.open(reading: path) }
+      let error = #expect(throws: TensorFileError.self) { try OpenFile.open(reading: path) }
       #expect(error.map(caseName) == "notAFile")
     }
   }

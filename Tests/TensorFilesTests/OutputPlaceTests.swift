@@ -8,7 +8,7 @@ import Testing
   /// An output of one file.
   private func begin(_ target: String, replacing: Bool = false) throws -> OutputDirectory {
     let output = try OutputDirectory(target: target, replacing: replacing, inputs: [])
-    try File.create(output.path("new")).write("new")
+    try OpenFile.create(output.path("new")).write("new")
     return output
   }
 
@@ -55,7 +55,7 @@ import Testing
   @Test func ofTwoMergesToOnePlaceTheFirstStays() throws {
     let scratch = try ScratchDirectory()
     let (one, other) = (try begin(scratch("out")), try begin(scratch("out")))
-    try File.create(one.path("first")).write("first")
+    try OpenFile.create(one.path("first")).write("first")
     try one.commit(durable: false)
     #expect(throws: TensorFileError.self) { try other.commit(durable: false) }
     other.discard()

@@ -33,18 +33,18 @@ public func copyDirectory(_ source: String, to target: String) throws {
 /// Replaces a file's text.
 public func overwrite(_ path: String, _ text: String) throws {
   if FileSystem.kind(path) != nil { try FileSystem.remove(path) }
-  try File.create(path).write(text)
+  try OpenFile.create(path).write(text)
 }
 
 /// Replaces a file's bytes.
 public func overwrite(_ path: String, _ bytes: [UInt8]) throws {
   if FileSystem.kind(path) != nil { try FileSystem.remove(path) }
-  try File.create(path).write(bytes.span.bytes, at: 0)
+  try OpenFile.create(path).write(bytes.span.bytes, at: 0)
 }
 
 /// All bytes of a file.
 public func contents(_ path: String) throws -> [UInt8] {
-  let file = try File.open(reading: path)
+  let file = try OpenFile.open(reading: path)
   return try file.bytes(0..<file.byteCount())
 }
 
@@ -55,7 +55,7 @@ public func doubles(_ checkpoint: Checkpoint, _ name: String) throws -> [Double]
 }
 
 /// As above, for an entry of a file.
-public func doubles(_ file: File, _ entry: TensorEntry) throws -> [Double] {
+public func doubles(_ file: OpenFile, _ entry: TensorEntry) throws -> [Double] {
   let bytes = try file.bytes(entry.byteRange)
   func word(_ index: Int, _ count: Int) -> UInt64 {
     (0..<count).reversed().reduce(0) { $0 << 8 | UInt64(bytes[index * count + $1]) }

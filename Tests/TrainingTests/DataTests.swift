@@ -23,7 +23,7 @@ import Testing
 
   private func read(_ lines: [String], name: String = "data.jsonl", _ reader: RecordReader) throws -> TrainingData {
     let scratch = try ScratchDirectory()
-    try File.create(scratch(name)).write(lines.joined(separator: "\n"))
+    try OpenFile.create(scratch(name)).write(lines.joined(separator: "\n"))
     return try TrainingData(path: scratch(name), reader)
   }
 
@@ -38,8 +38,8 @@ import Testing
     let cases = try #require(JSONValue(contentsOf: Fixtures.path("training/generation.json")).elements)
     for example in cases {
       let scratch = try ScratchDirectory()
-      try File.create(scratch("tokenizer_config.json")).write("{}")
-      try File.create(scratch("chat_template.jinja")).write(example["template"]?.stringValue ?? "")
+      try OpenFile.create(scratch("tokenizer_config.json")).write("{}")
+      try OpenFile.create(scratch("chat_template.jinja")).write(example["template"]?.stringValue ?? "")
       let template = try ChatTemplate(directory: scratch.path)
       let plain = try reader()
       let reader = RecordReader(
@@ -134,12 +134,12 @@ import Testing
     let scratch = try ScratchDirectory()
     let reader = try reader()
     try FileSystem.makeDirectory(scratch("data"))
-    try File.create(scratch("data/b.jsonl")).write(#"{"input_ids": [5, 6]}"#)
-    try File.create(scratch("data/a.json")).write(#"[{"input_ids": [3, 4]}]"#)
-    try File.create(scratch("data/notes.csv")).write("x")
+    try OpenFile.create(scratch("data/b.jsonl")).write(#"{"input_ids": [5, 6]}"#)
+    try OpenFile.create(scratch("data/a.json")).write(#"[{"input_ids": [3, 4]}]"#)
+    try OpenFile.create(scratch("data/notes.csv")).write("x")
     #expect(try TrainingData(path: scratch("data"), reader).records.map(\.tokens) == [[3, 4], [5, 6]])
-    try File.create(scratch("data/train.jsonl")).write(#"{"input_ids": [7, 8]}"#)
-    try File.create(scratch("data/valid.jsonl")).write(#"{"input_ids": [9, 9]}"#)
+    try OpenFile.create(scratch("data/train.jsonl")).write(#"{"input_ids": [7, 8]}"#)
+    try OpenFile.create(scratch("data/valid.jsonl")).write(#"{"input_ids": [9, 9]}"#)
     #expect(try TrainingData(path: scratch("data"), reader).records.map(\.tokens) == [[7, 8]])
     #expect(TrainingData.heldRecords(in: scratch("data")) == scratch("data/valid.jsonl"))
   }

@@ -50,7 +50,7 @@ import Testing
 
   private func read(_ text: String) throws -> ArgumentsFile {
     let scratch = try ScratchDirectory()
-    try File.create(scratch("settings")).write(text)
+    try OpenFile.create(scratch("settings")).write(text)
     return try ArgumentsFile(path: scratch("settings"))
   }
 

@@ -132,7 +132,7 @@ func built(_ name: String) -> URL {
     let scratch = try ScratchDirectory()
     let (base, adapter) = try largeBase(scratch)
     func digests() throws -> [String] {
-      try ["config.json", "model.safetensors"].map { try SHA256.digest(of: File.open(reading: "\(base)/\($0)")) }
+      try ["config.json", "model.safetensors"].map { try SHA256.digest(of: OpenFile.open(reading: "\(base)/\($0)")) }
     }
     let before = try digests()
     var generator = SeededGenerator(seed: 23)

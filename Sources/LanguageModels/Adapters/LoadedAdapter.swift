@@ -139,8 +139,8 @@ extension CausalLanguageModel {
   }
 
   /// All parameters by their names in the model.
-  var parametersByName: [ExactName: Parameter] {
-    var found: [ExactName: Parameter] = [:]
+  var parametersByName: [ExactName: NetworkParameter] {
+    var found: [ExactName: NetworkParameter] = [:]
     for (path, module) in root.namedModules() {
       for (name, parameter) in module.parameters {
         found["\(path.replacing(".base_layer", with: "")).\(name)"] = parameter

@@ -7,7 +7,7 @@ public struct Architecture: Sendable {
   /// A model's tree, and where the parts are that a forward pass needs. Paths are those of the tree.
   public struct Parts {
     /// The whole model, named as transformers names its class.
-    public let root: Module
+    public let root: NetworkModule
     /// The path of the embedding of tokens, an `Embedding`.
     public let embedding: String
     /// Learnt positions, an `Embedding`; nil if there are none.
@@ -30,7 +30,7 @@ public struct Architecture: Sendable {
     public let contextLength: Int
 
     public init(
-      root: Module, embedding: String, positions: String? = nil, inputProjection: String? = nil,
+      root: NetworkModule, embedding: String, positions: String? = nil, inputProjection: String? = nil,
       outputProjection: String? = nil, rotary: String? = nil, layers: String, attentionName: String = "self_attn",
       finalNorm: String? = nil, head: String = "lm_head", contextLength: Int
     ) {
@@ -104,7 +104,7 @@ extension ParameterSource {
   ) throws(ModelError) -> Linear {
     if base.isTied {
       return Linear(
-        Parameter(name: "\(path).weight", stored: embedding.weight.stored, isVector: false), bias: nil)
+        NetworkParameter(name: "\(path).weight", stored: embedding.weight.stored, isVector: false), bias: nil)
     }
     return try linear(path, width, vocabulary, bias: false)
   }

@@ -13,10 +13,10 @@ extension Architecture {
     let scalesByLayer = try config.flag("scale_attn_by_inverse_layer_idx", default: false)
     let scales = try config.flag("scale_attn_weights", default: true)
     let embedding = Embedding(try source.matrix("transformer.wte.weight", vocabulary, hidden))
-    func dropout(_ key: String) throws(ModelError) -> Module {
+    func dropout(_ key: String) throws(ModelError) -> NetworkModule {
       Inert("Dropout", details: "p=\(pythonNumber(try config.number(key, default: 0.1))), inplace=False")
     }
-    var layers: [Module] = []
+    var layers: [NetworkModule] = []
     for index in 0..<(try config.count("n_layer", default: 12)) {
       let path = "transformer.h.\(index)"
       let width = hidden / heads
@@ -30,12 +30,12 @@ extension Architecture {
           ("c_proj", try source.conv1D("\(path).attn.c_proj", hidden, hidden)),
           ("attn_dropout", try dropout("attn_pdrop")), ("resid_dropout", try dropout("resid_pdrop")),
         ])
-      let feedForward = Module(
+      let feedForward = NetworkModule(
         "GPT2MLP",
         [
           ("c_fc", try source.conv1D("\(path).mlp.c_fc", hidden, inner)),
           ("c_proj", try source.conv1D("\(path).mlp.c_proj", inner, hidden)),
-          ("act", try Activation("activation_function", config, default: "gelu_new")),
+          ("act", try ActivationLayer("activation_function", config, default: "gelu_new")),
           ("dropout", try dropout("resid_pdrop")),
         ])
       layers.append(
@@ -49,7 +49,7 @@ extension Architecture {
             ("ln_2", try source.layerNorm("\(path).ln_2", hidden, epsilon: epsilon)), ("mlp", feedForward),
           ]))
     }
-    let model = Module(
+    let model = NetworkModule(
       "GPT2Model",
       [
         ("wte", embedding), ("wpe", Embedding(try source.matrix("transformer.wpe.weight", context, hidden))),
@@ -58,7 +58,7 @@ extension Architecture {
       ])
     let head = try source.head("lm_head", tiedTo: embedding, hidden, vocabulary)
     return Parts(
-      root: Module("GPT2LMHeadModel", [("transformer", model), ("lm_head", head)]), embedding: "transformer.wte",
+      root: NetworkModule("GPT2LMHeadModel", [("transformer", model), ("lm_head", head)]), embedding: "transformer.wte",
       positions: "transformer.wpe", layers: "transformer.h", attentionName: "attn", finalNorm: "transformer.ln_f",
       contextLength: context)
   }

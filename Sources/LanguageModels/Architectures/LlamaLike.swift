@@ -41,7 +41,7 @@ struct LlamaLike {
       try source.matrix("model.embed_tokens.weight", vocabulary, hidden),
       typeName: scalesEmbedding ? "\(name)TextScaledWordEmbedding" : "Embedding",
       padding: config.value("pad_token_id")?.integerValue, scale: scalesEmbedding ? Float(hidden).squareRoot() : 1)
-    var layers: [Module] = []
+    var layers: [NetworkModule] = []
     for index in 0..<(try config.count("num_hidden_layers")) {
       let path = "model.layers.\(index)"
       let attentionPath = "\(path).self_attn"
@@ -49,7 +49,7 @@ struct LlamaLike {
         heads: heads, keyHeads: keyHeads, width: width, scale: 1 / Float(width).squareRoot())
       layout.window = try window(config, index)
       let queryBias = hasQueryBias || attentionBias
-      var parts: [(name: String, module: Module)] = [
+      var parts: [(name: String, module: NetworkModule)] = [
         ("q_proj", try source.linear("\(attentionPath).q_proj", hidden, heads * width, bias: queryBias)),
         ("k_proj", try source.linear("\(attentionPath).k_proj", hidden, keyHeads * width, bias: queryBias)),
         ("v_proj", try source.linear("\(attentionPath).v_proj", hidden, keyHeads * width, bias: queryBias)),
@@ -60,13 +60,13 @@ struct LlamaLike {
         parts.append(("q_norm", try norm("\(attentionPath).q_norm", width)))
         parts.append(("k_norm", try norm("\(attentionPath).k_norm", width)))
       }
-      let feedForward = Module(
+      let feedForward = NetworkModule(
         "\(name)MLP",
         [
           ("gate_proj", try source.linear("\(path).mlp.gate_proj", hidden, inner, bias: innerBias)),
           ("up_proj", try source.linear("\(path).mlp.up_proj", hidden, inner, bias: innerBias)),
           ("down_proj", try source.linear("\(path).mlp.down_proj", inner, hidden, bias: innerBias)),
-          ("act_fn", try Activation("hidden_act", config, default: activation, meaning: activationMeaning)),
+          ("act_fn", try ActivationLayer("hidden_act", config, default: activation, meaning: activationMeaning)),
         ])
       layers.append(
         DecoderLayer(
@@ -79,7 +79,7 @@ struct LlamaLike {
             ("post_attention_layernorm", try norm("\(path).post_attention_layernorm", hidden)),
           ]))
     }
-    let model = Module(
+    let model = NetworkModule(
       "\(name)Model",
       [
         ("embed_tokens", embedding), ("layers", ModuleList(layers)), ("norm", try norm("model.norm", hidden)),
@@ -87,7 +87,7 @@ struct LlamaLike {
       ])
     let head = try source.head("lm_head", tiedTo: embedding, hidden, vocabulary)
     return Architecture.Parts(
-      root: Module("\(name)ForCausalLM", [("model", model), ("lm_head", head)]), embedding: "model.embed_tokens",
+      root: NetworkModule("\(name)ForCausalLM", [("model", model), ("lm_head", head)]), embedding: "model.embed_tokens",
       rotary: "model.rotary_emb", layers: "model.layers", finalNorm: "model.norm",
       contextLength: try config.count("max_position_embeddings", default: 2048))
   }

@@ -22,7 +22,7 @@ extension Architecture {
     let embedding = Embedding(
       try source.matrix("\(path).embed_tokens.weight", vocabulary, narrow),
       padding: config.value("pad_token_id")?.integerValue ?? 1)
-    var parts: [(name: String, module: Module)] = [
+    var parts: [(name: String, module: NetworkModule)] = [
       ("embed_tokens", embedding),
       (
         "embed_positions",
@@ -37,13 +37,13 @@ extension Architecture {
     }
     let hasFinalNorm = normsBefore ? try !config.flag("_remove_final_layer_norm", default: false) : false
     if hasFinalNorm { parts.append(("final_layer_norm", try norm("\(path).final_layer_norm"))) }
-    var layers: [Module] = []
+    var layers: [NetworkModule] = []
     for index in 0..<(try config.count("num_hidden_layers")) {
       let path = "\(path).layers.\(index)"
       let width = hidden / heads
       let layout = Attention.Layout(
         output: "out_proj", heads: heads, keyHeads: heads, width: width, scale: 1 / Float(width).squareRoot())
-      var projections: [(name: String, module: Module)] = []
+      var projections: [(name: String, module: NetworkModule)] = []
       for name in ["k_proj", "v_proj", "q_proj", "out_proj"] {
         projections.append((name, try source.linear("\(path).self_attn.\(name)", hidden, hidden, bias: bias)))
       }
@@ -55,7 +55,7 @@ extension Architecture {
             feedForward: FeedForward(up: "fc1", down: "fc2", function: "activation_fn"), normsAfter: !normsBefore),
           [
             ("self_attn", Attention("OPTAttention", layout, index: index, projections)),
-            ("activation_fn", try Activation("activation_function", config, default: "relu")),
+            ("activation_fn", try ActivationLayer("activation_function", config, default: "relu")),
             ("self_attn_layer_norm", try norm("\(path).self_attn_layer_norm")),
             ("fc1", try source.linear("\(path).fc1", hidden, inner, bias: bias)),
             ("fc2", try source.linear("\(path).fc2", inner, hidden, bias: bias)),
@@ -66,9 +66,9 @@ extension Architecture {
     let head = try source.head("lm_head", tiedTo: embedding, narrow, vocabulary)
     let projects = narrow != hidden
     return Parts(
-      root: Module(
+      root: NetworkModule(
         "OPTForCausalLM",
-        [("model", Module("OPTModel", [("decoder", Module("OPTDecoder", parts))])), ("lm_head", head)]),
+        [("model", NetworkModule("OPTModel", [("decoder", NetworkModule("OPTDecoder", parts))])), ("lm_head", head)]),
       embedding: "\(path).embed_tokens", positions: "\(path).embed_positions",
       inputProjection: projects ? "\(path).project_in" : nil, outputProjection: projects ? "\(path).project_out" : nil,
       layers: "\(path).layers", finalNorm: hasFinalNorm ? "\(path).final_layer_norm" : nil, contextLength: context)

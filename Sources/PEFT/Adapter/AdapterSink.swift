@@ -10,7 +10,7 @@ public struct AdapterSink: Sendable {
 
   private let layout: SafetensorsLayout
   private let places: [ExactName: TensorEntry]
-  private let file: File
+  private let file: OpenFile
 
   /// Tensors in a file that does not exist yet, in the order in which PEFT's library writes them. Throws `.system`,
   /// `.headerTooLargeToWrite`.

@@ -77,8 +77,9 @@ public struct StoredAdapter: Sendable {
       let path = target.path(Adapter.weightsName)
       try fill(asAdapterError { () throws(TensorFileError) in try AdapterSink(at: path, items, metadata: metadata) })
       try asAdapterError { () throws(TensorFileError) in
-        try File.create(target.path(PeftConfig.fileName)).write(config.fileText)
-        try File.create(target.path(ModelCard.fileName)).write(card ?? ModelCard(config: config, isFresh: false).text)
+        try OpenFile.create(target.path(PeftConfig.fileName)).write(config.fileText)
+        try OpenFile.create(target.path(ModelCard.fileName)).write(
+          card ?? ModelCard(config: config, isFresh: false).text)
         try target.commit(durable: false)
       }
     } catch {

@@ -73,7 +73,7 @@ struct DialectOutput: Sendable {
   private static func write(_ content: Content, to path: String) throws(AdapterError) {
     switch content {
     case .text(let text):
-      try asAdapterError { () throws(TensorFileError) in try File.create(path).write(text) }
+      try asAdapterError { () throws(TensorFileError) in try OpenFile.create(path).write(text) }
     case .safetensors(let tensors, let metadata, let namesFormat):
       let (layout, made) = try safetensorsLayout(tensors, metadata, namesFormat, path: path)
       let file = try asAdapterError { () throws(TensorFileError) in try layout.create(at: path) }

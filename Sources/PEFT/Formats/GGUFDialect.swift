@@ -263,7 +263,7 @@ enum GGUFDialect {
 
 extension MadeTensor {
   /// A tensor of a GGUF file; blocks of Q8_0 as f32. Nil for other types with blocks.
-  init?(_ tensor: GGUFFile.Tensor, of file: File) {
+  init?(_ tensor: GGUFFile.Tensor, of file: OpenFile) {
     if let dtype = tensor.type.dtype {
       guard dtype.isComputable else { return nil }
       self.init(dtype, tensor.shape) { () throws(AdapterError) in

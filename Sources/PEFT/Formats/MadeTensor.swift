@@ -17,7 +17,7 @@ struct MadeTensor: Sendable {
   }
 
   /// A tensor of a file as it is.
-  init(_ entry: TensorEntry, of file: File) {
+  init(_ entry: TensorEntry, of file: OpenFile) {
     self.init(entry.dtype, entry.shape) { () throws(AdapterError) in
       try asAdapterError { () throws(TensorFileError) in try file.bytes(entry.byteRange) }
     }

@@ -56,7 +56,7 @@ struct HubDownload {
   }
 
   private func holds(_ path: String, _ file: HubFile) -> Bool {
-    (try? File.open(reading: path).byteCount()) == file.byteCount
+    (try? OpenFile.open(reading: path).byteCount()) == file.byteCount
   }
 
   private func link(_ file: HubFile, in snapshot: String) throws(TensorFileError) {
@@ -73,7 +73,7 @@ struct HubDownload {
     let reference = "\(folder)/refs/\(repository.revision)"
     try FileSystem.makeDirectories(FileSystem.parentDirectory(reference))
     let new = "\(folder)/.reference-\(getpid())-\(UInt32.random(in: 0...UInt32.max))"
-    try File.create(new).write(commit)
+    try OpenFile.create(new).write(commit)
     try FileSystem.move(new, to: reference)
   }
 
@@ -87,7 +87,7 @@ struct HubDownload {
     // Whoever held the lock may have fetched it.
     if holds(blob, file) { return }
     let path = "\(blob).incomplete"
-    let part = try asAdapterError { () throws(TensorFileError) in try File.open(updating: path) }
+    let part = try asAdapterError { () throws(TensorFileError) in try OpenFile.open(updating: path) }
     var wasBegun = try asAdapterError { () throws(TensorFileError) in try part.byteCount() > 0 }
     while true {
       try request.fill(part, from: address, file)
@@ -124,7 +124,7 @@ struct HubDownload {
     return HubFile(name: name, byteCount: count, digest: digest)
   }
 
-  private func digest(of part: File, _ file: HubFile) throws(AdapterError) -> String {
+  private func digest(of part: OpenFile, _ file: HubFile) throws(AdapterError) -> String {
     var (sha256, sha1) = (SHA256(), SHA1())
     sha1.add(Array("blob \(file.byteCount)\0".utf8).span.bytes)
     var buffer: [UInt8] = []

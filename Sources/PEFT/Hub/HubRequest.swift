@@ -64,7 +64,7 @@ struct HubRequest {
   /// Fills `part`, which may hold the beginning already, up to the file's size.
   ///
   /// A lost connection goes on from where it was. Throws as `text(_:of:)`, `.file`.
-  func fill(_ part: File, from address: String, _ file: HubFile) throws(AdapterError) {
+  func fill(_ part: OpenFile, from address: String, _ file: HubFile) throws(AdapterError) {
     var done = try asAdapterError { () throws(TensorFileError) in try part.byteCount() }
     func tell(_ state: HubProgress.State = .transferring) {
       report(

@@ -31,7 +31,7 @@ enum HubSnapshot {
     ) { first, _ in first }
     let present = Set(
       names.filter { name in
-        guard let count = try? File.open(reading: "\(directory)/\(name)").byteCount() else { return false }
+        guard let count = try? OpenFile.open(reading: "\(directory)/\(name)").byteCount() else { return false }
         return sizes[name].map { $0 == count } ?? true
       })
     let listed = Set(listing?.files.map(\.name) ?? [])

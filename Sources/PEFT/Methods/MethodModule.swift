@@ -28,7 +28,7 @@ final class SharedDraws {
 public struct MethodModule: MethodSettings {
   public let config: PeftConfig
   public let configPath: String
-  let file: File
+  let file: OpenFile
   /// The path in the model.
   public let path: String
   /// Tensors by what follows the module's path: `ia3_l`, `oft_R.weight`.

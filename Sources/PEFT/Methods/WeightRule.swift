@@ -104,7 +104,7 @@ struct RowProduct<Scalar: FactorElement> {
 
 /// A tensor of an adapter's file, read on demand.
 public struct StoredTensor: Sendable {
-  let file: File
+  let file: OpenFile
   public let entry: TensorEntry
 
   public var shape: [Int] { entry.shape }

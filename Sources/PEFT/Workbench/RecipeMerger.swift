@@ -60,7 +60,7 @@ public struct RecipeMerger: Sendable {
     _ directory: OutputDirectory, _ progress: (@Sendable (Merger.Progress) -> Void)?
   ) async throws -> Set<String> {
     let generators = generators()
-    var jobs: [WorkQueue<File, Piece>.Job] = []
+    var jobs: [WorkQueue<OpenFile, Piece>.Job] = []
     for shard in plan.shards {
       let path = directory.path(shard.name)
       let layout = try SafetensorsLayout(path: path, items: shard.outputs.map(\.item), metadata: plan.metadata)
@@ -114,7 +114,7 @@ public struct RecipeMerger: Sendable {
   }
 
   /// Returns whether all values are finite. Throws `.resultNotFinite` for the first that is not, unless the plan allows it.
-  private func write(_ piece: Piece, into file: File, progress: (Int) -> Void) throws -> Bool {
+  private func write(_ piece: Piece, into file: OpenFile, progress: (Int) -> Void) throws -> Bool {
     let item = piece.output.item
     switch piece.output.source {
     case .copy(let source, let entry):
@@ -155,7 +155,7 @@ public struct RecipeMerger: Sendable {
   }
 
   private func notFinite(
-    _ item: SafetensorsLayout.Item, _ file: File, _ bytes: [UInt8], _ format: FloatFormat, _ block: MixingBlock,
+    _ item: SafetensorsLayout.Item, _ file: OpenFile, _ bytes: [UInt8], _ format: FloatFormat, _ block: MixingBlock,
     _ first: Int
   ) -> TensorFileError {
     let width = format.byteCount
@@ -175,18 +175,18 @@ public struct RecipeMerger: Sendable {
         for output in shard.outputs { shardOfTensor[ExactName(output.item.name)] = shard.name }
       }
       let text = ShardIndex.text(shardOfTensor: shardOfTensor, totalBytes: plan.dataBytes, previous: nil)
-      try File.create(directory.path(Checkpoint.indexName)).write(text)
+      try OpenFile.create(directory.path(Checkpoint.indexName)).write(text)
     }
     for item in plan.sideFiles {
       let path = directory.path(item.name)
       if item.name.contains("/") { try FileSystem.makeDirectories(FileSystem.parentDirectory(path)) }
       if item.name == "config.json", let config = plan.config {
-        try File.create(path).write(config.pythonText(sortedKeys: false) + "\n")
+        try OpenFile.create(path).write(config.pythonText(sortedKeys: false) + "\n")
       } else {
         try FileSystem.copy(item.source, to: path)
       }
     }
-    try File.create(directory.path(RecipeCard.recipeName)).write(plan.recipe.text)
-    try File.create(directory.path(ModelCard.fileName)).write(RecipeCard(recipe: plan.recipe).text)
+    try OpenFile.create(directory.path(RecipeCard.recipeName)).write(plan.recipe.text)
+    try OpenFile.create(directory.path(ModelCard.fileName)).write(RecipeCard(recipe: plan.recipe).text)
   }
 }

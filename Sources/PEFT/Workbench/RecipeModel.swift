@@ -5,7 +5,7 @@ internal import TensorMath
 struct RecipeModel: Sendable {
   /// Where a tensor's values come from.
   enum Source: Sendable {
-    case stored(File, TensorEntry)
+    case stored(OpenFile, TensorEntry)
     /// What the merge of an adapter would write, before it is rounded.
     case merged(MergePlan.Output)
   }

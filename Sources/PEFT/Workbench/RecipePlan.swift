@@ -29,7 +29,7 @@ public struct RecipePlan: Sendable {
   }
 
   enum Source: Sendable {
-    case copy(File, TensorEntry)
+    case copy(OpenFile, TensorEntry)
     case mix(Mixing)
   }
 
@@ -106,7 +106,7 @@ public struct RecipePlan: Sendable {
     sideBytes = try asRecipeError { () throws(AdapterError) in
       try asAdapterError { () throws(TensorFileError) in
         var bytes = recipe.text.utf8.count * 2 + 4096
-        for item in found.items { bytes += try File.open(reading: item.source).byteCount() }
+        for item in found.items { bytes += try OpenFile.open(reading: item.source).byteCount() }
         return bytes
       }
     }

@@ -122,7 +122,7 @@ struct ReportFile {
   /// Throws `.file`.
   func write(_ page: Page, _ console: Console) throws(AdapterError) {
     do throws(TensorFileError) {
-      try File.create(path).write(page.html)
+      try OpenFile.create(path).write(page.html)
     } catch {
       throw AdapterError.file(error)
     }

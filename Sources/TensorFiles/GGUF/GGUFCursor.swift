@@ -1,6 +1,6 @@
 /// Reads a GGUF header from its beginning to its end; every length is checked against the bytes that are left.
 struct GGUFCursor {
-  let file: File
+  let file: OpenFile
   let path: String
   let fileBytes: Int
   private(set) var position = 0
@@ -9,7 +9,7 @@ struct GGUFCursor {
   private var values = 0
 
   init(path: String) throws(TensorFileError) {
-    file = try File.open(reading: path)
+    file = try OpenFile.open(reading: path)
     self.path = path
     fileBytes = try file.byteCount()
   }

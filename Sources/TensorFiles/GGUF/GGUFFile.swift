@@ -33,7 +33,7 @@ public struct GGUFFile: Sendable {
   /// What data is aligned to, where the file does not say.
   public static let defaultAlignment = 32
 
-  public let file: File
+  public let file: OpenFile
   /// In the order of the file.
   public let metadata: [Member]
   /// In the order of the file.
@@ -48,7 +48,7 @@ public struct GGUFFile: Sendable {
 
   /// True if a file begins as GGUF does.
   public static func isOne(_ path: String) -> Bool {
-    guard FileSystem.kind(path) == .file, let file = try? File.open(reading: path) else { return false }
+    guard FileSystem.kind(path) == .file, let file = try? OpenFile.open(reading: path) else { return false }
     return (try? file.bytes(0..<4)) == magic
   }
 

@@ -60,8 +60,8 @@ public struct GGUFLayout: Sendable {
   }
 
   /// Creates the file with its header and full length; the data is still to be written. Throws `.system`.
-  public func create(at path: String) throws(TensorFileError) -> File {
-    let file = try File.create(path)
+  public func create(at path: String) throws(TensorFileError) -> OpenFile {
+    let file = try OpenFile.create(path)
     try file.allocate(fileBytes)
     try file.write(header.span.bytes, at: 0)
     return file

@@ -7,7 +7,7 @@ struct TorchFile {
   private(set) var tensors: [(name: String, tensor: TorchTensor)] = []
   /// Where each storage's bytes lie, by its key.
   private var storages: [ExactName: Range<Int>] = [:]
-  private let file: File
+  private let file: OpenFile
   /// Bytes that the tensors may have together: views of one storage would make a small file as large as they like.
   private let copyLimit: Int
 
@@ -22,7 +22,7 @@ struct TorchFile {
 
   /// Throws `.archive`, `.pickleMalformed`, `.pickleOpcode`, `.pickleGlobal`, `.torchTensor`, `.notTorch`.
   init(path: String) throws(TensorFileError) {
-    file = try File.open(reading: path)
+    file = try OpenFile.open(reading: path)
     let count = try file.byteCount()
     let start = try file.bytes(0..<min(count, Self.legacyMagic.count))
     copyLimit = Self.copyLimit(fileBytes: count)
@@ -247,7 +247,7 @@ struct TorchFile {
   }
 
   private func laidOut(_ strided: [(name: String, tensor: TorchTensor)]) throws(TensorFileError) -> SafetensorsFile {
-    let target = try File.temporary(named: file.path)
+    let target = try OpenFile.temporary(named: file.path)
     var entries: [TensorEntry] = []
     var position = 0
     for (name, tensor) in strided {

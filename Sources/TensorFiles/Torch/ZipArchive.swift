@@ -6,7 +6,7 @@ internal import CZlib
 /// decompressed, so that no two readers can see different contents.
 /// Source: PKWARE APPNOTE.TXT 4.3, 4.4, 4.5.3 (ZIP64); caffe2/serialize/inline_container.cc.
 struct ZipArchive {
-  private let file: File
+  private let file: OpenFile
   /// Bytes of each record's data by name.
   let records: [ExactName: Range<Int>]
   private let checksums: [ExactName: UInt32]
@@ -14,7 +14,7 @@ struct ZipArchive {
   private static let recordLimit = 10_000_000
 
   /// Throws `.archive` with the reason.
-  init(_ file: File) throws(TensorFileError) {
+  init(_ file: OpenFile) throws(TensorFileError) {
     self.file = file
     let count = try file.byteCount()
     let reader = Reader(file: file, byteCount: count)
@@ -61,7 +61,7 @@ struct ZipArchive {
 }
 
 private struct Reader {
-  let file: File
+  let file: OpenFile
   let byteCount: Int
 
   struct Entry {

@@ -8,7 +8,7 @@ internal import TensorMath
 /// product is rounded once.
 /// Source: peft/tuners/lora/variants.py `DoraLinearVariant.merge_unsafe`, `DoraEmbeddingVariant`, `_DoraConvNdVariant`.
 struct DecomposedMerge {
-  let source: File
+  let source: OpenFile
   let stored: FloatFormat
   let format: FloatFormat
   let update: LoRAUpdate

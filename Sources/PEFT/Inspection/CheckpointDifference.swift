@@ -55,7 +55,7 @@ public struct CheckpointDifference: Sendable {
   }
 
   private static func compare(
-    _ firstFile: File, _ first: TensorEntry, _ secondFile: File, _ second: TensorEntry
+    _ firstFile: OpenFile, _ first: TensorEntry, _ secondFile: OpenFile, _ second: TensorEntry
   ) throws(TensorFileError) -> TensorDifference.Finding {
     guard first.shape == second.shape, first.dtype == second.dtype else { return .retyped }
     let step = 1 << 20

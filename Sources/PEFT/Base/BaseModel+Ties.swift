@@ -45,7 +45,7 @@ extension BaseModel {
     guard let format = one.entry.dtype.format, let otherFormat = other.entry.dtype.format else { return false }
     for start in stride(from: 0, to: one.entry.elementCount, by: 1 << 18) {
       let elements = start..<min(start + 1 << 18, one.entry.elementCount)
-      func values(_ entry: TensorEntry, _ file: File, _ width: Int) throws(TensorFileError) -> [UInt8] {
+      func values(_ entry: TensorEntry, _ file: OpenFile, _ width: Int) throws(TensorFileError) -> [UInt8] {
         let begin = entry.byteRange.lowerBound
         return try file.bytes(begin + elements.lowerBound * width..<begin + elements.upperBound * width)
       }

@@ -56,7 +56,7 @@ struct BiasChange: Sendable {
   /// Whose the rule is.
   var owner = ModuleOwner()
   /// The weight before the change.
-  let weightFile: File
+  let weightFile: OpenFile
   let weight: TensorEntry
   let shape: WeightShape
 

@@ -10,7 +10,7 @@ struct MergeComparison: Sendable {
     let place: Checkpoint.Location?
     let bound: ElementBound
     /// The weight before the merge.
-    let base: (file: File, entry: TensorEntry)?
+    let base: (file: OpenFile, entry: TensorEntry)?
     let isMerged: Bool
   }
 
@@ -142,7 +142,7 @@ final class ComparingSink: TensorSink {
 
   init(_ comparison: MergeComparison) { self.comparison = comparison }
 
-  func copy(_ range: Range<Int>, from file: File, to byteOffset: Int) throws(TensorFileError) {
+  func copy(_ range: Range<Int>, from file: OpenFile, to byteOffset: Int) throws(TensorFileError) {
     let step = 1 << 18
     var bytes: [UInt8] = []
     swap(&bytes, &source)

@@ -3,7 +3,7 @@ internal import TensorFiles
 extension MergeWork {
   /// The pieces of a weight that is updated after some of its rows were replaced.
   static func mergePieces(
-    _ file: File, _ entry: TensorEntry, _ update: LoRAUpdate, replacing replaced: TokenReplacement, target: Int,
+    _ file: OpenFile, _ entry: TensorEntry, _ update: LoRAUpdate, replacing replaced: TokenReplacement, target: Int,
     dtype: DType
   ) -> [MergeWork] {
     let rowBytes = update.columns * dtype.bitCount / 8

@@ -3,7 +3,7 @@ internal import TensorFiles
 internal import TensorMath
 
 /// A parameter of a module: what the checkpoint holds, and what takes its place while an adapter is active.
-public final class Parameter {
+public final class NetworkParameter {
   /// The name in the model, such as `model.norm.weight`.
   public let name: String
   /// As the checkpoint holds it.
@@ -54,13 +54,13 @@ public final class ParameterSource {
   }
 
   /// The parameter of a name in the model, of shape `[rows, columns]`. Throws `.parameterMissing`, `.parameterShape`, `.parameterType`, `.quantized`.
-  public func matrix(_ name: String, _ rows: Int, _ columns: Int) throws(ModelError) -> Parameter {
-    Parameter(name: name, stored: try view(name, [rows, columns]), isVector: false)
+  public func matrix(_ name: String, _ rows: Int, _ columns: Int) throws(ModelError) -> NetworkParameter {
+    NetworkParameter(name: name, stored: try view(name, [rows, columns]), isVector: false)
   }
 
   /// The parameter of a name in the model, of shape `[count]`. Throws as `matrix`.
-  public func vector(_ name: String, _ count: Int) throws(ModelError) -> Parameter {
-    Parameter(name: name, stored: try view(name, [count]), isVector: true)
+  public func vector(_ name: String, _ count: Int) throws(ModelError) -> NetworkParameter {
+    NetworkParameter(name: name, stored: try view(name, [count]), isVector: true)
   }
 
   /// The reason why parameters of a quantized checkpoint are not what the architecture has; nil if it is not quantized.

@@ -6,7 +6,7 @@ struct StoredProduct: Sendable {
   let path: String
   /// True if ΔW is s·B·A whatever the base.
   let isDetermined: Bool
-  private let file: File
+  private let file: OpenFile
   private let a: TensorEntry
   private let b: TensorEntry
   private let scale: Double

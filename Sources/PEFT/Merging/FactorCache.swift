@@ -26,7 +26,7 @@ struct FactorCache {
 
   /// All values of a tensor, in the order of the file.
   mutating func values<Value: FactorElement>(
-    _ file: File, _ entry: TensorEntry
+    _ file: OpenFile, _ entry: TensorEntry
   ) throws(TensorFileError) -> [Value] {
     let key = Key(
       file: ObjectIdentifier(file), byteOffset: entry.byteRange.lowerBound, isDouble: Value.self == Double.self)

@@ -174,7 +174,7 @@ public struct MergeVerifier: Sendable {
 
 extension MergePlan.Output {
   /// The weight that a change is made to; nil where a tensor is copied or replaced.
-  fileprivate var base: (file: File, entry: TensorEntry)? {
+  fileprivate var base: (file: OpenFile, entry: TensorEntry)? {
     switch source {
     case .merge(let file, let entry, _), .change(let file, let entry, _), .changeBias(let file, let entry, _),
       .addBias(let file, let entry, _), .mergeRows(let file, let entry, _, _):

@@ -16,26 +16,26 @@ extension DType {
 
 /// Where the bytes of a merge go: a file, or a comparison with one.
 protocol TensorSink {
-  func copy(_ range: Range<Int>, from source: File, to byteOffset: Int) throws(TensorFileError)
+  func copy(_ range: Range<Int>, from source: OpenFile, to byteOffset: Int) throws(TensorFileError)
   func write(_ source: RawSpan, at byteOffset: Int) throws(TensorFileError)
 }
 
-extension File: TensorSink {}
+extension OpenFile: TensorSink {}
 
 /// The pieces of work of one output file. Each writes its own bytes, so any task may do any piece.
 enum MergeWork: Sendable {
   /// Bytes taken over as they are.
-  case copy(source: File, range: Range<Int>, target: Int)
+  case copy(source: OpenFile, range: Range<Int>, target: Int)
   /// Rows of a weight, updated. `target` is where the first of the rows goes.
-  case merge(source: File, entry: TensorEntry, update: LoRAUpdate, rows: Range<Int>, target: Int, dtype: DType)
+  case merge(source: OpenFile, entry: TensorEntry, update: LoRAUpdate, rows: Range<Int>, target: Int, dtype: DType)
   /// Stored rows of a weight, changed by rules. `target` is where the first of the rows goes.
-  case change(source: File, entry: TensorEntry, change: WeightChange, rows: Range<Int>, target: Int, dtype: DType)
+  case change(source: OpenFile, entry: TensorEntry, change: WeightChange, rows: Range<Int>, target: Int, dtype: DType)
   /// A whole bias, changed by a rule.
-  case changeBias(source: File, entry: TensorEntry, change: BiasChange, target: Int, dtype: DType)
+  case changeBias(source: OpenFile, entry: TensorEntry, change: BiasChange, target: Int, dtype: DType)
   /// A whole bias, others added.
-  case addBias(source: File, entry: TensorEntry, biases: [AddedBias], target: Int, dtype: DType)
+  case addBias(source: OpenFile, entry: TensorEntry, biases: [AddedBias], target: Int, dtype: DType)
   /// Elements of an adapter tensor, rounded to `dtype`.
-  case convert(source: File, entry: TensorEntry, elements: Range<Int>, target: Int, dtype: DType)
+  case convert(source: OpenFile, entry: TensorEntry, elements: Range<Int>, target: Int, dtype: DType)
 
   /// Bytes of a weight that are held and written at once: half a second-level cache.
   static let blockBytes = 256 << 10
@@ -57,7 +57,7 @@ enum MergeWork: Sendable {
   /// The pieces of a file, in the order of their bytes. Neighbouring copies from one file are joined.
   static func pieces(_ shard: MergePlan.Shard, layout: SafetensorsLayout) -> [MergeWork] {
     var pieces: [MergeWork] = []
-    var pending: (source: File, range: Range<Int>, target: Int)?
+    var pending: (source: OpenFile, range: Range<Int>, target: Int)?
     func flush() {
       guard let run = pending else { return }
       pending = nil
@@ -123,7 +123,7 @@ enum MergeWork: Sendable {
   }
 
   private static func mergePieces(
-    _ file: File, _ entry: TensorEntry, _ updates: [LoRAUpdate], target: Int, dtype: DType
+    _ file: OpenFile, _ entry: TensorEntry, _ updates: [LoRAUpdate], target: Int, dtype: DType
   ) -> [MergeWork] {
     var pieces: [MergeWork] = []
     var nextByte = 0
@@ -145,7 +145,7 @@ enum MergeWork: Sendable {
 
   /// Bytes of the output, counted from the tensor's first, whose values stay as they are.
   private static func takenPieces(
-    _ file: File, _ entry: TensorEntry, _ bytes: Range<Int>, target: Int, dtype: DType
+    _ file: OpenFile, _ entry: TensorEntry, _ bytes: Range<Int>, target: Int, dtype: DType
   ) -> [MergeWork] {
     guard entry.dtype == dtype else {
       let width = dtype.bitCount / 8
@@ -162,7 +162,7 @@ enum MergeWork: Sendable {
 
   /// Elements of a tensor, counted from its first, that become another dtype.
   private static func convertPieces(
-    _ file: File, _ entry: TensorEntry, _ elements: Range<Int>, target: Int, dtype: DType
+    _ file: OpenFile, _ entry: TensorEntry, _ elements: Range<Int>, target: Int, dtype: DType
   ) -> [MergeWork] {
     let elementBytes = dtype.bitCount / 8
     return stride(from: elements.lowerBound, to: elements.upperBound, by: pieceBytes / elementBytes).map { start in
@@ -174,7 +174,7 @@ enum MergeWork: Sendable {
 
   /// The rows that are replaced, and the stretches between them.
   private static func rowPieces(
-    _ file: File, _ entry: TensorEntry, _ rows: TokenReplacement, target: Int, dtype: DType
+    _ file: OpenFile, _ entry: TensorEntry, _ rows: TokenReplacement, target: Int, dtype: DType
   ) -> [MergeWork] {
     let width = entry.shape[1]
     let rowBytes = width * dtype.bitCount / 8
@@ -241,7 +241,7 @@ enum MergeWork: Sendable {
   ///
   /// Throws `.system`, `.shortRead`, what the sink throws, and `.resultNotFinite` unless the scratch's check is lenient.
   func perform(into file: some TensorSink, scratch: inout MergeScratch) throws(TensorFileError) {
-    let (source, entry, target, dtype, firstElement): (File, TensorEntry, Int, DType, Int)
+    let (source, entry, target, dtype, firstElement): (OpenFile, TensorEntry, Int, DType, Int)
     switch self {
     case .copy(let source, let range, let target): return try file.copy(range, from: source, to: target)
     case .merge(let file, let stored, let update, let rows, let place, let result):
@@ -340,7 +340,7 @@ enum MergeWork: Sendable {
   }
 
   private static func change<Scalar: FactorElement>(
-    _ type: Scalar.Type, _ source: File, _ entry: TensorEntry, _ stored: FloatFormat, _ change: WeightChange,
+    _ type: Scalar.Type, _ source: OpenFile, _ entry: TensorEntry, _ stored: FloatFormat, _ change: WeightChange,
     _ rows: Range<Int>, into file: some TensorSink, _ target: Int, _ format: FloatFormat
   ) throws(TensorFileError) {
     let columns = change.storedColumns
@@ -377,7 +377,8 @@ enum MergeWork: Sendable {
   ///
   /// Precision: f64 goes through f32 to the half formats, as torch's copy does; otherwise one rounding.
   private static func convert(
-    _ source: File, _ from: Int, _ count: Int, _ stored: FloatFormat, _ format: FloatFormat, _ target: some TensorSink,
+    _ source: OpenFile, _ from: Int, _ count: Int, _ stored: FloatFormat, _ format: FloatFormat,
+    _ target: some TensorSink,
     _ to: Int
   ) throws(TensorFileError) {
     let bytes = try source.bytes(from..<from + count * stored.byteCount)

@@ -25,7 +25,7 @@ struct SideFiles: Sendable {
     notes = found.notes
     var bytes = 0
     for item in items {
-      let file = try File.open(reading: item.source)
+      let file = try OpenFile.open(reading: item.source)
       bytes += try file.byteCount()
     }
     byteCount = bytes

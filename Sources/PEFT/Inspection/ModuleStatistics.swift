@@ -221,7 +221,7 @@ extension FloatFormat {
 
 extension ValueScan {
   /// Looks at all values of a tensor, a megabyte at a time. Traps if its dtype is not computable.
-  init(_ file: File, _ entry: TensorEntry) throws(TensorFileError) {
+  init(_ file: OpenFile, _ entry: TensorEntry) throws(TensorFileError) {
     self.init()
     guard let format = entry.dtype.format else { return }
     for start in stride(from: entry.byteRange.lowerBound, to: entry.byteRange.upperBound, by: 1 << 20) {

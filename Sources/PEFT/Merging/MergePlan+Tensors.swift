@@ -58,7 +58,7 @@ final class MemorySink: TensorSink {
 
   init(byteCount: Int) { bytes = [UInt8](repeating: 0, count: byteCount) }
 
-  func copy(_ range: Range<Int>, from file: File, to byteOffset: Int) throws(TensorFileError) {
+  func copy(_ range: Range<Int>, from file: OpenFile, to byteOffset: Int) throws(TensorFileError) {
     let bytes = try file.bytes(range)
     try write(bytes.span.bytes, at: byteOffset)
   }

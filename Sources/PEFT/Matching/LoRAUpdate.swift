@@ -42,7 +42,7 @@ extension LoRAUpdate.Term {
 
 /// A matrix within a tensor of an adapter: all of it, its transpose, or every n-th of its columns.
 struct FactorView: Sendable {
-  let file: File
+  let file: OpenFile
   let entry: TensorEntry
   let rows: Int
   let columns: Int
@@ -55,7 +55,7 @@ struct FactorView: Sendable {
   var blockCount = 1
 
   /// A tensor as a row-major matrix, whatever extents of one or kernels it is stored with.
-  init(_ file: File, _ entry: TensorEntry, rows: Int, columns: Int) {
+  init(_ file: OpenFile, _ entry: TensorEntry, rows: Int, columns: Int) {
     self.file = file
     self.entry = entry
     self.rows = rows
@@ -65,7 +65,7 @@ struct FactorView: Sendable {
 
   /// A window into a tensor.
   init(
-    _ file: File, _ entry: TensorEntry, rows: Int, columns: Int, offset: Int, rowStride: Int, columnStride: Int
+    _ file: OpenFile, _ entry: TensorEntry, rows: Int, columns: Int, offset: Int, rowStride: Int, columnStride: Int
   ) {
     self.init(file, entry, rows: rows, columns: columns)
     self.offset = offset
@@ -74,7 +74,7 @@ struct FactorView: Sendable {
   }
 
   /// A block-diagonal matrix whose `blockCount` blocks are stored below each other, `[rows, columns / blockCount]`.
-  init(_ file: File, _ entry: TensorEntry, rows: Int, columns: Int, blockCount: Int) {
+  init(_ file: OpenFile, _ entry: TensorEntry, rows: Int, columns: Int, blockCount: Int) {
     self.init(file, entry, rows: rows, columns: columns)
     self.blockCount = blockCount
     rowStride = columns / blockCount
@@ -120,7 +120,7 @@ enum BaseRemoval: Sendable {
 
 /// A tensor that is added to a bias: b' = b + scale · entry. lora_B's bias, and BEFT's.
 struct AddedBias: Sendable {
-  let file: File
+  let file: OpenFile
   let entry: TensorEntry
   let scale: Double
 }
@@ -142,7 +142,7 @@ extension LoRAUpdate {
 
 /// Rows of an embedding that take the place of the base's.
 struct TokenReplacement: Sendable {
-  let file: File
+  let file: OpenFile
   /// One row for each index.
   let entry: TensorEntry
   let indices: [Int]

@@ -96,7 +96,7 @@ struct ExpertParameter {
   ///
   /// A holds the experts below each other, row e·r + k; B interleaved, column k·experts + e.
   func update(
-    _ matrix: Matrix, file: File, a: TensorEntry, b: TensorEntry, rank: Int, scale: Double, swapped: Bool
+    _ matrix: Matrix, file: OpenFile, a: TensorEntry, b: TensorEntry, rank: Int, scale: Double, swapped: Bool
   ) -> LoRAUpdate {
     let (width, height) = (a.shape[1], b.shape[0])
     let factorA = FactorView(

@@ -53,7 +53,7 @@ extension MergePlanMaker {
   }
 
   private static func holdSameValues(
-    _ one: (file: File, entry: TensorEntry), _ other: (file: File, entry: TensorEntry)
+    _ one: (file: OpenFile, entry: TensorEntry), _ other: (file: OpenFile, entry: TensorEntry)
   ) throws(TensorFileError) -> Bool {
     guard one.entry.shape == other.entry.shape, let first = one.entry.dtype.format,
       let second = other.entry.dtype.format

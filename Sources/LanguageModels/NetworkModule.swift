@@ -3,13 +3,13 @@ internal import TensorFiles
 /// A part of a model with named parts of its own, as torch's `nn.Module`.
 ///
 /// Names and order are transformers' own, so that PEFT's rules for targets see the same tree.
-public class Module {
+public class NetworkModule {
   /// The class that transformers prints.
   public let typeName: String
   /// Named parts in the order in which transformers registers them.
-  public private(set) var children: [(name: String, module: Module)]
+  public private(set) var children: [(name: String, module: NetworkModule)]
   /// Named parameters of this module itself.
-  public let parameters: [(name: String, parameter: Parameter)]
+  public let parameters: [(name: String, parameter: NetworkParameter)]
   /// What stands between the parentheses when the module is printed.
   let details: String
 
@@ -18,13 +18,13 @@ public class Module {
   /// - Parameters:
   ///   - typeName: the class that transformers prints.
   ///   - children: its parts, in the order in which transformers registers them.
-  public convenience init(_ typeName: String, _ children: [(name: String, module: Module)]) {
+  public convenience init(_ typeName: String, _ children: [(name: String, module: NetworkModule)]) {
     self.init(typeName, details: "", children)
   }
 
   init(
-    _ typeName: String, details: String, parameters: [(name: String, parameter: Parameter)] = [],
-    _ children: [(name: String, module: Module)] = []
+    _ typeName: String, details: String, parameters: [(name: String, parameter: NetworkParameter)] = [],
+    _ children: [(name: String, module: NetworkModule)] = []
   ) {
     self.typeName = typeName
     self.details = details
@@ -33,10 +33,10 @@ public class Module {
   }
 
   /// The part of that name, nil if there is none.
-  public func child(_ name: String) -> Module? { children.first { $0.name.isExactly(name) }?.module }
+  public func child(_ name: String) -> NetworkModule? { children.first { $0.name.isExactly(name) }?.module }
 
   /// The part of that name, which the architecture made. Traps if it is not there: a mistake in the architecture.
-  func part<Part: Module>(_ name: String, as type: Part.Type = Part.self) -> Part {
+  func part<Part: NetworkModule>(_ name: String, as type: Part.Type = Part.self) -> Part {
     for child in children where child.name == name {
       guard let part = child.module as? Part else { break }
       return part
@@ -45,7 +45,7 @@ public class Module {
   }
 
   /// Puts another module in a part's place. Traps if there is no such part.
-  func replaceChild(_ name: String, with module: Module) {
+  func replaceChild(_ name: String, with module: NetworkModule) {
     guard let index = children.firstIndex(where: { $0.name == name }) else {
       preconditionFailure("\(typeName) has no \(name)")
     }
@@ -53,7 +53,7 @@ public class Module {
   }
 
   /// The module at a path such as `model.layers.0.self_attn`; the empty path is this one.
-  public func module(at path: String) -> Module? {
+  public func module(at path: String) -> NetworkModule? {
     var module = self
     for name in path.parts() {
       guard let next = module.child(String(name)) else { return nil }
@@ -63,8 +63,8 @@ public class Module {
   }
 
   /// This module and all below it with their paths, parents first. Source: torch `Module.named_modules`.
-  public func namedModules(_ prefix: String = "") -> [(path: String, module: Module)] {
-    var found: [(String, Module)] = [(prefix, self)]
+  public func namedModules(_ prefix: String = "") -> [(path: String, module: NetworkModule)] {
+    var found: [(String, NetworkModule)] = [(prefix, self)]
     for child in children {
       found += child.module.namedModules(prefix.isEmpty ? child.name : "\(prefix).\(child.name)")
     }
@@ -94,9 +94,11 @@ public class Module {
 }
 
 /// A list of modules, named by their places.
-public final class ModuleList: Module {
-  public init(_ modules: [Module]) { super.init("ModuleList", details: "", modules.enumerated().map { ("\($0)", $1) }) }
+public final class ModuleList: NetworkModule {
+  public init(_ modules: [NetworkModule]) {
+    super.init("ModuleList", details: "", modules.enumerated().map { ("\($0)", $1) })
+  }
 }
 
 /// A module that is printed and does nothing when a model runs.
-final class Inert: Module {}
+final class Inert: NetworkModule {}

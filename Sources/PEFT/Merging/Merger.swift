@@ -102,7 +102,7 @@ public struct Merger: Sendable {
   private func writeShards(
     _ directory: OutputDirectory, _ progress: (@Sendable (Progress) -> Void)?
   ) async throws -> Set<String> {
-    var jobs: [WorkQueue<File, MergeWork>.Job] = []
+    var jobs: [WorkQueue<OpenFile, MergeWork>.Job] = []
     for shard in plan.shards {
       let path = directory.path(shard.name)
       let layout = try SafetensorsLayout(path: path, items: shard.outputs.map(\.item), metadata: shard.metadata)
@@ -142,7 +142,7 @@ public struct Merger: Sendable {
     }
     let text = ShardIndex.text(
       shardOfTensor: shardOfTensor, totalBytes: plan.dataBytes, previous: plan.base.checkpoint.index?.document)
-    try File.create(directory.path(Checkpoint.indexName), permissions: permissions).write(text)
+    try OpenFile.create(directory.path(Checkpoint.indexName), permissions: permissions).write(text)
   }
 
   private func writeSideFiles(_ directory: OutputDirectory) throws(TensorFileError) {
@@ -150,7 +150,7 @@ public struct Merger: Sendable {
       let path = directory.path(item.name)
       if item.name.contains("/") { try FileSystem.makeDirectories(FileSystem.parentDirectory(path)) }
       if item.name == "config.json", let edited = plan.editedConfig {
-        let file = try File.create(path, permissions: FilePermissions(of: [item.source]))
+        let file = try OpenFile.create(path, permissions: FilePermissions(of: [item.source]))
         try file.write(edited.pythonText(sortedKeys: false) + "\n")
       } else {
         try FileSystem.copy(item.source, to: path)

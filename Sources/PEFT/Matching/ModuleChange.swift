@@ -77,7 +77,7 @@ extension MergePlan {
     of output: Output, _ scratch: inout MergeScratch, keeps: Bool = false
   ) throws(AdapterError) -> [ModuleChange] {
     let name = output.item.name
-    func sink(_ file: File, _ entry: TensorEntry) -> ChangeSink {
+    func sink(_ file: OpenFile, _ entry: TensorEntry) -> ChangeSink {
       ChangeSink(file, entry, keeps: keeps ? 0..<entry.elementCount : nil)
     }
     switch output.source {
@@ -151,7 +151,7 @@ extension MergePlan {
 
 /// Compares what a merge writes with what was there, and keeps the sums only.
 private final class ChangeSink: TensorSink {
-  private let source: File
+  private let source: OpenFile
   private let entry: TensorEntry
   private let format: FloatFormat
   /// The format of what is written.
@@ -166,7 +166,7 @@ private final class ChangeSink: TensorSink {
   private var differences: [Double] = []
 
   /// For what is written in f64.
-  init(_ source: File, _ entry: TensorEntry, written: FloatFormat = .f64, keeps kept: Range<Int>? = nil) {
+  init(_ source: OpenFile, _ entry: TensorEntry, written: FloatFormat = .f64, keeps kept: Range<Int>? = nil) {
     self.kept = kept
     if let kept { differences = [Double](repeating: 0, count: kept.count) }
     self.source = source
@@ -185,7 +185,7 @@ private final class ChangeSink: TensorSink {
     }
   }
 
-  func copy(_ range: Range<Int>, from file: File, to byteOffset: Int) throws(TensorFileError) {
+  func copy(_ range: Range<Int>, from file: OpenFile, to byteOffset: Int) throws(TensorFileError) {
     let bytes = try file.bytes(range)
     try write(bytes.span.bytes, at: byteOffset)
   }

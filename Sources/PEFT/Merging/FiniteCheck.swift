@@ -20,7 +20,7 @@ struct FiniteSink<Base: TensorSink>: TensorSink {
   let base: Base
   let check: FiniteCheck
   /// What the piece is made from.
-  let source: File
+  let source: OpenFile
   let entry: TensorEntry
   /// The dtype of the results.
   let format: FloatFormat
@@ -29,7 +29,7 @@ struct FiniteSink<Base: TensorSink>: TensorSink {
   let target: Int
   let firstElement: Int
 
-  func copy(_ range: Range<Int>, from source: File, to byteOffset: Int) throws(TensorFileError) {
+  func copy(_ range: Range<Int>, from source: OpenFile, to byteOffset: Int) throws(TensorFileError) {
     try base.copy(range, from: source, to: byteOffset)
   }
 

@@ -7,7 +7,7 @@ func systemMessage(_ code: Int32) -> String { String(cString: strerror(code)) }
 /// An open file. Reads and writes name their position, so one file can serve several tasks.
 ///
 /// Sendable: the descriptor never changes and is closed when the last reference goes.
-public final class File: Sendable {
+public final class OpenFile: Sendable {
   /// As given when opened; for messages.
   public let path: String
   let descriptor: Int32
@@ -21,11 +21,11 @@ public final class File: Sendable {
 
   /// Opens an existing regular file, without waiting for anything. What is none is not opened: that alone can rewind a tape
   /// or wake a program that waits at a pipe. Throws `.system`, `.notAFile`.
-  public static func open(reading path: String) throws(TensorFileError) -> File {
+  public static func open(reading path: String) throws(TensorFileError) -> OpenFile {
     if let kind = FileSystem.kind(path), kind != .file { throw .notAFile(path: path) }
     let descriptor = Glibc.open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
     guard descriptor >= 0 else { throw .system(path: path, operation: "open", code: errno) }
-    let file = File(path: path, descriptor: descriptor)
+    let file = OpenFile(path: path, descriptor: descriptor)
     var status = stat()
     guard fstat(descriptor, &status) == 0 else { throw .system(path: path, operation: "examine", code: errno) }
     guard status.st_mode & S_IFMT == S_IFREG else { throw .notAFile(path: path) }
@@ -36,26 +36,26 @@ public final class File: Sendable {
   ///
   /// - Parameter permissions: who may do what with it, as far as the umask lets them.
   /// Throws `.system`.
-  public static func create(_ path: String, permissions: FilePermissions = .open) throws(TensorFileError) -> File {
+  public static func create(_ path: String, permissions: FilePermissions = .open) throws(TensorFileError) -> OpenFile {
     let descriptor = Glibc.open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, permissions.mode)
     guard descriptor >= 0 else { throw .system(path: path, operation: "create", code: errno) }
-    return File(path: path, descriptor: descriptor)
+    return OpenFile(path: path, descriptor: descriptor)
   }
 
   /// Creates a file in memory, gone with the last reference. Throws `.system`.
   /// - Parameter name: what errors call it.
-  public static func inMemory(named name: String) throws(TensorFileError) -> File {
+  public static func inMemory(named name: String) throws(TensorFileError) -> OpenFile {
     let descriptor = linux_memory_file("tensors")
     guard descriptor >= 0 else { throw .system(path: name, operation: "reserve memory for", code: errno) }
-    return File(path: name, descriptor: descriptor)
+    return OpenFile(path: name, descriptor: descriptor)
   }
 
   /// Creates a file without a name in TMPDIR or /tmp, gone with the last reference. Throws `.system`.
-  static func temporary(named path: String) throws(TensorFileError) -> File {
+  static func temporary(named path: String) throws(TensorFileError) -> OpenFile {
     let directory = getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp"
     let descriptor = Glibc.open(directory, linux_temporary_flags(), 0o600)
     guard descriptor >= 0 else { throw .system(path: directory, operation: "create a temporary file in", code: errno) }
-    return File(path: path, descriptor: descriptor)
+    return OpenFile(path: path, descriptor: descriptor)
   }
 
   /// Bytes in the file now.
@@ -111,7 +111,7 @@ public final class File: Sendable {
   /// True if two ranges, the second of this file or of `other`, hold the same bytes. Reads 1 MiB at a time. Throws as
   /// `read(into:at:)`.
   public func holdsSameBytes(
-    _ first: Range<Int>, _ second: Range<Int>, of other: File? = nil
+    _ first: Range<Int>, _ second: Range<Int>, of other: OpenFile? = nil
   ) throws(TensorFileError) -> Bool {
     guard first.count == second.count else { return false }
     if other === self && first == second { return true }
@@ -175,7 +175,7 @@ public final class File: Sendable {
 
   /// Copies bytes inside the kernel (`copy_file_range`, which shares blocks where the file system can), or through a
   /// 1 MiB buffer where the kernel cannot. Throws `.system`, `.shortRead`.
-  public func copy(_ range: Range<Int>, from source: File, to byteOffset: Int) throws(TensorFileError) {
+  public func copy(_ range: Range<Int>, from source: OpenFile, to byteOffset: Int) throws(TensorFileError) {
     var done = 0
     while done < range.count {
       let from = range.lowerBound + done
@@ -200,7 +200,7 @@ public final class File: Sendable {
   }
 
   private func copyThroughBuffer(
-    _ range: Range<Int>, from source: File, to byteOffset: Int
+    _ range: Range<Int>, from source: OpenFile, to byteOffset: Int
   ) throws(TensorFileError) {
     var position = range.lowerBound
     while position < range.upperBound {
