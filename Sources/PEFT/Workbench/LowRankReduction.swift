@@ -137,11 +137,15 @@ struct StoredValues {
     if format == .f64 {
       return values.flatMap { value in (0..<8).map { UInt8(truncatingIfNeeded: value.bitPattern >> (8 * $0)) } }
     }
-    let floats = values.map { Float($0) }
+    return bytes(values.map { Float($0) }, format)
+  }
+
+  /// The bytes of values in f32, or rounded to another format.
+  static func bytes(_ values: [Float], _ format: FloatFormat = .f32) -> [UInt8] {
     var bytes = [UInt8](repeating: 0, count: values.count * format.byteCount)
     var span = bytes.mutableSpan
     var raw = span.mutableBytes
-    encode(floats.span, to: format, into: &raw)
+    encode(values.span, to: format, into: &raw)
     return bytes
   }
 }
