@@ -12,7 +12,9 @@ let extractEntry = Command(
     RankFlags.rank, RankFlags.energy, RankFlags.ratio, RankFlags.frobenius,
     Flag(
       "with-embeddings", "store changed embeddings and heads in full",
-      detail: "As modules_to_save; so is what a vocabulary has grown by. A head that is tied to the embedding goes with it."),
+      detail:
+        "As modules_to_save; so is what a vocabulary has grown by. A head that is tied to the embedding goes with "
+        + "it."),
     Flag("with-norms", "store changed norms in full", detail: "As modules_to_save."),
     Flag("with-biases", "store changed biases in full", detail: "With bias \"all\"."),
     WorkbenchCommands.forceFlag, WorkbenchCommands.decomposersFlag, CommandTable.jsonFlag,
@@ -46,7 +48,9 @@ let extractEntry = Command(
   let report = try await extraction.write(
     to: output, replacing: invocation.has("force"), workers: try workerCount(invocation))
   let seconds = Clock.seconds - started
-  if invocation.has("json") { console.json(report.json(output, seconds: seconds)) } else {
+  if invocation.has("json") {
+    console.json(report.json(output, seconds: seconds))
+  } else {
     for line in report.lines { console.line(line) }
     for note in report.notes { console.note("note: \(note)") }
     console.report(
@@ -91,7 +95,8 @@ extension ExtractionReport {
       "\(countText(unchanged, "tensor")) unchanged; of \(countText(modules.reduce(0) { $0 + $1.rank }, "rank")) "
         + "\(grouped(signal)) above the floor of the fine-tuned weights' rounding")
     lines.append(
-      "in all: \(percent(energy)) of the energy kept, error \(errorText(error)) of the change's norm, what is not carried counted")
+      "in all: \(percent(energy)) of the energy kept, error \(errorText(error)) of the change's norm, what is not carried counted"
+    )
     return lines
   }
 

@@ -11,11 +11,11 @@ public struct WeightDifference: Sendable {
   public private(set) var squares = 0.0
   /// Rows that differ.
   public private(set) var changedRows = 0
-  /// The squares of the second weight's elements in the rows that differ, summed.
-  public private(set) var changedSquares = 0.0
+  /// The squares of the powers of two at or below the second weight's magnitudes, summed over the rows that differ.
+  public private(set) var powerSquares = 0.0
   private var scratch: [Float] = []
   private var sums: [Double] = []
-  private var weightSums: [Double] = []
+  private var powerSums: [Double] = []
 
   /// No difference yet.
   public init(rows: Int, columns: Int) { matrix = Matrix(rows: rows, columns: columns) }
@@ -33,7 +33,7 @@ public struct WeightDifference: Sendable {
         && after.byteCount == count * afterFormat.byteCount && before.byteCount == count * beforeFormat.byteCount,
       "rows do not fit")
     sums = [Double](repeating: 0, count: rows)
-    weightSums = sums
+    powerSums = sums
     if scratch.count < count { scratch = [Float](repeating: 0, count: count) }
     let isWide = afterFormat == .f64 || beforeFormat == .f64
     // Soundness: the extents were checked above; both spans hold `count` elements.
@@ -44,7 +44,9 @@ public struct WeightDifference: Sendable {
         before.withUnsafeBytes { old in
           guard let new = new.baseAddress, let old = old.baseAddress else { return }
           decode(new, from: afterFormat, into: to, count)
-          kernels_row_square_sums(to, rows, columns, &weightSums)
+          // The exponent alone is the power of two.
+          for index in 0..<count { scratch[index] = Float(bitPattern: to[index].bitPattern & 0x7F80_0000) }
+          kernels_row_square_sums(scratch, rows, columns, &powerSums)
           if isWide {
             for index in 0..<count {
               to[index] = Float(Self.value(new, afterFormat, index) - Self.value(old, beforeFormat, index))
@@ -60,7 +62,7 @@ public struct WeightDifference: Sendable {
     for row in 0..<rows where sums[row] != 0 {
       squares += sums[row]
       changedRows += 1
-      changedSquares += weightSums[row]
+      powerSquares += powerSums[row]
     }
   }
 
@@ -84,7 +86,7 @@ public struct WeightDifference: Sendable {
   ///
   /// - Parameter format: of the second weight.
   public func roundingSquares(_ format: FloatFormat) -> Double {
-    format.roundingSquares(ofSquares: changedSquares, count: changedRows * matrix.columns)
+    format.roundingSquares(ofPowers: powerSquares, count: changedRows * matrix.columns)
   }
 
   /// The greatest singular value that such a rounding has: that of as many independent errors of one size, σ·(√rows + √columns).
@@ -101,14 +103,14 @@ extension FloatFormat {
   /// The expected sum of squares of the errors of rounding `count` values to this format; zero for f64, whose errors are far below
   /// what a difference in f32 tells.
   ///
-  /// An error is even between ±½ unit in the last place, so that its square is u²/12 on average. With fractions that are even between
-  /// 1 and 2 a square is 7/3 of that of its power of two.
-  func roundingSquares(ofSquares squares: Double, count: Int) -> Double {
+  /// An error is even between ±½ unit in the last place, so that its square is u²/12 on average.
+  /// - Parameter powers: the squares of the powers of two at or below the values, summed.
+  func roundingSquares(ofPowers powers: Double, count: Int) -> Double {
     switch self {
-    case .bf16: squares * 0x1p-14 / 28
+    case .bf16: powers * 0x1p-14 / 12
     // Below 2⁻¹⁴ the last place has one size.
-    case .f16: squares * 0x1p-20 / 28 + Double(count) * 0x1p-48 / 12
-    case .f32: squares * 0x1p-46 / 28
+    case .f16: (powers * 0x1p-20 + Double(count) * 0x1p-48) / 12
+    case .f32: powers * 0x1p-46 / 12
     case .f64: 0
     }
   }

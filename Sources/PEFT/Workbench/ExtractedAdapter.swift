@@ -25,17 +25,11 @@ struct ExtractedAdapter: Sendable {
       add(module, found)
     }
     try setTargets(pair)
-    save(others, squares, options)
+    save(others, squares, options, pair.tie)
     config.baseModelNameOrPath = pair.base.path
     config.taskType = pair.taskType
     if config.taskType == nil { config.autoMapping = pair.base.autoMapping }
     config.inferenceMode = true
-    if config.modulesToSave != nil, pair.base.asksForTie, pair.tuned.isTied,
-      let embedding = pair.base.family?.embedding, config.savesModule(embedding)
-    {
-      // The head changes with the embedding that it is tied to.
-      config.ensureWeightTying = true
-    }
     guard !items.isEmpty else {
       throw .notPossible(
         path: pair.tuned.path, what: "extracting an adapter",
@@ -94,7 +88,8 @@ struct ExtractedAdapter: Sendable {
   // MARK: Tensors in full
 
   private mutating func save(
-    _ others: [ModelPair.Tensor], _ squares: [Int: Double], _ options: AdapterExtraction.Options
+    _ others: [ModelPair.Tensor], _ squares: [Int: Double], _ options: AdapterExtraction.Options,
+    _ tie: (head: String, embedding: String)?
   ) {
     var paths: [String] = []
     for (place, tensor) in others.enumerated() {
@@ -116,6 +111,11 @@ struct ExtractedAdapter: Sendable {
     // A saved module is stored whole, what did not change of it too.
     for tensor in others where paths.containsExactly(tensor.kind.path) && tensor.kind.kind != .bias {
       add(tensor, tensor.name)
+      guard let tie, tensor.name.isExactly("\(tie.embedding).weight") else { continue }
+      // PEFT's loader wants both names of a tied weight, and keeps them one with this key.
+      config.modulesToSave?.append(tie.head)
+      config.ensureWeightTying = true
+      add(tensor, "\(tie.head).weight")
     }
   }
 

@@ -161,5 +161,7 @@ extension ModelPair.Stored {
 
 extension Matrix<Double> {
   /// Rounded to f32.
-  fileprivate var narrowed: Matrix<Float> { Matrix<Float>(rows: rows, columns: columns, values: values.map { Float($0) }) }
+  fileprivate var narrowed: Matrix<Float> {
+    Matrix<Float>(rows: rows, columns: columns, values: values.map { Float($0) })
+  }
 }

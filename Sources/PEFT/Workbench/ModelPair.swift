@@ -15,7 +15,9 @@ struct ModelPair: Sendable {
     /// One of the matrices of a parameter that holds all experts of a layer.
     case expert(parameter: String)
     /// In a module that can be saved in full: its path.
-    case embedding(String), head(String), norm(String)
+    case embedding(String)
+    case head(String)
+    case norm(String)
     /// A bias, of the module of that path.
     case bias(String)
     /// What no adapter of PEFT holds.
@@ -85,19 +87,20 @@ struct ModelPair: Sendable {
     let modules = Dictionary(
       (tuned.modules + base.modules).filter { !$0.isTiedHead }.map { (ExactName($0.path), $0) },
       uniquingKeysWith: { $1 })
-    let tiedHead = base.isTied && tuned.isTied ? base.family?.head.map { "\($0).weight" } : nil
+    let tie = tie
     var (lacking, added): ([String], [String]) = ([], [])
     for name in names {
       // One weight under two names is taken once, under the embedding's.
-      if let tiedHead, name == tiedHead, let embedding = base.family?.embedding {
-        if !names.containsExactly("\(embedding).weight") { try add("\(embedding).weight", modules) }
+      if let tie, name == "\(tie.head).weight" {
+        if !names.containsExactly("\(tie.embedding).weight") { try add("\(tie.embedding).weight", modules) }
         continue
       }
       let (before, after) = (stored(name, base), stored(name, tuned))
       guard let shape = (after ?? before)?.entry.shape else { continue }
       let role = role(name, shape, modules)
       let isUnread = BaseParameters.isBuffer(name, shape) || BaseParameters.isUnread(name, base)
-      if case .head = role {} else if !isUnread {
+      if case .head = role {
+      } else if !isUnread {
         if before == nil { added.append(name) }
         if after == nil { lacking.append(name) }
       }
@@ -145,8 +148,12 @@ struct ModelPair: Sendable {
     let parts = name.parts()
     let path = parts.dropLast().joined(separator: ".")
     let (first, last) = (parts.first.map(String.init) ?? "", parts.last.map(String.init) ?? "")
-    let head = tuned.family?.head
-    if path == head || ModelNames.heads.contains(first) { return .head(path == head ? path : first) }
+    let head = tuned.family?.head ?? "lm_head"
+    if path == head { return .head(path) }
+    // Of a head that holds the output embedding beside other layers the parts cannot be saved one by one.
+    if ModelNames.heads.contains(first) { return head.hasPrefix("\(first).") ? .other : .head(first) }
+    // Encoder and decoder have copies of a shared embedding that no saved module changes.
+    if sharedEmbedding?.isExactly(path) == true { return .other }
     let module = modules[ExactName(path)]
     switch module?.kind {
     case .embedding?: return .embedding(path)
@@ -157,6 +164,20 @@ struct ModelPair: Sendable {
       return kind == .convolution && shape.count > 5 ? .other : module.map { .weight($0) } ?? .other
     default: return last == "bias" && shape.count == 1 ? .bias(path) : .other
     }
+  }
+
+  /// The input embedding of a model whose encoder and decoder share it.
+  private var sharedEmbedding: String? {
+    guard let family = base.family, family.tiesMore, family.embedding.map(lastPart) == "shared" else { return nil }
+    return family.embedding
+  }
+
+  /// The head that is one weight with the input embedding in both models, and the embedding; nil where there is none.
+  var tie: (head: String, embedding: String)? {
+    guard base.isTied, tuned.isTied, let head = base.family?.head, let embedding = base.family?.embedding,
+      BaseModel.hasLanguageHead(taskType: taskType, config: tuned.config)
+    else { return nil }
+    return (head, embedding)
   }
 
   /// The parameter that a tensor is, or is a part of: all experts of a layer in one tensor, or a matrix for each.
