@@ -45,8 +45,9 @@ def logits(model):
 
 def measured(merged, tuned, base):
     lost = squares = 0
-    old = base.state_dict()
-    for (name, one), other in zip(merged.named_parameters(), tuned.parameters()):
+    old, new = base.state_dict(), merged.state_dict()
+    for name, other in tuned.named_parameters():
+        one = new.get(name, torch.zeros_like(other))
         # Rows that only the fine-tuned model has count from zero.
         before, made = torch.zeros_like(other), torch.zeros_like(other)
         made[:len(one)] = one
@@ -69,10 +70,12 @@ def check(case, scratch, *flags, whole=False):
         source.resize_token_embeddings(rows, mean_resizing=False)
     loaded = peft.PeftModel.from_pretrained(source, out).eval()
     want, found = logits(model(merged, like=class_of)), logits(loaded)
-    assert torch.allclose(found, want, atol=2e-5), (case, flags, (found - want).abs().max())
+    # A merge into halves rounds.
+    near = 2e-3 if "rounded" in case else 2e-5
+    assert torch.allclose(found, want, atol=near), (case, flags, (found - want).abs().max())
     error = measured(model(merged, like=class_of), wanted, model(base, like=class_of)) if rows else float("nan")
     if whole:
-        assert torch.allclose(found, logits(wanted), atol=2e-4), (case, (found - logits(wanted)).abs().max())
+        assert torch.allclose(found, logits(wanted), atol=max(near, 2e-4)), (case, (found - logits(wanted)).abs().max())
     print(f"{case:15s} printed {answer['error']:.4e} measured {error:.4e}  {' '.join(flags)}")
 
 
@@ -84,7 +87,7 @@ def main():
             if case != "classifier":
                 check(case, pathlib.Path(directory), "--rank", "4")
                 check(case, pathlib.Path(directory), "--energy", "0.6")
-            check(case, pathlib.Path(directory), "--rank", "64", *everything, whole=case != "resnet")
+            check(case, pathlib.Path(directory), "--rank", "64", *everything, whole=True)
 
 
 if __name__ == "__main__":

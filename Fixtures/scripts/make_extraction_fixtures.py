@@ -4,7 +4,9 @@ Usage: python make_extraction_fixtures.py [OUTPUT]   (default: ../extraction bes
 
 Each case is a directory with base/ and tuned/, saved by transformers:
 llama          every tensor differs, f32; singular.json holds numpy's singular values of each weight's change, and ranks.json the
-               ranks that hold 0.5 and 0.9 of its squares
+               ranks that hold 0.5 and 0.9 of its squares; mergekit is what mergekit 0.1.5 makes of both (not made by this script):
+               mergekit-extract-lora --model tuned --base-model base --out-path mergekit --max-rank 4 --embed-lora -e lm_head
+               -e embed_tokens
 llama-rounded  bf16; a change of rank 3 was added to some projections and the sum rounded, the rest is equal
 llama-tied     tied, with a vocabulary that has grown by four tokens; shards, and .bin files in tuned/
 llama-untied   a tied base whose head became one of its own

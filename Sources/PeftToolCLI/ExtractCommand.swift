@@ -68,7 +68,7 @@ extension ExtractionReport.Other.Kind {
     case .norm: "--with-norms"
     case .bias: "--with-biases"
     case .rounding: "below the floor"
-    case .other: "nothing of PEFT holds it"
+    case .other: "nothing"
     }
   }
 }

@@ -20,6 +20,16 @@ public struct WeightDifference: Sendable {
   /// No difference yet.
   public init(rows: Int, columns: Int) { matrix = Matrix(rows: rows, columns: columns) }
 
+  /// No difference of other weights yet, in the memory of the last ones.
+  public mutating func reset(rows: Int, columns: Int) {
+    var values = matrix.values
+    matrix = Matrix(rows: 0, columns: 0)
+    values.removeAll(keepingCapacity: true)
+    values.append(contentsOf: repeatElement(0, count: rows * columns))
+    matrix = Matrix(rows: rows, columns: columns, values: values)
+    (squares, changedRows, powerSquares) = (0, 0, 0)
+  }
+
   /// Takes in rows of both weights. Traps if they do not fit, or the two hold different numbers of elements.
   public mutating func setRows(
     from first: Int, after: RawSpan, _ afterFormat: FloatFormat, before: RawSpan, _ beforeFormat: FloatFormat

@@ -61,7 +61,7 @@ import Testing
       let error = try measured(
         base: "\(root)/\(name)/base", merged: scratch("merged"), tuned: "\(root)/\(name)/tuned")
       #expect(abs(error - report.error) < 3e-7 + 1e-5 * error, "\(name) \(rule): \(error) is not \(report.error)")
-      let isWhole = rule.isFixed && rule != RankRule(.fixed(3)) && options.savesNorms && name != "resnet"
+      let isWhole = rule.isFixed && rule != RankRule(.fixed(3)) && options.savesNorms
       if isWhole { #expect(error < 1e-6, "\(name): \(error)") }
       #expect(report.others.allSatisfy { $0.isSaved == (options.saves($0.kind)) })
     }
@@ -162,6 +162,42 @@ import Testing
     let stem = "base_model.model.model.layers.0.mlp.experts"
     #expect(inner > 0 && file["\(stem).base_layer.lora_A.weight"]?.shape == [3 * inner, 16])
     #expect(outer > 0 && file["\(stem).lora_A.weight"]?.shape == [3 * outer, 24])
+  }
+
+  // MARK: Other dense changes
+
+  @Test(arguments: [(160, 210), (210, 160)], [1, -0.5])
+  func aDenseChangeLosesByItsLeadingDirectionsWhatItLosesByAllOfThem(shape: (Int, Int), factor: Double) throws {
+    var generator = TorchGenerator(seed: 6)
+    func draws(_ rows: Int, _ columns: Int) -> Matrix<Double> {
+      Matrix(
+        rows: rows, columns: columns,
+        values: generator.normal(count: rows * columns, mean: 0, deviation: 1).map { Double($0) })
+    }
+    var dense = draws(shape.0, 9).times(draws(9, shape.1))
+    dense.add(draws(shape.0, shape.1), scale: 0.3)
+    var change = FactoredChange(output: shape.0, input: shape.1, products: [])
+    change.factor = factor
+    let matrix = dense
+    change.products = [.dense { () throws(AdapterError) in matrix }]
+    let (b, a) = try change.factors()
+    let whole = try #require(LowRankReduction(b: b, a: a) { $0.count })
+    for rule in [RankRule(.fixed(5)), RankRule(.energy(0.8)), RankRule(.ratio(3)), RankRule(.frobenius(0.9), limit: 4)]
+    {
+      let found = try #require(try change.reduction(by: rule) { $0.count })
+      let rank = try #require(found.chosenRank)
+      #expect(rank == rule.rank(of: whole.singularValues, extent: change.extent), "\(rule)")
+      let (least, lost) = (whole.lostSquares(rank: rank).squareRoot(), found.lostSquares(rank: rank).squareRoot())
+      #expect(
+        lost >= least * (1 - 1e-7) && lost <= least * (1 + LeadingDecomposition.accuracy), "\(rule): \(lost / least)")
+      #expect(abs(found.squares / whole.squares - 1) < 1e-9)
+      // What is reported is what the factors leave.
+      let exact = found.factors(b, a, rank: rank)
+      var rest = b.times(a)
+      rest.add(exact.b, times: exact.a, scale: -1)
+      let measured = rest.values.reduce(0) { $0 + $1 * $1 }.squareRoot()
+      #expect(abs(measured / lost - 1) < 1e-6)
+    }
   }
 
   // MARK: Refusals

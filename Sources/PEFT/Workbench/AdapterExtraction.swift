@@ -112,9 +112,10 @@ public struct AdapterExtraction: Sendable {
       for _ in 0..<workers {
         group.addTask {
           var all: [Found] = []
+          var difference = WeightDifference(rows: 0, columns: 0)
           while let place = job.takePiece() {
             try Task.checkCancellation()
-            all.append(try find(place))
+            all.append(try find(place, in: &difference))
           }
           return all
         }
@@ -134,7 +135,7 @@ public struct AdapterExtraction: Sendable {
     }
   }
 
-  private func find(_ place: Int) throws(AdapterError) -> Found {
+  private func find(_ place: Int, in difference: inout WeightDifference) throws(AdapterError) -> Found {
     guard place < modules.count else {
       let index = place - modules.count
       let sum = try others[index].changeSquares()
@@ -142,13 +143,15 @@ public struct AdapterExtraction: Sendable {
     }
     let module = modules[place]
     var all: [ExtractedModule.Factors?] = []
-    for expert in module.experts.indices { all.append(try module.factors(expert: expert, rule: rule)) }
+    for expert in module.experts.indices {
+      all.append(try module.factors(expert: expert, rule: rule, in: &difference))
+    }
     guard all.contains(where: { $0 != nil }) else { return .nothing }
     // All experts of a parameter have one rank: the greatest that one of them needs.
     let rank = all.compactMap { $0?.values.count }.max() ?? 0
     if !rule.isFixed, module.experts.count > 1 {
       for expert in all.indices where rank > 0 && all[expert] != nil && all[expert]?.values.count != rank {
-        all[expert] = try module.factors(expert: expert, rule: RankRule(.fixed(rank)))
+        all[expert] = try module.factors(expert: expert, rule: RankRule(.fixed(rank)), in: &difference)
       }
     }
     let (output, input) = (module.shapeB(rank: 1)[0], module.isTransposed ? module.rows : module.columns)
@@ -167,7 +170,7 @@ extension ModelPair.Tensor {
   fileprivate func changeSquares() throws(AdapterError) -> Double {
     guard let format = after.entry.dtype.format, before == nil || before?.entry.dtype.format != nil else {
       guard let before else { return 0 }
-      // Of integers nothing but that they differ is worth a number, and no adapter holds them.
+      // Of integers nothing but that they differ is worth a number.
       let isSame = try asAdapterError { () throws(TensorFileError) in
         try after.file.holdsSameBytes(after.entry.byteRange, before.entry.byteRange, of: before.file)
       }

@@ -67,9 +67,27 @@ struct ExtractedAdapter: Sendable {
     config.alpha = .integer(config.rank)
     try config.setRanks(
       factored.map { ModuleRank(key: $0.module.path, rank: $0.rank, scale: 1) }, path: "the extracted adapter")
+    nameRouters(pair)
     for (module, rank, _) in factored {
       items.append(.init(name: module.names.a, dtype: .f32, shape: module.shapeA(rank: rank)))
       items.append(.init(name: module.names.b, dtype: .f32, shape: module.shapeB(rank: rank)))
+    }
+  }
+
+  /// PEFT takes an experts' router, which transformers 5 does not hold as a linear layer, for a parameter, and looks for its rank under
+  /// that name.
+  ///
+  /// Source: peft/utils/transformers_weight_conversion.py `_convert_peft_config_moe`.
+  private mutating func nameRouters(_ pair: ModelPair) {
+    let blocks = pair.expertBlocks
+    func isRouter(_ path: String) -> Bool {
+      lastPart(path) == "gate" && blocks.contains(ExactName(path.parts().dropLast().joined(separator: ".")))
+    }
+    for entry in config.rankPattern.entries where isRouter(entry.pattern) {
+      config.rankPattern.entries.append(.init("\(entry.pattern).weight", entry.value))
+    }
+    for entry in config.alphaPattern.entries where isRouter(entry.pattern) {
+      config.alphaPattern.entries.append(.init("\(entry.pattern).weight", entry.value))
     }
   }
 

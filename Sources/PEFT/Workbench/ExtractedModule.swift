@@ -88,23 +88,25 @@ struct ExtractedModule: Sendable {
   ///
   /// Precision: the loss is that of the factors as they are, summed in f64. Memory: the change in f32.
   /// Throws `.file`, `.notPossible` for values that are not finite.
-  func factors(expert: Int, rule: RankRule) throws(AdapterError) -> Factors? {
-    var difference = WeightDifference(rows: rows, columns: columns)
+  /// - Parameter difference: memory for the change.
+  func factors(
+    expert: Int, rule: RankRule, in difference: inout WeightDifference
+  ) throws(AdapterError) -> Factors? {
+    difference.reset(rows: rows, columns: columns)
     var format = FloatFormat.f64
     for part in experts[expert] {
       guard let after = part.after.entry.dtype.format, let before = part.before.entry.dtype.format else { continue }
       format = after
-      try asAdapterError { () throws(TensorFileError) in
+      do throws(TensorFileError) {
         try read(part, after, before) { first, new, old in
           difference.setRows(from: part.changeRow + first, after: new, after, before: old, before)
         }
-      }
+      } catch { throw .file(error) }
     }
     guard difference.squares != 0 else { return nil }
     let floor = difference.roundingFloor(format)
     let signal = max(0, difference.squares - difference.roundingSquares(format))
-    let first: Int
-    if case .fixed(let rank) = rule.choice { first = min(rank, extent) } else { first = min(16, extent) }
+    let first = min(rule.firstCount ?? extent, extent)
     let found = LeadingDecomposition(difference.matrix, squares: difference.squares, first: first) { values, isWhole in
       rule.rank(ofLeading: values, isWhole: isWhole, squares: signal, floor: floor, extent: extent)
     }

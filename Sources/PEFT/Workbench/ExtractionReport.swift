@@ -34,7 +34,7 @@ public struct ExtractionReport: Sendable {
       case embedding, head, norm, bias
       /// A weight of whose change no singular value is above what rounding makes.
       case rounding
-      /// What no adapter of PEFT can hold.
+      /// What no adapter holds that is made here.
       case other
     }
 

@@ -66,7 +66,7 @@ struct ModelPair: Sendable {
 
   /// The task that the class in a config.json is for.
   private static func taskType(_ config: JSONValue?) -> String? {
-    guard let name = config?["architectures"]?.elements?.first?.stringValue else { return "CAUSAL_LM" }
+    guard let name = config?["architectures"]?.elements?.first?.stringValue else { return nil }
     switch ModelHead(className: name) {
     case .languageModel:
       if name.contains("CausalLM") || name.contains("LMHead") { return "CAUSAL_LM" }
@@ -128,7 +128,9 @@ struct ModelPair: Sendable {
       notes.append("'\(name)' has \(new[0]) rows, \(old[0]) in the base")
     }
     for (model, tensor) in [(base, before), (tuned, after)] {
-      guard let entry = tensor?.entry, !entry.dtype.isComputable, role != .other else { continue }
+      guard let entry = tensor?.entry, !entry.dtype.isComputable, role != .other,
+        !BaseParameters.isBuffer(name, entry.shape)
+      else { continue }
       throw .baseDType(base: model.path, tensor: entry.name, dtype: entry.dtype)
     }
     tensors.append(Tensor(name: name, role: role, before: before, after: after))
@@ -143,7 +145,11 @@ struct ModelPair: Sendable {
   }
 
   private func role(_ name: String, _ shape: [Int], _ modules: [ExactName: BaseModel.Module]) -> Role {
-    if BaseParameters.isBuffer(name, shape) { return .other }
+    if BaseParameters.isBuffer(name, shape) {
+      // A norm's statistics are saved with it.
+      let path = name.parts().dropLast().joined(separator: ".")
+      return modules[ExactName(path)]?.kind == .other ? .norm(path) : .other
+    }
     if let parameter = Self.expertParameter(name, shape) { return .expert(parameter: parameter) }
     let parts = name.parts()
     let path = parts.dropLast().joined(separator: ".")
@@ -164,6 +170,15 @@ struct ModelPair: Sendable {
       return kind == .convolution && shape.count > 5 ? .other : module.map { .weight($0) } ?? .other
     default: return last == "bias" && shape.count == 1 ? .bias(path) : .other
     }
+  }
+
+  /// Parents of the experts' parameters: routers stand beside those.
+  var expertBlocks: Set<ExactName> {
+    Set(
+      exactly: tensors.compactMap { tensor in
+        guard case .expert(let parameter) = tensor.role else { return nil }
+        return parameter.parts().dropLast(2).joined(separator: ".")
+      })
   }
 
   /// The input embedding of a model whose encoder and decoder share it.

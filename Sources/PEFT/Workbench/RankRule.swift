@@ -37,6 +37,15 @@ public struct RankRule: Sendable, Equatable {
   /// True if all changes get the same rank.
   var isFixed: Bool { if case .fixed = choice { true } else { false } }
 
+  /// How many leading values to look at first; nil where only all of them tell.
+  var firstCount: Int? {
+    switch choice {
+    case .fixed(let rank): max(1, rank)
+    case .cumulative: nil
+    case .energy, .ratio, .frobenius: countsAsKohya ? nil : 16
+    }
+  }
+
   /// The rank of a change with these singular values, in falling order; at least 1.
   ///
   /// - Parameter extent: the lesser extent of the change, which has no more singular values.
