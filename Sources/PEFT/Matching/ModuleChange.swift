@@ -114,6 +114,9 @@ extension MergePlan {
           target: row * width * 8, dtype: .f64)
       }
       try perform(work, sink, &scratch)
+      try asAdapterError { () throws(TensorFileError) in
+        for row in 0..<entry.shape[0] where order[row] == nil { try sink.keep(row * width..<(row + 1) * width) }
+      }
       return [sink.change(Self.module(name), isAdditive: false)]
     case .replace(let file, let entry):
       guard let location = base.checkpoint[name], location.entry.shape == entry.shape, entry.dtype.isComputable,
@@ -205,6 +208,13 @@ private final class ChangeSink: TensorSink {
       if let kept, kept.contains(first + index) { differences[first + index - kept.lowerBound] = difference }
     }
     self.count += count
+  }
+
+  /// Elements of the weight that stay: they count in its norm alone.
+  func keep(_ elements: Range<Int>) throws(TensorFileError) {
+    let start = entry.byteRange.lowerBound
+    let bytes = start + elements.lowerBound * format.byteCount..<start + elements.upperBound * format.byteCount
+    for value in Double.decoded(try source.bytes(bytes), format) { weightSquares += value * value }
   }
 
   func change(_ path: String, isAdditive: Bool) -> ModuleChange {
