@@ -9,10 +9,17 @@ final class Pass {
   private let tokens: Int
   /// The first token that an aLoRA acts on; none where it is not below `tokens`.
   private let adapterStart: Int
+  /// True where layers may round their inputs for speed: in a long prompt of which only the end is asked for.
+  let roundsInputs: Bool
 
+  /// Tokens of a prompt up to which exact inputs cost no time that anybody sees.
+  private static let exactTokens = 64
+
+  /// - Parameter lastOnly: true if the logits of the last token alone are wanted.
   init(
-    angles: (cosines: [Float], sines: [Float])?, cache: KeyValueCache, tokens: Int, adapterStart: Int
+    angles: (cosines: [Float], sines: [Float])?, cache: KeyValueCache, tokens: Int, adapterStart: Int, lastOnly: Bool
   ) {
+    roundsInputs = lastOnly && tokens > Self.exactTokens
     self.angles = angles
     self.cache = cache
     self.tokens = tokens
