@@ -27,12 +27,12 @@ public struct BaseMatch: Sendable {
     var folding = LayerFolding<String>()
     for output in plan.shards.flatMap(\.outputs) {
       let change: String
-      switch output.source {
-      case .copy: continue
-      case .merge, .mergeRows, .change: change = plan.base.checkpoint[output.item.name] == nil ? "added" : "merged"
-      case .changeBias, .addBias: change = "bias changed"
-      case .replaceRows: change = "rows replaced"
-      case .replace: change = plan.base.checkpoint[output.item.name] == nil ? "added" : "replaced"
+      switch output.change {
+      case .unchanged: continue
+      case .sums, .sumOnRows, .rules: change = plan.base.checkpoint[output.item.name] == nil ? "added" : "merged"
+      case .biasRule, .biases: change = "bias changed"
+      case .rows: change = "rows replaced"
+      case .replacement: change = plan.base.checkpoint[output.item.name] == nil ? "added" : "replaced"
       }
       folding.add(output.item.name, shapes: [output.item.shape], output.item.dtype, change)
     }

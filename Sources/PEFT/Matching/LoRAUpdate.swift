@@ -118,10 +118,9 @@ enum BaseRemoval: Sendable {
   }
 }
 
-/// A tensor that is added to a bias: b' = b + scale · entry. lora_B's bias, and BEFT's.
+/// A tensor that is added to a bias: b' = b + scale · source. lora_B's bias, and BEFT's.
 struct AddedBias: Sendable {
-  let file: OpenFile
-  let entry: TensorEntry
+  let source: StoredTensor
   let scale: Double
 }
 
@@ -142,12 +141,11 @@ extension LoRAUpdate {
 
 /// Rows of an embedding that take the place of the base's.
 struct TokenReplacement: Sendable {
-  let file: OpenFile
   /// One row for each index.
-  let entry: TensorEntry
+  let source: StoredTensor
   let indices: [Int]
 
-  /// The replaced rows in order, and where each stands in `entry`. The last of equal indices counts, as in an assignment.
+  /// The replaced rows in order, and where each stands in `source`. The last of equal indices counts, as in an assignment.
   var places: [(row: Int, place: Int)] {
     Dictionary(indices.enumerated().map { ($1, $0) }, uniquingKeysWith: { $1 })
       .sorted { $0.key < $1.key }.map { (row: $0.key, place: $0.value) }

@@ -10,55 +10,53 @@ extension MergePlanMaker {
     return try MergePlan.resharded(shards, limit: options.maxShardBytes)
   }
 
-  private func output(_ file: SafetensorsFile, _ entry: TensorEntry) -> MergePlan.Output {
+  private func output(_ file: SafetensorsFile, _ entry: TensorEntry) -> MatchedTensor {
     var shape = entry.shape
     if let rows = grownRows[entry.name] { shape[0] = rows }
     let item = SafetensorsLayout.Item(name: entry.name, dtype: entry.dtype, shape: shape)
-    if let source = changedSource(entry.name, file, entry) { return MergePlan.Output(item: item, source: source) }
-    let stored = replacements[entry.name].map { ($0.file, $0.replacement.entry) } ?? (file, entry)
+    let base = StoredTensor(file: file.file, entry: entry)
+    if let changed = changed(item, base) { return changed }
+    let replaced = replacements[entry.name].map { StoredTensor(file: $0.file.file, entry: $0.replacement.entry) }
+    let source = replaced ?? base
     if let change = biasChanges[entry.name] {
-      return MergePlan.Output(item: item, source: .changeBias(stored.0, stored.1, change))
+      return MatchedTensor(item: item, source: source, change: .biasRule(change))
     }
-    if let bias = biases[entry.name] {
-      return MergePlan.Output(item: item, source: .addBias(stored.0, stored.1, bias))
-    }
-    if let replacement = replacements[entry.name] {
-      guard entry.dtype.isComputable else {
-        return MergePlan.Output(item: item, source: .copy(replacement.file, replacement.replacement.entry))
-      }
-      return MergePlan.Output(item: item, source: .replace(replacement.file, replacement.replacement.entry))
-    }
-    return MergePlan.Output(item: item, source: .copy(file, entry))
+    if let addends = biases[entry.name] { return MatchedTensor(item: item, source: source, change: .biases(addends)) }
+    return MatchedTensor(
+      item: item, source: source, change: replaced != nil && entry.dtype.isComputable ? .replacement : .unchanged)
   }
 
   /// How a weight of the base, or the adapter's own copy of it, is changed; nil if it is not.
-  private func changedSource(_ name: String, _ file: SafetensorsFile, _ entry: TensorEntry) -> MergePlan.Source? {
-    let (file, entry) = baseCopies[name] ?? (file, entry)
-    if let update = updates[name] {
-      if let rows = tokens[name] { return .mergeRows(file, entry, update[0], rows) }
-      return .merge(file, entry, update)
+  private func changed(_ item: SafetensorsLayout.Item, _ base: StoredTensor) -> MatchedTensor? {
+    let source = baseCopies[item.name].map { StoredTensor(file: $0.file.file, entry: $0.entry) } ?? base
+    let change: TensorChange
+    if let update = updates[item.name] {
+      if let rows = tokens[item.name] { change = .sumOnRows(update[0], rows) } else { change = .sums(update) }
+    } else if let rules = changes[item.name] {
+      change = .rules(rules)
+    } else if let rows = tokens[item.name] {
+      change = .rows(rows)
+    } else {
+      return nil
     }
-    if let change = changes[name] { return .change(file, entry, change) }
-    return tokens[name].map { .replaceRows(file, entry, $0) }
+    return MatchedTensor(item: item, source: source, change: change)
   }
 
-  private func addition(_ name: String) -> MergePlan.Output? {
+  private func addition(_ name: String) -> MatchedTensor? {
     if let replacement = replacements[name] {
       let stored = replacement.replacement.entry
-      let dtype = baseDType ?? stored.dtype
-      return MergePlan.Output(
-        item: SafetensorsLayout.Item(name: name, dtype: dtype, shape: stored.shape),
-        source: .replace(replacement.file, replacement.replacement.entry))
+      return MatchedTensor(
+        item: SafetensorsLayout.Item(name: name, dtype: baseDType ?? stored.dtype, shape: stored.shape),
+        source: StoredTensor(file: replacement.file.file, entry: stored), change: .replacement)
     }
     guard let entry = storedWeight(name) ?? keptHead.flatMap({ base.checkpoint[$0]?.entry }),
       let location = base.checkpoint[entry.name]
     else { return nil }
     var shape = entry.shape
     if let rows = grownRows[name] { shape[0] = rows }
-    let shard = base.checkpoint.shards[location.shard]
-    return MergePlan.Output(
-      item: SafetensorsLayout.Item(name: name, dtype: entry.dtype, shape: shape),
-      source: changedSource(name, shard, entry) ?? .copy(shard, entry))
+    let item = SafetensorsLayout.Item(name: name, dtype: entry.dtype, shape: shape)
+    let source = StoredTensor(file: base.checkpoint.shards[location.shard].file, entry: entry)
+    return changed(item, source) ?? MatchedTensor(item: item, source: source, change: .unchanged)
   }
 
   /// The dtype of most of the base's bytes: PEFT creates a module that the checkpoint lacks in the model's dtype.

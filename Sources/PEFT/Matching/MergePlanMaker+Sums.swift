@@ -88,15 +88,15 @@ extension MergePlanMaker {
       throw .shapeMismatch(base: base.path, tensor: name, found: bias.entry.shape, expected: [shape.output])
     }
     if let added = rule.addedBias {
-      try add(AddedBias(file: added.file, entry: added.entry, scale: adapterWeight), to: name, of: part.path)
+      try add(AddedBias(source: added, scale: adapterWeight), to: name, of: part.path)
       mergedModules.insert(owner(part.path))
       return
     }
     guard let location = base.checkpoint[weight.name] else { return }
     try own(name, part.path)
     biasChanges[name] = BiasChange(
-      rule: rule, owner: owner(part.path), weightFile: base.checkpoint.shards[location.shard].file, weight: weight,
-      shape: shape)
+      rule: rule, owner: owner(part.path),
+      weight: StoredTensor(file: base.checkpoint.shards[location.shard].file, entry: weight), shape: shape)
   }
 
   /// Notes what is added to a bias, beside what other adapters add.

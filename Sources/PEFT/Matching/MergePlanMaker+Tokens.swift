@@ -115,6 +115,6 @@ extension MergePlanMaker {
         path: adapter.configPath, key: rows.key, expected: "rows from 0 to \(rowCount - 1) of '\(name)'",
         found: "\(index)")
     }
-    return TokenReplacement(file: adapter.file.file, entry: rows.entry, indices: indices)
+    return TokenReplacement(source: StoredTensor(file: adapter.file.file, entry: rows.entry), indices: indices)
   }
 }

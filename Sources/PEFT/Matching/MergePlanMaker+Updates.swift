@@ -219,7 +219,8 @@ extension MergePlanMaker {
     let path = adapter.config.attention(ofOutput: module.path) ?? module.path
     let scale = try scaling.values(for: path).scale
     try add(
-      AddedBias(file: adapter.file.file, entry: bias, scale: scale * adapterWeight), to: entry.name, of: module.path)
+      AddedBias(source: StoredTensor(file: adapter.file.file, entry: bias), scale: scale * adapterWeight),
+      to: entry.name, of: module.path)
   }
 
   /// W of a module in the base.

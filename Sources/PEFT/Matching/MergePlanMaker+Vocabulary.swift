@@ -20,7 +20,8 @@ extension MergePlanMaker {
     } else {
       notes.append("'\(name)': the adapter has \(rows) rows; the base's other \(oldRows - rows) stay")
       shrunk = name
-      tokens[name] = TokenReplacement(file: adapter.file.file, entry: replacement.entry, indices: Array(0..<rows))
+      tokens[name] = TokenReplacement(
+        source: StoredTensor(file: adapter.file.file, entry: replacement.entry), indices: Array(0..<rows))
     }
   }
 

@@ -58,82 +58,61 @@ extension MergePlan {
     return byPath.values.sorted { naturallyPrecedes($0.path, $1.path) }
   }
 
-  private func change(
-    of file: SafetensorsFile, _ entry: TensorEntry, _ update: LoRAUpdate, _ name: String, _ scratch: inout MergeScratch,
-    keeps: Bool
-  ) throws(AdapterError) -> ModuleChange {
-    let first = update.firstRow * update.columns
-    let sink = ChangeSink(file.file, entry, keeps: keeps ? first..<first + update.rows * update.columns : nil)
-    let work = MergeWork.merge(
-      source: file.file, entry: entry, update: update, rows: 0..<update.rows,
-      target: update.firstRow * update.columns * 8, dtype: .f64)
-    try perform([work], sink, &scratch)
-    return sink.change(Self.path(update, name), isAdditive: update.isPlain)
-  }
-
-  /// What an output changes, one entry for each update of a weight's rows.
+  /// What a tensor changes, one entry for each update of a weight's rows.
   /// - Parameter keeps: to give the differences themselves too, in the order of the stored elements.
   func changes(
-    of output: Output, _ scratch: inout MergeScratch, keeps: Bool = false
+    of tensor: MatchedTensor, _ scratch: inout MergeScratch, keeps: Bool = false
   ) throws(AdapterError) -> [ModuleChange] {
-    let name = output.item.name
-    func sink(_ file: OpenFile, _ entry: TensorEntry) -> ChangeSink {
-      ChangeSink(file, entry, keeps: keeps ? 0..<entry.elementCount : nil)
+    let (name, source) = (tensor.item.name, tensor.source)
+    func compute(
+      _ part: TensorPiece.Part, of other: StoredTensor? = nil, at element: Int = 0, dtype: DType = .f64,
+      into sink: ChangeSink
+    ) throws(AdapterError) {
+      let piece = TensorPiece(source: other ?? source, part: part, target: element * dtype.bitCount / 8, dtype: dtype)
+      try asAdapterError { () throws(TensorFileError) in try piece.perform(into: sink, scratch: &scratch) }
     }
-    switch output.source {
-    case .copy: return []
-    case .merge(let file, let entry, let updates):
+    switch tensor.change {
+    case .unchanged: return []
+    case .sums, .sumOnRows:
       var found: [ModuleChange] = []
-      for update in updates { found.append(try change(of: file, entry, update, name, &scratch, keeps: keeps)) }
+      for update in tensor.change.updates {
+        let first = update.firstRow * update.columns
+        let sink = ChangeSink(source, keeps: keeps ? first..<first + update.rows * update.columns : nil)
+        try compute(.update(update, rows: 0..<update.rows), at: first, into: sink)
+        found.append(sink.change(Self.path(update, name), isAdditive: update.isPlain))
+      }
       return found
-    case .mergeRows(let file, let entry, let update, _):
-      return [try change(of: file, entry, update, name, &scratch, keeps: keeps)]
-    case .change(let file, let entry, let change):
-      let sink = sink(file.file, entry)
-      let work = MergeWork.change(
-        source: file.file, entry: entry, change: change, rows: 0..<change.storedRows, target: 0, dtype: .f64)
-      try perform([work], sink, &scratch)
+    case .rules(let change):
+      let sink = ChangeSink(source, keepsAll: keeps)
+      try compute(.rules(change, rows: 0..<change.storedRows), into: sink)
       return [sink.change(Self.path(change, name), isAdditive: change.rules.allSatisfy { $0.rule.isAdditive })]
-    case .changeBias, .addBias:
+    case .biasRule, .biases:
       // A bias is computed in f64 and then rounded to its dtype; its own sources say how.
-      guard let sink = ChangeSink(output.source, output.item, keeps: keeps) else { return [] }
-      let widened = Shard(name: "", outputs: [output], metadata: [])
-      let layout = try asAdapterError { () throws(TensorFileError) in
-        try SafetensorsLayout(path: "", items: [output.item])
+      guard let format = tensor.item.dtype.format else { return [] }
+      let sink = ChangeSink(source, written: format, keepsAll: keeps)
+      if case .biasRule(let change) = tensor.change {
+        try compute(.biasRule(change), dtype: tensor.item.dtype, into: sink)
+      } else if case .biases(let addends) = tensor.change {
+        try compute(.biases(addends), dtype: tensor.item.dtype, into: sink)
       }
-      sink.offset = layout.header.count
-      try perform(MergeWork.pieces(widened, layout: layout), sink, &scratch)
       return [sink.change(name, isAdditive: true)]
-    case .replaceRows(let file, let entry, let rows):
-      let width = entry.shape.last ?? 0
-      let sink = sink(file.file, entry)
-      let order = Dictionary(rows.indices.enumerated().map { ($1, $0) }, uniquingKeysWith: { $1 })
-      let work = order.filter { $0.key < entry.shape[0] }.map { row, position in
-        MergeWork.convert(
-          source: rows.file, entry: rows.entry, elements: position * width..<(position + 1) * width,
-          target: row * width * 8, dtype: .f64)
+    case .rows(let rows):
+      let width = source.shape.last ?? 0
+      let sink = ChangeSink(source, keepsAll: keeps)
+      for (row, place) in rows.places where row < source.shape[0] {
+        try compute(.elements(place * width..<(place + 1) * width), of: rows.source, at: row * width, into: sink)
       }
-      try perform(work, sink, &scratch)
       return [sink.change(Self.module(name), isAdditive: false)]
-    case .replace(let file, let entry):
-      guard let location = base.checkpoint[name], location.entry.shape == entry.shape, entry.dtype.isComputable,
-        location.entry.dtype.isComputable
+    case .replacement:
+      guard let location = base.checkpoint[name], location.entry.shape == source.shape,
+        source.entry.dtype.isComputable, location.entry.dtype.isComputable
       else {
-        return [ModuleChange(path: Self.module(name), changeSquares: nil, isAdditive: false, dtype: entry.dtype)]
+        return [ModuleChange(path: Self.module(name), changeSquares: nil, isAdditive: false, dtype: source.entry.dtype)]
       }
-      let sink = sink(base.checkpoint.shards[location.shard].file, location.entry)
-      let work = MergeWork.convert(
-        source: file.file, entry: entry, elements: 0..<entry.elementCount, target: 0, dtype: .f64)
-      try perform([work], sink, &scratch)
+      let sink = ChangeSink(
+        StoredTensor(file: base.checkpoint.shards[location.shard].file, entry: location.entry), keepsAll: keeps)
+      try compute(.elements(0..<source.entry.elementCount), into: sink)
       return [sink.change(Self.module(name), isAdditive: false)]
-    }
-  }
-
-  private func perform(
-    _ work: [MergeWork], _ sink: ChangeSink, _ scratch: inout MergeScratch
-  ) throws(AdapterError) {
-    try asAdapterError { () throws(TensorFileError) in
-      for piece in work { try piece.perform(into: sink, scratch: &scratch) }
     }
   }
 
@@ -151,13 +130,10 @@ extension MergePlan {
 
 /// Compares what a merge writes with what was there, and keeps the sums only.
 private final class ChangeSink: TensorSink {
-  private let source: OpenFile
-  private let entry: TensorEntry
+  private let source: StoredTensor
   private let format: FloatFormat
   /// The format of what is written.
   private let written: FloatFormat
-  /// Where the first byte would stand.
-  var offset = 0
   private var changeSquares = 0.0
   private var weightSquares = 0.0
   private var count = 0
@@ -165,24 +141,16 @@ private final class ChangeSink: TensorSink {
   private let kept: Range<Int>?
   private var differences: [Double] = []
 
-  /// For what is written in f64.
-  init(_ source: OpenFile, _ entry: TensorEntry, written: FloatFormat = .f64, keeps kept: Range<Int>? = nil) {
+  init(_ source: StoredTensor, written: FloatFormat = .f64, keeps kept: Range<Int>?) {
     self.kept = kept
     if let kept { differences = [Double](repeating: 0, count: kept.count) }
     self.source = source
-    self.entry = entry
-    format = entry.dtype.format ?? .f32
+    format = source.entry.dtype.format ?? .f32
     self.written = written
   }
 
-  /// For a bias, which is written in its own dtype.
-  convenience init?(_ biasSource: MergePlan.Source, _ item: SafetensorsLayout.Item, keeps: Bool) {
-    guard let written = item.dtype.format else { return nil }
-    switch biasSource {
-    case .changeBias(let file, let entry, _), .addBias(let file, let entry, _):
-      self.init(file.file, entry, written: written, keeps: keeps ? 0..<entry.elementCount : nil)
-    default: return nil
-    }
+  convenience init(_ source: StoredTensor, written: FloatFormat = .f64, keepsAll: Bool) {
+    self.init(source, written: written, keeps: keepsAll ? 0..<source.entry.elementCount : nil)
   }
 
   func copy(_ range: Range<Int>, from file: OpenFile, to byteOffset: Int) throws(TensorFileError) {
@@ -191,13 +159,13 @@ private final class ChangeSink: TensorSink {
   }
 
   func write(_ bytes: RawSpan, at byteOffset: Int) throws(TensorFileError) {
-    let first = (byteOffset - offset) / written.byteCount
+    let first = byteOffset / written.byteCount
     let count = bytes.byteCount / written.byteCount
     var after = [Double](repeating: 0, count: count)
     var span = after.mutableSpan
     decode(bytes, from: written, into: &span)
-    let start = entry.byteRange.lowerBound + first * format.byteCount
-    let before = Double.decoded(try source.bytes(start..<start + count * format.byteCount), format)
+    let start = source.entry.byteRange.lowerBound + first * format.byteCount
+    let before = Double.decoded(try source.file.bytes(start..<start + count * format.byteCount), format)
     for index in 0..<count {
       let difference = after[index] - before[index]
       changeSquares += difference * difference
@@ -210,7 +178,6 @@ private final class ChangeSink: TensorSink {
   func change(_ path: String, isAdditive: Bool) -> ModuleChange {
     ModuleChange(
       path: path, changeSquares: changeSquares, weightSquares: weightSquares, isAdditive: isAdditive,
-      dtype: entry.dtype,
-      elementCount: Double(count), difference: kept == nil ? nil : differences)
+      dtype: source.entry.dtype, elementCount: Double(count), difference: kept == nil ? nil : differences)
   }
 }

@@ -4,27 +4,24 @@ internal import TensorMath
 extension MergePlan {
   /// Where a module's change stands: an output, and which of the updates of its rows.
   struct DeltaPlace: Sendable {
-    let output: Output
+    let tensor: MatchedTensor
     var update = 0
   }
 
   /// The places of every module's change, by its path; of a bias and of a replaced tensor by that of the tensor. As in `moduleChanges`.
   func deltaPlaces() -> [ExactName: [DeltaPlace]] {
     var places: [ExactName: [DeltaPlace]] = [:]
-    for output in shards.flatMap(\.outputs) {
-      let name = output.item.name
-      switch output.source {
-      case .copy: continue
-      case .merge(_, _, let updates):
-        for (index, update) in updates.enumerated() {
-          places[Self.path(update, name), default: []].append(DeltaPlace(output: output, update: index))
+    for tensor in shards.flatMap(\.outputs) {
+      let name = tensor.item.name
+      switch tensor.change {
+      case .unchanged: continue
+      case .sums, .sumOnRows:
+        for (index, update) in tensor.change.updates.enumerated() {
+          places[Self.path(update, name), default: []].append(DeltaPlace(tensor: tensor, update: index))
         }
-      case .mergeRows(_, _, let update, _):
-        places[Self.path(update, name), default: []].append(DeltaPlace(output: output))
-      case .change(_, _, let change):
-        places[Self.path(change, name), default: []].append(DeltaPlace(output: output))
-      case .changeBias, .addBias: places[name, default: []].append(DeltaPlace(output: output))
-      case .replaceRows, .replace: places[Self.module(name), default: []].append(DeltaPlace(output: output))
+      case .rules(let change): places[Self.path(change, name), default: []].append(DeltaPlace(tensor: tensor))
+      case .biasRule, .biases: places[name, default: []].append(DeltaPlace(tensor: tensor))
+      case .rows, .replacement: places[Self.module(name), default: []].append(DeltaPlace(tensor: tensor))
       }
     }
     return places
@@ -49,7 +46,7 @@ extension MergePlan {
       elements += overflow ? ModuleDelta.greatestDense + 1 : count
       guard elements <= ModuleDelta.greatestDense, min(rows, columns) <= greatestExtent else { return nil }
       var scratch = MergeScratch(allowsNonFinite: true)
-      let change = try changes(of: place.output, &scratch, keeps: true)
+      let change = try changes(of: place.tensor, &scratch, keeps: true)
       guard change.indices.contains(place.update), let values = change[place.update].difference, values.count == count
       else { return nil }
       let stored = Matrix(rows: rows, columns: columns, values: values)
@@ -59,12 +56,13 @@ extension MergePlan {
   }
 
   private static func extents(_ place: DeltaPlace) -> (rows: Int, columns: Int) {
-    switch place.output.source {
-    case .merge(_, _, let updates): return (updates[place.update].rows, updates[place.update].columns)
-    case .mergeRows(_, _, let update, _): return (update.rows, update.columns)
-    case .change(_, _, let change): return (change.storedRows, change.storedColumns)
-    case .copy, .changeBias, .addBias, .replaceRows, .replace:
-      let shape = place.output.item.shape
+    switch place.tensor.change {
+    case .sums, .sumOnRows:
+      let update = place.tensor.change.updates[place.update]
+      return (update.rows, update.columns)
+    case .rules(let change): return (change.storedRows, change.storedColumns)
+    case .unchanged, .biasRule, .biases, .rows, .replacement:
+      let shape = place.tensor.item.shape
       return shape.count < 2 ? (1, shape.first ?? 1) : (shape[0], shape.dropFirst().reduce(1, *))
     }
   }
@@ -72,14 +70,12 @@ extension MergePlan {
   /// The change as a product of factors; nil where it is none.
   private static func product(_ place: DeltaPlace) throws(TensorFileError) -> ModuleDelta.Block? {
     let (rule, scale): (any LowRankRule, Double)
-    switch place.output.source {
-    case .merge(_, _, let updates):
-      guard let found = product(updates[place.update]) else { return nil }
-      (rule, scale) = found
-    case .mergeRows(_, _, let update, _):
-      guard let found = product(update) else { return nil }
-      (rule, scale) = found
-    case .change(_, _, let change):
+    switch place.tensor.change {
+    case .sums, .sumOnRows:
+      let update = place.tensor.change.updates[place.update]
+      guard update.isPlain, update.terms.count == 1 else { return nil }
+      (rule, scale) = (LoRARule(term: update.terms[0], isTransposed: update.isTransposed), update.terms[0].scale)
+    case .rules(let change):
       guard change.rules.count == 1, let product = change.rules[0].rule as? any LowRankRule else { return nil }
       (rule, scale) = (product, change.rules[0].scale)
     default: return nil
@@ -89,16 +85,10 @@ extension MergePlan {
     return .product(left: left, right: right)
   }
 
-  private static func product(_ update: LoRAUpdate) -> (any LowRankRule, Double)? {
-    guard update.isPlain, update.terms.count == 1 else { return nil }
-    return (LoRARule(term: update.terms[0], isTransposed: update.isTransposed), update.terms[0].scale)
-  }
-
   private static func isTransposed(_ place: DeltaPlace) -> Bool {
-    switch place.output.source {
-    case .merge(_, _, let updates): updates[place.update].isTransposed
-    case .mergeRows(_, _, let update, _): update.isTransposed
-    case .change(_, _, let change): change.shape.isTransposed
+    switch place.tensor.change {
+    case .sums, .sumOnRows: place.tensor.change.updates[place.update].isTransposed
+    case .rules(let change): change.shape.isTransposed
     default: false
     }
   }

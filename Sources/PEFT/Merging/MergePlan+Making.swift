@@ -105,7 +105,7 @@ extension MergePlan {
       base: base, adapters: adapters, weights: weights, options: options, shards: shards, editedConfig: editedConfig,
       sideFiles: sideFiles, restoration: unmerging?.restoration(unused: maker.unusedCopies),
       moduleCount: adapters.reduce(0) { $0 + $1.moduleCount } + maker.ruleCount,
-      mergedCount: Self.owners(shards).union(maker.mergedModules).count,
+      mergedCount: Set(shards.flatMap(\.outputs).flatMap(\.change.owners)).union(maker.mergedModules).count,
       replacedCount: Set(maker.replacements.keys.filter { base.checkpoint[$0] != nil }).union(maker.biases.keys)
         .union(maker.biasChanges.keys).count + maker.tokens.count,
       addedCount: maker.added.count,
@@ -122,21 +122,6 @@ extension MergePlan {
   private static func changedKeys(_ old: JSONValue?, _ new: JSONValue?) -> [String] {
     guard let old, let new else { return [] }
     return Set((new.members ?? []).map(\.key)).filter { new[$0] != old[$0] }.sorted()
-  }
-
-  /// The adapters' modules whose change some output holds.
-  private static func owners(_ shards: [Shard]) -> Set<ModuleOwner> {
-    var owners: Set<ModuleOwner> = []
-    for output in shards.flatMap(\.outputs) {
-      switch output.source {
-      case .mergeRows(_, _, let update, _): owners.formUnion(update.terms.map(\.owner))
-      case .merge(_, _, let updates): owners.formUnion(updates.flatMap { $0.terms.map(\.owner) })
-      case .change(_, _, let change): owners.formUnion(change.owners)
-      case .changeBias(_, _, let change): owners.insert(change.owner)
-      case .copy, .addBias, .replaceRows, .replace: continue
-      }
-    }
-    return owners
   }
 
   /// The base with its layers stacked as the adapters have them.

@@ -5,7 +5,7 @@ extension MergePlan {
   ///
   /// A torch file's tensors that had to be laid out anew stand in a file of their own there, and come to their neighbours here.
   static func shards(
-    of checkpoint: Checkpoint, provenance: Provenance?, output: (SafetensorsFile, TensorEntry) -> Output
+    of checkpoint: Checkpoint, provenance: Provenance?, output: (SafetensorsFile, TensorEntry) -> MatchedTensor
   ) -> [Shard] {
     var shards: [Shard] = []
     var paths: [String] = []
@@ -77,9 +77,7 @@ extension MergePlan {
   public init(converting path: String, options: MergeOptions = MergeOptions()) throws(AdapterError) {
     let base = try BaseModel(path: path)
     let shards = Self.shards(of: base.checkpoint, provenance: nil) { file, entry in
-      Output(
-        item: SafetensorsLayout.Item(name: entry.name, dtype: entry.dtype, shape: entry.shape),
-        source: .copy(file, entry))
+      MatchedTensor(unchanged: entry, in: file)
     }
     let sideFiles = try asAdapterError { () throws(TensorFileError) in
       try SideFiles(base: base.directory, adapters: [])

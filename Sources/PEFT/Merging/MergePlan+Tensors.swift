@@ -27,24 +27,18 @@ extension MergePlan {
   ) throws(AdapterError) -> [ChangedTensor] {
     var scratch = MergeScratch(allowsNonFinite: options.allowNonFinite)
     var tensors: [ChangedTensor] = []
-    for output in shards.flatMap(\.outputs) where !skipping.contains(output.item.name) {
-      var output = output
-      if case .copy = output.source {
-        if base.checkpoint[output.item.name] != nil { continue }
-      } else if widening, output.item.dtype == .f16 || output.item.dtype == .bf16 {
-        output = Output(
-          item: SafetensorsLayout.Item(name: output.item.name, dtype: .f32, shape: output.item.shape),
-          source: output.source)
+    for tensor in shards.flatMap(\.outputs) where !skipping.contains(tensor.item.name) {
+      var tensor = tensor
+      if tensor.change.isUnchanged {
+        if base.checkpoint[tensor.item.name] != nil { continue }
+      } else if widening, tensor.item.dtype == .f16 || tensor.item.dtype == .bf16 {
+        tensor = tensor.converted(to: .f32)
       }
-      let sink = MemorySink(byteCount: output.item.byteCount)
-      try asAdapterError { () throws(TensorFileError) in
-        let layout = try SafetensorsLayout(path: "", items: [output.item])
-        sink.offset = layout.header.count
-        let shard = Shard(name: "", outputs: [output], metadata: [])
-        for piece in MergeWork.pieces(shard, layout: layout) { try piece.perform(into: sink, scratch: &scratch) }
+      let bytes = try asAdapterError { () throws(TensorFileError) in
+        try MemorySink(computing: tensor, &scratch).bytes
       }
       tensors.append(
-        ChangedTensor(name: output.item.name, dtype: output.item.dtype, shape: output.item.shape, bytes: sink.bytes))
+        ChangedTensor(name: tensor.item.name, dtype: tensor.item.dtype, shape: tensor.item.shape, bytes: bytes))
     }
     return tensors
   }
@@ -57,6 +51,14 @@ final class MemorySink: TensorSink {
   var offset = 0
 
   init(byteCount: Int) { bytes = [UInt8](repeating: 0, count: byteCount) }
+
+  /// All of a tensor. Throws `.system`, `.shortRead`, `.notDecomposable`, `.resultNotFinite`.
+  convenience init(computing tensor: MatchedTensor, _ scratch: inout MergeScratch) throws(TensorFileError) {
+    self.init(byteCount: tensor.item.byteCount)
+    let (pieces, byteOffset) = try MergeWork.pieces(tensor)
+    offset = byteOffset
+    for piece in pieces { try piece.perform(into: self, scratch: &scratch) }
+  }
 
   func copy(_ range: Range<Int>, from file: OpenFile, to byteOffset: Int) throws(TensorFileError) {
     let bytes = try file.bytes(range)

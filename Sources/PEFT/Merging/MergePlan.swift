@@ -5,37 +5,10 @@ internal import TensorFiles
 /// Invariant: every adapter tensor has exactly one place in `shards`, and every tensor of the base has too, unless an
 /// adapter tensor replaces it.
 public struct MergePlan: Sendable {
-  /// Where a tensor's bytes come from.
-  enum Source: Sendable {
-    /// A tensor of the base, byte for byte.
-    case copy(SafetensorsFile, TensorEntry)
-    /// W + s·B·A, where W is a tensor of the base, or the adapter's own copy of it. Each update has rows of its own;
-    /// rows of none are copied.
-    case merge(SafetensorsFile, TensorEntry, [LoRAUpdate])
-    /// As `merge`, some rows of W replaced first: a LoRA on a head that is tied to an embedding with trained rows.
-    case mergeRows(SafetensorsFile, TensorEntry, LoRAUpdate, TokenReplacement)
-    /// A weight of the base, changed by the rules of other methods than LoRA.
-    case change(SafetensorsFile, TensorEntry, WeightChange)
-    /// A bias of the base, changed by such a rule.
-    case changeBias(SafetensorsFile, TensorEntry, BiasChange)
-    /// A bias of the base, with others added.
-    case addBias(SafetensorsFile, TensorEntry, [AddedBias])
-    /// An embedding of the base, or the adapter's own copy of it, some rows replaced.
-    case replaceRows(SafetensorsFile, TensorEntry, TokenReplacement)
-    /// A tensor of the adapter, rounded to the output's dtype.
-    case replace(SafetensorsFile, TensorEntry)
-  }
-
-  /// One tensor of the output.
-  struct Output: Sendable {
-    let item: SafetensorsLayout.Item
-    let source: Source
-  }
-
   /// One file of the output.
   struct Shard: Sendable {
     let name: String
-    let outputs: [Output]
+    let outputs: [MatchedTensor]
     let metadata: [JSONValue.Member]
   }
 
@@ -79,8 +52,8 @@ public struct MergePlan: Sendable {
   public var mergedBytes: Int {
     shards.reduce(0) { total, shard in
       shard.outputs.reduce(total) { sum, output in
-        switch output.source {
-        case .merge, .mergeRows, .change: sum + output.item.byteCount
+        switch output.change {
+        case .sums, .sumOnRows, .rules: sum + output.item.byteCount
         default: sum
         }
       }
@@ -96,16 +69,7 @@ public struct MergePlan: Sendable {
   /// Greatest memory that the merge is predicted to hold at once, beyond the program itself: for each of `workers`, one
   /// block of the weight and the factors of the largest piece.
   public func predictedPeakBytes(workers: Int) -> Int {
-    var largest = 0
-    for case .merge(_, let entry, let updates) in shards.flatMap({ $0.outputs.map(\.source) }) {
-      for update in updates { largest = max(largest, MergeWork.workingBytes(entry, update)) }
-    }
-    for case .mergeRows(_, let entry, let update, _) in shards.flatMap({ $0.outputs.map(\.source) }) {
-      largest = max(largest, MergeWork.workingBytes(entry, update))
-    }
-    for case .change(_, let entry, let change) in shards.flatMap({ $0.outputs.map(\.source) }) {
-      largest = max(largest, MergeWork.workingBytes(entry, change))
-    }
+    let largest = shards.flatMap(\.outputs).map(TensorPiece.workingBytes).max() ?? 0
     return workers * (largest + MergeWork.blockBytes) + headerBytes
   }
 }
