@@ -25,7 +25,7 @@ public struct BaseMatch: Sendable {
   public init(base: String, adapter: String, options: MergeOptions = MergeOptions()) throws(AdapterError) {
     let plan = try MergePlan(base: base, adapter: adapter, options: options)
     var folding = LayerFolding<String>()
-    for output in plan.shards.flatMap(\.outputs) {
+    for output in plan.match.changedTensors {
       let change: String
       switch output.change {
       case .unchanged: continue

@@ -31,6 +31,9 @@ struct LoRAUpdate: Sendable {
   /// The inner dimension of all terms side by side, with what is removed.
   var rank: Int { terms.reduce(0) { $0 + $1.rank } + (removal?.rank ?? 0) }
 
+  /// True for W + s·B·A without more.
+  var isPlain: Bool { magnitude == nil && removal == nil }
+
   /// True if rows of the result depend on other rows of the weight.
   var needsWholeWeight: Bool { removal != nil || (magnitude != nil && isTransposed) }
 }

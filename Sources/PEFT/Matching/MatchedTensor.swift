@@ -27,6 +27,19 @@ struct MatchedTensor: Sendable {
     }
   }
 
+  /// The modules that the change belongs to as adapters name them: one for each update of rows, one for any other; of a bias
+  /// the tensor's name. None where nothing changes.
+  var paths: [String] {
+    let name = item.name
+    switch change {
+    case .unchanged: return []
+    case .sums, .sumOnRows: return change.updates.map { $0.terms.first?.owner.path ?? name }
+    case .rules(let change): return [change.owners.first?.path ?? name]
+    case .biasRule, .biases: return [name]
+    case .rows, .replacement: return [name.hasSuffix(".weight") ? String(name.dropLast(".weight".count)) : name]
+    }
+  }
+
   /// The same values in another dtype; for a change, before it is rounded to the tensor's own.
   func converted(to dtype: DType) -> MatchedTensor {
     MatchedTensor(
@@ -69,6 +82,25 @@ enum TensorChange: Sendable {
     case .rules(let change): change.owners
     case .biasRule(let change): [change.owner]
     case .unchanged, .biases, .rows, .replacement: []
+    }
+  }
+
+  /// True for what is done to a bias.
+  var isOfBias: Bool {
+    switch self {
+    case .biasRule, .biases: true
+    default: false
+    }
+  }
+
+  /// True if nothing is done but adding what does not depend on the tensor.
+  var isAdditive: Bool {
+    switch self {
+    case .unchanged, .biases: true
+    case .sums(let updates): updates.allSatisfy(\.isPlain)
+    case .rules(let change): change.rules.allSatisfy { $0.rule.isAdditive }
+    case .biasRule(let change): change.rule.isAdditive
+    case .sumOnRows, .rows, .replacement: false
     }
   }
 

@@ -1,6 +1,16 @@
 internal import TensorFiles
 
 extension MergePlan {
+  /// The output's files: the base's own, or filled anew up to the greatest size. Throws `.shardSize`.
+  static func shards(
+    of match: AdapterMatch, provenance: Provenance, limit: Int?
+  ) throws(AdapterError) -> [Shard] {
+    var shards = shards(of: match.base.checkpoint, provenance: provenance) { match.tensor($1, in: $0) }
+    let last = shards.removeLast()
+    shards.append(Shard(name: last.name, outputs: last.outputs + match.additions, metadata: last.metadata))
+    return try resharded(shards, limit: limit)
+  }
+
   /// The output's files for a checkpoint's own: the same division, under the names of safetensors files.
   ///
   /// A torch file's tensors that had to be laid out anew stand in a file of their own there, and come to their neighbours here.
@@ -83,9 +93,8 @@ extension MergePlan {
       try SideFiles(base: base.directory, adapters: [])
     }
     self.init(
-      base: base, adapters: [], weights: [], options: options,
+      match: AdapterMatch(unchanged: base), options: options,
       shards: try Self.resharded(shards, limit: options.maxShardBytes), editedConfig: nil, sideFiles: sideFiles,
-      moduleCount: 0, mergedCount: 0, replacedCount: 0, addedCount: 0,
       notes: base.checkpoint.aliases.sorted { $0.key < $1.key }.map {
         "'\($0.key)' is '\($0.value)' under a second name"
       } + sideFiles.notes)

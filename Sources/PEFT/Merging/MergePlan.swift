@@ -2,8 +2,7 @@ internal import TensorFiles
 
 /// Everything that a merge will do, decided and checked before anything is written.
 ///
-/// Invariant: every adapter tensor has exactly one place in `shards`, and every tensor of the base has too, unless an
-/// adapter tensor replaces it.
+/// Invariant: every tensor of the base has exactly one place in `shards`, and so has what `match` adds to them.
 public struct MergePlan: Sendable {
   /// One file of the output.
   struct Shard: Sendable {
@@ -12,11 +11,8 @@ public struct MergePlan: Sendable {
     let metadata: [JSONValue.Member]
   }
 
-  public let base: BaseModel
-  /// The adapters in the order in which they are merged.
-  public let adapters: [Adapter]
-  /// What each adapter's ΔW is multiplied by.
-  public let weights: [Double]
+  /// What the adapters change, whatever files it goes to.
+  let match: AdapterMatch
   public let options: MergeOptions
   let shards: [Shard]
   /// config.json of the output where it must differ from the base's.
@@ -25,20 +21,25 @@ public struct MergePlan: Sendable {
   let sideFiles: SideFiles
   /// What is known of the result of taking adapters out; nil for a merge.
   public var restoration: Restoration?
+  /// Things worth a word that do not stop the merge.
+  public let notes: [String]
 
+  public var base: BaseModel { match.base }
+  /// The adapters in the order in which they are merged.
+  public var adapters: [Adapter] { match.adapters }
+  /// What each adapter's ΔW is multiplied by.
+  public var weights: [Double] { match.weights }
   /// The first adapter; the only one of most merges.
   public var adapter: Adapter { adapters[0] }
 
   /// Modules in all adapters: those that their files name, or that shared tensors act on.
-  public let moduleCount: Int
+  public var moduleCount: Int { match.moduleCount }
   /// Modules of which the output holds the change.
-  public let mergedCount: Int
+  public var mergedCount: Int { match.matchedCount }
   /// Tensors of the base that the adapter replaces or changes beside the merged weights: saved modules, biases, rows.
-  public let replacedCount: Int
+  public var replacedCount: Int { match.replacedCount }
   /// Tensors that the base lacks and the adapter adds.
-  public let addedCount: Int
-  /// Things worth a word that do not stop the merge.
-  public let notes: [String]
+  public var addedCount: Int { match.tensors.added.count }
 
   /// The files of tensors that will be written.
   public var shardNames: [String] { shards.map(\.name) }

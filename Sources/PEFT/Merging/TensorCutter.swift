@@ -104,7 +104,7 @@ struct TensorCutter {
 
   /// The rows that are replaced, and the stretches between them.
   private mutating func replace(_ replaced: TokenReplacement) {
-    let columns = source.entry.shape[1]
+    let columns = source.shape.dropFirst().reduce(1, *)
     var next = 0
     for (row, place) in replaced.places {
       take(from: next, to: row * columns)

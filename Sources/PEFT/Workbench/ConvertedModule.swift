@@ -86,11 +86,11 @@ extension ConvertedModule {
   /// The modules of an adapter as a merge into its base changes them.
   ///
   /// Throws `.notPossible` for what no LoRA can hold.
-  static func all(of adapter: Adapter, in plan: MergePlan) throws(AdapterError) -> [ConvertedModule] {
+  static func all(of adapter: Adapter, in match: AdapterMatch) throws(AdapterError) -> [ConvertedModule] {
     var modules: [ConvertedModule] = []
     var biases: [ExactName: Bias] = [:]
     let embeddings = Set(exactly: adapter.modules.filter(\.isEmbedding).map(\.path))
-    for output in plan.shards.flatMap(\.outputs) {
+    for output in match.changedTensors {
       let entry = output.source.entry
       switch output.change {
       case .unchanged, .replacement, .rows: continue

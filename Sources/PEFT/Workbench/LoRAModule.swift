@@ -79,12 +79,11 @@ struct LoRAModule: Sendable {
 
   private static func key(of path: String, in adapter: Adapter) -> String {
     if let attention = adapter.config.attention(ofOutput: path) { return attention }
-    let (container, depth) = MergePlanMaker.unwrapped(path)
-    let parameters = adapter.config.targetedParameters(in: container)
-      .sorted { MergePlanMaker.rank($0) < MergePlanMaker.rank($1) }
+    let (container, depth) = ParameterWrapping.unwrapped(path)
+    let parameters = ParameterWrapping.inOrder(adapter.config.targetedParameters(in: container))
     guard !parameters.isEmpty else { return path }
     // The last parameter is wrapped outermost.
-    let wrappers = adapter.modules.count { MergePlanMaker.unwrapped($0.path).path.isExactly(container) }
+    let wrappers = ParameterWrapping.count(of: container, in: adapter)
     let place = wrappers - 1 - depth
     return "\(container).\(parameters[parameters.indices.contains(place) ? place : 0])"
   }

@@ -1,7 +1,7 @@
 package import TensorFiles
 
-/// A tensor that a merge would write.
-package struct ChangedTensor: Sendable {
+/// A tensor that a match changes or adds, with its values.
+package struct ComputedTensor: Sendable {
   /// The name in the checkpoint.
   package let name: String
   package let dtype: DType
@@ -16,29 +16,28 @@ package struct ChangedTensor: Sendable {
   }
 }
 
-extension MergePlan {
+extension AdapterMatch {
   /// The tensors that a merge changes or adds, computed in memory. Memory: as large as they are.
   ///
   /// - Parameter skipping: names whose tensors are not wanted.
   /// - Parameter widening: true for f32 in place of f16 and bf16: the values before a merge rounds them.
+  /// - Parameter allowsNonFinite: to go on where a result is an infinity or a NaN.
   /// Throws `.file`.
-  package func changedTensors(
-    skipping: Set<ExactName> = [], widening: Bool = false
-  ) throws(AdapterError) -> [ChangedTensor] {
-    var scratch = MergeScratch(allowsNonFinite: options.allowNonFinite)
-    var tensors: [ChangedTensor] = []
-    for tensor in shards.flatMap(\.outputs) where !skipping.contains(tensor.item.name) {
+  package func computedTensors(
+    skipping: Set<ExactName> = [], widening: Bool = false, allowsNonFinite: Bool = false
+  ) throws(AdapterError) -> [ComputedTensor] {
+    var scratch = MergeScratch(allowsNonFinite: allowsNonFinite)
+    var tensors: [ComputedTensor] = []
+    for tensor in changedTensors where !skipping.contains(tensor.item.name) {
       var tensor = tensor
-      if tensor.change.isUnchanged {
-        if base.checkpoint[tensor.item.name] != nil { continue }
-      } else if widening, tensor.item.dtype == .f16 || tensor.item.dtype == .bf16 {
+      if widening, !tensor.change.isUnchanged, tensor.item.dtype == .f16 || tensor.item.dtype == .bf16 {
         tensor = tensor.converted(to: .f32)
       }
       let bytes = try asAdapterError { () throws(TensorFileError) in
         try MemorySink(computing: tensor, &scratch).bytes
       }
       tensors.append(
-        ChangedTensor(name: tensor.item.name, dtype: tensor.item.dtype, shape: tensor.item.shape, bytes: bytes))
+        ComputedTensor(name: tensor.item.name, dtype: tensor.item.dtype, shape: tensor.item.shape, bytes: bytes))
     }
     return tensors
   }

@@ -19,13 +19,13 @@ struct ModuleChange: Sendable {
   var difference: [Double]?
 }
 
-extension MergePlan {
-  /// What the merge changes, computed by the pieces of work that would write it, of which nothing is kept.
+extension AdapterMatch {
+  /// What a merge changes, computed by the pieces of work that would write it, of which nothing is kept.
   ///
   /// Precision: f64 throughout, so that a half weight's rounding does not count. Memory: a block for each of `workers`, or
   /// a weight where a rule needs all of it. Throws `.file`.
   func moduleChanges(workers: Int) async throws -> [ModuleChange] {
-    let outputs = shards.flatMap(\.outputs)
+    let tensors = changedTensors
     let blas = SingleThreadedBLAS()
     defer { blas.end() }
     let parts = try await withThrowingTaskGroup(of: [ModuleChange].self) { group in
@@ -33,9 +33,9 @@ extension MergePlan {
         group.addTask {
           var scratch = MergeScratch(allowsNonFinite: true)
           var found: [ModuleChange] = []
-          for index in stride(from: worker, to: outputs.count, by: max(1, workers)) {
+          for index in stride(from: worker, to: tensors.count, by: max(1, workers)) {
             try Task.checkCancellation()
-            found += try self.changes(of: outputs[index], &scratch)
+            found += try self.changes(of: tensors[index], &scratch)
           }
           return found
         }
@@ -63,68 +63,49 @@ extension MergePlan {
   func changes(
     of tensor: MatchedTensor, _ scratch: inout MergeScratch, keeps: Bool = false
   ) throws(AdapterError) -> [ModuleChange] {
-    let (name, source) = (tensor.item.name, tensor.source)
+    let source = tensor.source
     func compute(
-      _ part: TensorPiece.Part, of other: StoredTensor? = nil, at element: Int = 0, dtype: DType = .f64,
-      into sink: ChangeSink
+      _ part: TensorPiece.Part, of other: StoredTensor? = nil, at element: Int = 0, into sink: ChangeSink
     ) throws(AdapterError) {
-      let piece = TensorPiece(source: other ?? source, part: part, target: element * dtype.bitCount / 8, dtype: dtype)
+      let piece = TensorPiece(
+        source: other ?? source, part: part, target: element * sink.width, dtype: sink.dtype)
       try asAdapterError { () throws(TensorFileError) in try piece.perform(into: sink, scratch: &scratch) }
     }
-    switch tensor.change {
-    case .unchanged: return []
-    case .sums, .sumOnRows:
-      var found: [ModuleChange] = []
-      for update in tensor.change.updates {
+    if !tensor.change.updates.isEmpty {
+      return try zip(tensor.paths, tensor.change.updates).map { path, update throws(AdapterError) in
         let first = update.firstRow * update.columns
         let sink = ChangeSink(source, keeps: keeps ? first..<first + update.rows * update.columns : nil)
         try compute(.update(update, rows: 0..<update.rows), at: first, into: sink)
-        found.append(sink.change(Self.path(update, name), isAdditive: update.isPlain))
+        return sink.change(path, isAdditive: update.isPlain)
       }
-      return found
-    case .rules(let change):
-      let sink = ChangeSink(source, keepsAll: keeps)
-      try compute(.rules(change, rows: 0..<change.storedRows), into: sink)
-      return [sink.change(Self.path(change, name), isAdditive: change.rules.allSatisfy { $0.rule.isAdditive })]
+    }
+    guard let path = tensor.paths.first else { return [] }
+    var sink = ChangeSink(source, keepsAll: keeps)
+    switch tensor.change {
+    case .unchanged, .sums, .sumOnRows: break
+    case .rules(let change): try compute(.rules(change, rows: 0..<change.storedRows), into: sink)
     case .biasRule, .biases:
       // A bias is computed in f64 and then rounded to its dtype; its own sources say how.
-      guard let format = tensor.item.dtype.format else { return [] }
-      let sink = ChangeSink(source, written: format, keepsAll: keeps)
-      if case .biasRule(let change) = tensor.change {
-        try compute(.biasRule(change), dtype: tensor.item.dtype, into: sink)
-      } else if case .biases(let addends) = tensor.change {
-        try compute(.biases(addends), dtype: tensor.item.dtype, into: sink)
-      }
-      return [sink.change(name, isAdditive: true)]
+      guard tensor.item.dtype.format != nil else { return [] }
+      sink = ChangeSink(source, dtype: tensor.item.dtype, keepsAll: keeps)
+      if case .biasRule(let change) = tensor.change { try compute(.biasRule(change), into: sink) }
+      if case .biases(let addends) = tensor.change { try compute(.biases(addends), into: sink) }
+      return [sink.change(path, isAdditive: true)]
     case .rows(let rows):
-      let width = source.shape.last ?? 0
-      let sink = ChangeSink(source, keepsAll: keeps)
+      let width = source.shape.dropFirst().reduce(1, *)
       for (row, place) in rows.places where row < source.shape[0] {
         try compute(.elements(place * width..<(place + 1) * width), of: rows.source, at: row * width, into: sink)
       }
-      return [sink.change(Self.module(name), isAdditive: false)]
     case .replacement:
-      guard let location = base.checkpoint[name], location.entry.shape == source.shape,
-        source.entry.dtype.isComputable, location.entry.dtype.isComputable
+      guard let stored = base.tensor(tensor.item.name), stored.shape == source.shape, source.entry.dtype.isComputable,
+        stored.entry.dtype.isComputable
       else {
-        return [ModuleChange(path: Self.module(name), changeSquares: nil, isAdditive: false, dtype: source.entry.dtype)]
+        return [ModuleChange(path: path, changeSquares: nil, isAdditive: false, dtype: source.entry.dtype)]
       }
-      let sink = ChangeSink(
-        StoredTensor(file: base.checkpoint.shards[location.shard].file, entry: location.entry), keepsAll: keeps)
+      sink = ChangeSink(stored, keepsAll: keeps)
       try compute(.elements(0..<source.entry.elementCount), into: sink)
-      return [sink.change(Self.module(name), isAdditive: false)]
     }
-  }
-
-  /// The module that an update belongs to.
-  static func path(_ update: LoRAUpdate, _ name: String) -> String { update.terms.first?.owner.path ?? name }
-
-  /// The module that a change belongs to.
-  static func path(_ change: WeightChange, _ name: String) -> String { change.owners.first?.path ?? name }
-
-  /// The module of a weight; of other tensors the name.
-  static func module(_ name: String) -> String {
-    name.hasSuffix(".weight") ? String(name.dropLast(".weight".count)) : name
+    return [sink.change(path, isAdditive: tensor.change.isAdditive)]
   }
 }
 
@@ -132,8 +113,8 @@ extension MergePlan {
 private final class ChangeSink: TensorSink {
   private let source: StoredTensor
   private let format: FloatFormat
-  /// The format of what is written.
-  private let written: FloatFormat
+  /// What is written.
+  let dtype: DType
   private var changeSquares = 0.0
   private var weightSquares = 0.0
   private var count = 0
@@ -141,17 +122,20 @@ private final class ChangeSink: TensorSink {
   private let kept: Range<Int>?
   private var differences: [Double] = []
 
-  init(_ source: StoredTensor, written: FloatFormat = .f64, keeps kept: Range<Int>?) {
+  init(_ source: StoredTensor, dtype: DType = .f64, keeps kept: Range<Int>?) {
     self.kept = kept
     if let kept { differences = [Double](repeating: 0, count: kept.count) }
     self.source = source
     format = source.entry.dtype.format ?? .f32
-    self.written = written
+    self.dtype = dtype
   }
 
-  convenience init(_ source: StoredTensor, written: FloatFormat = .f64, keepsAll: Bool) {
-    self.init(source, written: written, keeps: keepsAll ? 0..<source.entry.elementCount : nil)
+  convenience init(_ source: StoredTensor, dtype: DType = .f64, keepsAll: Bool) {
+    self.init(source, dtype: dtype, keeps: keepsAll ? 0..<source.entry.elementCount : nil)
   }
+
+  /// Bytes of an element that is written.
+  var width: Int { dtype.bitCount / 8 }
 
   func copy(_ range: Range<Int>, from file: OpenFile, to byteOffset: Int) throws(TensorFileError) {
     let bytes = try file.bytes(range)
@@ -159,8 +143,9 @@ private final class ChangeSink: TensorSink {
   }
 
   func write(_ bytes: RawSpan, at byteOffset: Int) throws(TensorFileError) {
-    let first = byteOffset / written.byteCount
-    let count = bytes.byteCount / written.byteCount
+    guard let written = dtype.format else { return }
+    let first = byteOffset / width
+    let count = bytes.byteCount / width
     var after = [Double](repeating: 0, count: count)
     var span = after.mutableSpan
     decode(bytes, from: written, into: &span)
