@@ -145,7 +145,8 @@ package struct AdapterMatch: Sendable {
       return
     }
     let target = name.dropLast("weight".count) + "bias"
-    try tensors.add(try lora.addend(bias, to: String(target), of: module), to: String(target), of: module.path, by: part)
+    try tensors.add(
+      try lora.addend(bias, to: String(target), of: module), to: String(target), of: module.path, by: part)
   }
 
   /// Lets the adapter's own copy of a weight take the base's place.
