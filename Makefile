@@ -56,7 +56,7 @@ bench: bootstrap
 	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE .build/release/peft-bench trust --rounds 3
 
 fuzz: bootstrap
-	FUZZ_ROUNDS=1000000 swift test -c release -Xswiftc -enable-testing --filter "NeverTrap|aSmallFile|HostileSize"
+	FUZZ_ROUNDS=1000000 swift test -c release --scratch-path .build/release-tests -Xswiftc -enable-testing --filter "NeverTrap|aSmallFile|HostileSize"
 
 # Tests that start programs are left out: Foundation reads past a buffer when it starts one, and the programs are built plain.
 sanitize: bootstrap

@@ -35,11 +35,14 @@ public struct SafetensorsLayout: Sendable {
   ///
   /// `metadata` is kept as given, with `format: pt` added if it has no `format`: transformers refuses a file without.
   /// - Parameter namesFormat: false for files of others than transformers, which do not name it.
-  /// Throws `.headerTooLargeToWrite`.
+  /// Throws `.tooManyTensors`, `.headerTooLargeToWrite`.
   public init(
     path: String, items: [Item], metadata: [JSONValue.Member] = [], alignment: Alignment = .cacheLine,
     namesFormat: Bool = true
   ) throws(TensorFileError) {
+    guard items.count <= SafetensorsFile.tensorLimit else {
+      throw .tooManyTensors(path: path, count: items.count, limit: SafetensorsFile.tensorLimit)
+    }
     var metadata = metadata
     if namesFormat, !metadata.contains(where: { $0.key == "format" }) {
       metadata.append(JSONValue.Member("format", .string("pt")))

@@ -131,9 +131,8 @@ extension PeftConfig {
       }
       switch (field.key, value) {
       case ("target_modules", .array(let names)), ("exclude_modules", .array(let names)):
-        var unique: [JSONValue] = []
-        for name in names where !unique.contains(name) { unique.append(name) }
-        value = .array(unique)
+        var seen: Set<ExactName> = []
+        value = .array(names.filter { $0.stringValue.map { seen.insert($0).inserted } ?? true })
       case ("loftq_config", .object) where initLoRAWeights != .string("loftq"): value = .object([])
       case ("eva_config", .null) where initLoRAWeights == .string("eva"):
         value = Self.nestedDefaults["eva_config"] ?? .null

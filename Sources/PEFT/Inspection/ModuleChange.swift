@@ -93,9 +93,13 @@ extension AdapterMatch {
       return [sink.change(path, isAdditive: true)]
     case .rows(let rows):
       let width = source.shape.dropFirst().reduce(1, *)
+      var next = 0
       for (row, place) in rows.places where row < source.shape[0] {
+        try sink.keep(next * width..<row * width)
         try compute(.elements(place * width..<(place + 1) * width), of: rows.source, at: row * width, into: sink)
+        next = row + 1
       }
+      try sink.keep(next * width..<source.entry.elementCount)
     case .replacement:
       guard let stored = base.tensor(tensor.item.name), stored.shape == source.shape, source.entry.dtype.isComputable,
         stored.entry.dtype.isComputable
@@ -149,8 +153,7 @@ private final class ChangeSink: TensorSink {
     var after = [Double](repeating: 0, count: count)
     var span = after.mutableSpan
     decode(bytes, from: written, into: &span)
-    let start = source.entry.byteRange.lowerBound + first * format.byteCount
-    let before = Double.decoded(try source.file.bytes(start..<start + count * format.byteCount), format)
+    let before = try before(first..<first + count)
     for index in 0..<count {
       let difference = after[index] - before[index]
       changeSquares += difference * difference
@@ -158,6 +161,21 @@ private final class ChangeSink: TensorSink {
       if let kept, kept.contains(first + index) { differences[first + index - kept.lowerBound] = difference }
     }
     self.count += count
+  }
+
+  /// Elements of the weight that stay: they count in its norm alone.
+  func keep(_ elements: Range<Int>) throws(AdapterError) {
+    try asAdapterError { () throws(TensorFileError) in
+      for first in stride(from: elements.lowerBound, to: elements.upperBound, by: 1 << 16) {
+        for value in try before(first..<min(first + 1 << 16, elements.upperBound)) { weightSquares += value * value }
+      }
+    }
+  }
+
+  private func before(_ elements: Range<Int>) throws(TensorFileError) -> [Double] {
+    let start = source.entry.byteRange.lowerBound
+    let bytes = start + elements.lowerBound * format.byteCount..<start + elements.upperBound * format.byteCount
+    return Double.decoded(try source.file.bytes(bytes), format)
   }
 
   func change(_ path: String, isAdditive: Bool) -> ModuleChange {
