@@ -77,9 +77,8 @@ struct LoadedAdapter {
 
   /// True for a plain LoRA: s·B·A beside a weight that stays what it is.
   private var staysApart: Bool {
-    config.peftType == .lora && !config.useDoRA && config.kasaConfig == .null && config.useBDLoRA.isEmptyOrFalse
-      && (config.targetParameters ?? []).isEmpty && !config.ensureWeightTying
-      && !["pissa", "olora"].contains(config.initLoRAWeights.stringValue?.lowercased() ?? "")
+    config.peftType == .lora && config.loraExtra == nil && (config.targetParameters ?? []).isEmpty
+      && !config.ensureWeightTying
   }
 
   private mutating func addFactors(_ model: CausalLanguageModel) throws(ModelError) {
