@@ -117,6 +117,10 @@ import Testing
     #expect(what.hasPrefix("combining ") && reason.contains("to-lora"))
   }
 
+  private static func match(_ base: String, _ adapter: String) throws -> AdapterMatch {
+    try AdapterMatch(base: base, adapters: [MergePlan.Input(adapter)])
+  }
+
   @Test(arguments: ["merge/llama-dora", "variants/llama-pissa", "methods/lokr", "methods/oft"])
   func withItsBaseAnAdapterOfAnyMethodIsCombined(name: String) async throws {
     let scratch = try ScratchDirectory()
@@ -124,8 +128,8 @@ import Testing
     let plain = try await StoredAdapter(directory: directory).asPlainLoRA(base: base)
     let report = try await AdapterCombination([(plain, 0.5), (plain, 0.5)]).write(to: scratch("out"))
     #expect(report.error < 1e-6)
-    let wanted = try MergePlan(base: base, adapter: directory).changedTensors(widening: true)
-    let found = try MergePlan(base: base, adapter: scratch("out")).changedTensors(widening: true)
+    let wanted = try Self.match(base, directory).computedTensors(widening: true)
+    let found = try Self.match(base, scratch("out")).computedTensors(widening: true)
     let byName = Dictionary(found.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
     for tensor in wanted where tensor.dtype == .f32 {
       let (a, b) = (AdapterChanges.floats(tensor.bytes), AdapterChanges.floats(try #require(byName[tensor.name]).bytes))
@@ -247,14 +251,14 @@ import Testing
     for name in try Self.convertible {
       let (base, adapter) = (Fixtures.path("\(name)/base"), Fixtures.path("\(name)/adapter"))
       guard FileSystem.kind(base) == .directory, let stored = try? StoredAdapter(directory: adapter),
-        let plan = try? MergePlan(base: base, adapter: adapter)
+        let match = try? Self.match(base, adapter)
       else { continue }
       guard let conversion = try Self.conversion(of: stored, base: base) else { continue }
       let out = scratch("out-\(converted)")
       let report = try await conversion.write(to: out)
       #expect(report.error < 0.01, "\(name)")
-      let wanted = try plan.changedTensors(widening: true)
-      let found = try MergePlan(base: base, adapter: out).changedTensors(widening: true)
+      let wanted = try match.computedTensors(widening: true)
+      let found = try Self.match(base, out).computedTensors(widening: true)
       #expect(Set(wanted.map(\.name)) == Set(found.map(\.name)), "\(name)")
       let byName = Dictionary(found.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
       for tensor in wanted where tensor.dtype == .f32 {

@@ -49,3 +49,29 @@ enum LoRAVariants {
       || (config.montecloraConfig != .null && name.contains(".lora_monteclora"))
   }
 }
+
+/// What makes a LoRA more than s·B·A of the factors that its file holds.
+package enum LoRAExtra: Sendable {
+  /// It is another method, whose tensors are no factors.
+  case otherMethod
+  /// KaSA, which takes components out of the base weight.
+  case kasa
+  /// An initialisation that takes something out of the base weight, by its name.
+  case removal(String)
+  /// Factors of which some are packed as blocks.
+  case blocks
+  /// DoRA's magnitudes.
+  case magnitudes
+}
+
+extension PeftConfig {
+  /// The first of these that the configuration asks for; nil for a plain LoRA, whose ΔW does not depend on the base.
+  package var loraExtra: LoRAExtra? {
+    let name = initLoRAWeights.stringValue?.lowercased() ?? ""
+    if AdapterMethod.named(peftType) != nil { return .otherMethod }
+    if kasaConfig != .null { return .kasa }
+    if name.hasPrefix("pissa") || name == "olora" { return .removal(name) }
+    if !useBDLoRA.isEmptyOrFalse { return .blocks }
+    return useDoRA ? .magnitudes : nil
+  }
+}

@@ -7,7 +7,8 @@ extension MergeVerifier {
     let held: String
     let absent: String
     /// What the held one should be: the change of either.
-    let source: MergePlan.Source
+    let source: StoredTensor
+    let change: TensorChange
     /// True if the merge changes one of them and leaves the other as it is.
     let isChanged: Bool
   }
@@ -21,12 +22,12 @@ extension MergeVerifier {
     guard rounding == .peft, let head = plan.base.family?.head, let embedding = plan.base.family?.embedding else {
       return []
     }
-    var outputs: [ExactName: MergePlan.Output] = [:]
+    var outputs: [ExactName: MatchedTensor] = [:]
     for output in plan.shards.flatMap(\.outputs) { outputs[output.item.name] = output }
-    func output(_ name: String) -> MergePlan.Output? {
+    func output(_ name: String) -> MatchedTensor? {
       outputs[plan.base.storedName(name) ?? name] ?? outputs[name]
     }
-    var pairs: [(MergePlan.Output?, MergePlan.Output?)] = []
+    var pairs: [(MatchedTensor?, MatchedTensor?)] = []
     if plan.base.isTied { pairs.append((output("\(embedding).weight"), output("\(head).weight"))) }
     // A head below the model's own (RoBERTa's `lm_head.decoder`) shares its bias with the module around it.
     if let dot = head.lastIndex(of: ".") { pairs.append((output("\(head[..<dot]).bias"), output("\(head).bias"))) }
@@ -36,7 +37,7 @@ extension MergeVerifier {
     }
   }
 
-  private func shared(_ first: MergePlan.Output, _ second: MergePlan.Output) -> SharedTensor? {
+  private func shared(_ first: MatchedTensor, _ second: MatchedTensor) -> SharedTensor? {
     let (hasFirst, hasSecond) = (nameInModel(first.item.name) != nil, nameInModel(second.item.name) != nil)
     guard hasFirst != hasSecond, first.item.shape == second.item.shape, first.item.dtype == second.item.dtype else {
       return nil
@@ -45,16 +46,15 @@ extension MergeVerifier {
     guard !isMerged(held) || !isMerged(absent) else { return nil }
     let isChanged = isMerged(held) || isMerged(absent)
     guard isChanged || holdSameBytes(held, absent) else { return nil }
+    let changed = isMerged(absent) ? absent : held
     return SharedTensor(
-      held: held.item.name, absent: absent.item.name, source: isMerged(absent) ? absent.source : held.source,
+      held: held.item.name, absent: absent.item.name, source: changed.source, change: changed.change,
       isChanged: isChanged)
   }
 
-  private func holdSameBytes(_ first: MergePlan.Output, _ second: MergePlan.Output) -> Bool {
-    guard case .copy(let file, let entry) = first.source, case .copy(let other, let otherEntry) = second.source else {
-      return false
-    }
-    return (try? file.file.holdsSameBytes(entry.byteRange, otherEntry.byteRange, of: other.file)) ?? false
+  private func holdSameBytes(_ first: MatchedTensor, _ second: MatchedTensor) -> Bool {
+    let (one, other) = (first.source, second.source)
+    return (try? one.file.holdsSameBytes(one.entry.byteRange, other.entry.byteRange, of: other.file)) ?? false
   }
 
   /// The plan's files as a tied model has them: what it holds once stands there once, with the change of either side.
@@ -62,10 +62,10 @@ extension MergeVerifier {
     let shared = sharedTensors()
     guard !shared.isEmpty else { return plan.shards }
     return plan.shards.map { shard in
-      let outputs = shard.outputs.compactMap { output -> MergePlan.Output? in
+      let outputs = shard.outputs.compactMap { output -> MatchedTensor? in
         if shared.contains(where: { $0.absent.isExactly(output.item.name) }) { return nil }
         guard let pair = shared.first(where: { $0.held.isExactly(output.item.name) }) else { return output }
-        return MergePlan.Output(item: output.item, source: pair.source)
+        return MatchedTensor(item: output.item, source: pair.source, change: pair.change)
       }
       return MergePlan.Shard(name: shard.name, outputs: outputs, metadata: shard.metadata)
     }

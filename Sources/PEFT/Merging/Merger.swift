@@ -107,7 +107,7 @@ public struct Merger: Sendable {
       let path = directory.path(shard.name)
       let layout = try SafetensorsLayout(path: path, items: shard.outputs.map(\.item), metadata: shard.metadata)
       let target = try layout.create(at: path, permissions: permissions)
-      jobs.append(WorkQueue.Job(target: target, pieces: MergeWork.pieces(shard, layout: layout)))
+      jobs.append(WorkQueue.Job(target: target, pieces: MergeWork.pieces(shard.outputs, layout: layout)))
     }
     let queue = WorkQueue(jobs)
     let total = plan.dataBytes

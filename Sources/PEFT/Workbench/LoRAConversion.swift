@@ -28,8 +28,8 @@ public struct LoRAConversion: Sendable {
       var options = MergeOptions()
       options.ignoredConfigKeys = ignoredConfigKeys
       options.allowRepeated = true
-      let plan = try MergePlan(base: base, adapters: [MergePlan.Input(stored)], options: options)
-      modules = try ConvertedModule.all(of: adapter, in: plan)
+      let match = try AdapterMatch(base: base, adapters: [MergePlan.Input(stored)], options: options)
+      modules = try ConvertedModule.all(of: adapter, in: match)
     } else {
       if AdapterMethod.named(stored.config.peftType) == nil {
         try adapter.requirePlainLoRA(to: "a LoRA without the base of")

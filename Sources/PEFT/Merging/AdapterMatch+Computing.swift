@@ -1,7 +1,7 @@
 package import TensorFiles
 
-/// A tensor that a merge would write.
-package struct ChangedTensor: Sendable {
+/// A tensor that a match changes or adds, with its values.
+package struct ComputedTensor: Sendable {
   /// The name in the checkpoint.
   package let name: String
   package let dtype: DType
@@ -16,35 +16,28 @@ package struct ChangedTensor: Sendable {
   }
 }
 
-extension MergePlan {
+extension AdapterMatch {
   /// The tensors that a merge changes or adds, computed in memory. Memory: as large as they are.
   ///
   /// - Parameter skipping: names whose tensors are not wanted.
   /// - Parameter widening: true for f32 in place of f16 and bf16: the values before a merge rounds them.
+  /// - Parameter allowsNonFinite: to go on where a result is an infinity or a NaN.
   /// Throws `.file`.
-  package func changedTensors(
-    skipping: Set<ExactName> = [], widening: Bool = false
-  ) throws(AdapterError) -> [ChangedTensor] {
-    var scratch = MergeScratch(allowsNonFinite: options.allowNonFinite)
-    var tensors: [ChangedTensor] = []
-    for output in shards.flatMap(\.outputs) where !skipping.contains(output.item.name) {
-      var output = output
-      if case .copy = output.source {
-        if base.checkpoint[output.item.name] != nil { continue }
-      } else if widening, output.item.dtype == .f16 || output.item.dtype == .bf16 {
-        output = Output(
-          item: SafetensorsLayout.Item(name: output.item.name, dtype: .f32, shape: output.item.shape),
-          source: output.source)
+  package func computedTensors(
+    skipping: Set<ExactName> = [], widening: Bool = false, allowsNonFinite: Bool = false
+  ) throws(AdapterError) -> [ComputedTensor] {
+    var scratch = MergeScratch(allowsNonFinite: allowsNonFinite)
+    var tensors: [ComputedTensor] = []
+    for tensor in changedTensors where !skipping.contains(tensor.item.name) {
+      var tensor = tensor
+      if widening, !tensor.change.isUnchanged, tensor.item.dtype == .f16 || tensor.item.dtype == .bf16 {
+        tensor = tensor.converted(to: .f32)
       }
-      let sink = MemorySink(byteCount: output.item.byteCount)
-      try asAdapterError { () throws(TensorFileError) in
-        let layout = try SafetensorsLayout(path: "", items: [output.item])
-        sink.offset = layout.header.count
-        let shard = Shard(name: "", outputs: [output], metadata: [])
-        for piece in MergeWork.pieces(shard, layout: layout) { try piece.perform(into: sink, scratch: &scratch) }
+      let bytes = try asAdapterError { () throws(TensorFileError) in
+        try MemorySink(computing: tensor, &scratch).bytes
       }
       tensors.append(
-        ChangedTensor(name: output.item.name, dtype: output.item.dtype, shape: output.item.shape, bytes: sink.bytes))
+        ComputedTensor(name: tensor.item.name, dtype: tensor.item.dtype, shape: tensor.item.shape, bytes: bytes))
     }
     return tensors
   }
@@ -57,6 +50,14 @@ final class MemorySink: TensorSink {
   var offset = 0
 
   init(byteCount: Int) { bytes = [UInt8](repeating: 0, count: byteCount) }
+
+  /// All of a tensor. Throws `.system`, `.shortRead`, `.notDecomposable`, `.resultNotFinite`.
+  convenience init(computing tensor: MatchedTensor, _ scratch: inout MergeScratch) throws(TensorFileError) {
+    self.init(byteCount: tensor.item.byteCount)
+    let (pieces, byteOffset) = try MergeWork.pieces(tensor)
+    offset = byteOffset
+    for piece in pieces { try piece.perform(into: self, scratch: &scratch) }
+  }
 
   func copy(_ range: Range<Int>, from file: OpenFile, to byteOffset: Int) throws(TensorFileError) {
     let bytes = try file.bytes(range)
