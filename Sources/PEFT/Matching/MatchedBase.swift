@@ -47,7 +47,17 @@ struct MatchedBase {
     // torch's MultiheadAttention holds three projections in one parameter, and PEFT wraps its output within.
     if let name = try resolver.resolve("\(module.path).in_proj_weight") { return name }
     let plain = module.path.replacing(".base_layer.", with: ".")
-    return plain.isExactly(module.path) ? nil : try resolver.resolve("\(plain).weight")
+    if let name = plain.isExactly(module.path) ? nil : try resolver.resolve("\(plain).weight") { return name }
+    // torch's `weight_norm`, by its new name and its old one.
+    for direction in ["parametrizations.weight.original1", "weight_v"] {
+      guard let name = try resolver.resolve("\(module.path).\(direction)") else { continue }
+      throw .unsupported(
+        path: path, what: "a LoRA on '\(module.path)'",
+        reason: "the weight is normed: it is the direction '\(name)' times a magnitude, and a sum changes both. "
+          + "Remove the norm from the base (torch.nn.utils.parametrize.remove_parametrizations), or run the adapter apart."
+      )
+    }
+    return nil
   }
 }
 

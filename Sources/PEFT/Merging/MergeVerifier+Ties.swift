@@ -6,18 +6,18 @@ extension MergeVerifier {
     /// The plan's names of the tensor that the model holds, and of the other.
     let held: String
     let absent: String
-    /// What the held one should be: the change of either.
+    /// What the held one should be: the change of either, or the sum of both.
     let source: StoredTensor
     let change: TensorChange
-    /// True if the merge changes one of them and leaves the other as it is.
+    /// True if the merge changes one of them, or both.
     let isChanged: Bool
   }
 
   /// Tensors that the model holds once where the merge keeps two. Only with `Rounding.peft`.
   ///
   /// PEFT merges in place, so that a change of one side of a tied pair reaches the other; transformers saves the pair once.
-  /// The adapter changes one side alone while it runs, which is what the merge writes. Where both sides change, each in its
-  /// own way, the two cannot be told from the file and stay what the merge makes them.
+  /// The adapter changes one side alone while it runs, which is what the merge writes; where both sides have a LoRA, each its own.
+  /// Other changes of both sides stay what the merge makes them, unless the adapter stores one tensor for the two.
   func sharedTensors() -> [SharedTensor] {
     guard rounding == .peft, let head = plan.base.family?.head, let embedding = plan.base.family?.embedding else {
       return []
@@ -43,13 +43,28 @@ extension MergeVerifier {
       return nil
     }
     let (held, absent) = hasFirst ? (first, second) : (second, first)
-    guard !isMerged(held) || !isMerged(absent) else { return nil }
-    let isChanged = isMerged(held) || isMerged(absent)
-    guard isChanged || holdSameBytes(held, absent) else { return nil }
-    let changed = isMerged(absent) ? absent : held
+    var shared = isMerged(absent) ? absent : held
+    switch (held.change, absent.change) {
+    case (.unchanged, .unchanged), (.replacement, .replacement): guard holdSameBytes(held, absent) else { return nil }
+    case (.unchanged, _), (_, .unchanged): break
+    case (.sums(let own), .sums(let other)):
+      guard let sum = sum(own, other), holdSameBytes(held, absent) else { return nil }
+      shared = MatchedTensor(item: held.item, source: held.source, change: .sums([sum]))
+    default: return nil
+    }
     return SharedTensor(
-      held: held.item.name, absent: absent.item.name, source: changed.source, change: changed.change,
-      isChanged: isChanged)
+      held: held.item.name, absent: absent.item.name, source: shared.source, change: shared.change,
+      isChanged: isMerged(held) || isMerged(absent))
+  }
+
+  /// The sum of two updates of a whole weight; nil where there is more than that.
+  private func sum(_ first: [LoRAUpdate], _ second: [LoRAUpdate]) -> LoRAUpdate? {
+    guard first.count == 1, second.count == 1, first[0].isPlain, second[0].isPlain, first[0].rows == second[0].rows,
+      first[0].columns == second[0].columns
+    else { return nil }
+    var sum = first[0]
+    sum.terms += second[0].terms
+    return sum
   }
 
   private func holdSameBytes(_ first: MatchedTensor, _ second: MatchedTensor) -> Bool {
