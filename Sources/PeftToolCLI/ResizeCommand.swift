@@ -91,9 +91,9 @@ extension Console {
   }
 }
 
-private func percent(_ share: Double) -> String { "\(fixed(100 * share, 4)) %" }
+func percent(_ share: Double) -> String { "\(fixed(100 * share, 4)) %" }
 
-private func errorText(_ error: Double) -> String { error == 0 ? "0" : scientific(error) }
+func errorText(_ error: Double) -> String { error == 0 ? "0" : scientific(error) }
 
 extension WorkbenchReport {
   fileprivate func json(_ output: String, seconds: Double) -> JSONValue {

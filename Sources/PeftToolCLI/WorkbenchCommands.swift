@@ -2,9 +2,9 @@ internal import PEFT
 
 /// The commands that make new adapters of adapters.
 enum WorkbenchCommands {
-  private static let forceFlag = Flag(
+  static let forceFlag = Flag(
     "force", letter: "f", "replace OUT if it exists and is not empty", remedy: .replaceOutput)
-  private static let decomposersFlag = CommandTable.threadsFlag("modules that are decomposed at once")
+  static let decomposersFlag = CommandTable.threadsFlag("modules that are decomposed at once")
 
   static let all: [Command] = [
     Command(
@@ -78,5 +78,6 @@ enum WorkbenchCommands {
         approximation is printed by module and in all. Heads, saved modules, biases and trained tokens are copied.
         """,
       run: toLoRACommand),
+    extractEntry,
   ]
 }

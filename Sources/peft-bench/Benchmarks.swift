@@ -20,9 +20,9 @@ func printMachine() {
 }
 
 /// Makes base and adapters in a process of their own: a child's peak memory counts from that of its parent.
-func prepareApart(directory: String, layers: Int, methods: Bool = false) {
+func prepareApart(directory: String, layers: Int, what: String = "prepare") {
   let program = FileSystem.join(programDirectory, "peft-bench")
-  _ = measure([program, methods ? "prepare-methods" : "prepare", "--directory", directory, "--layers", "\(layers)"])
+  _ = measure([program, what, "--directory", directory, "--layers", "\(layers)"])
 }
 
 func megabytes(_ bytes: Int) -> String { fixed(Double(bytes) / 1e6, 1) }
@@ -101,9 +101,30 @@ struct MethodBenchmark {
 
   func run() throws {
     let model = SyntheticModel(layers: layers, directory: directory)
-    prepareApart(directory: directory, layers: layers, methods: true)
+    prepareApart(directory: directory, layers: layers, what: "prepare-methods")
     try MergeBenchmark(directory: directory, layers: layers, rounds: rounds).run(
       ["oft", "loha", "lokr"].map { ("merge all-linear \($0)", model.adapter($0)) })
+  }
+}
+
+/// `peft-tool extract` of a model trained in full against `cp -r` of it.
+struct ExtractBenchmark {
+  let directory: String
+  let layers: Int
+  let rounds: Int
+
+  func run() throws {
+    let model = SyntheticModel(layers: layers, directory: directory)
+    prepareApart(directory: directory, layers: layers, what: "prepare-pair")
+    let output = FileSystem.join(directory, "out")
+    let tool = FileSystem.join(programDirectory, "peft-tool")
+    printMachine()
+    print("models: \(layers) layers, bf16, three shards, warm cache, \(rounds) rounds")
+    try timeInTurn(
+      [
+        ("cp -r", ["cp", "-r", model.tuned, output]),
+        ("extract r=16", [tool, "extract", "--quiet", "--rank", "16", model.base, model.tuned, output]),
+      ], output: output, rounds: rounds, title: "x cp -r")
   }
 }
 
@@ -115,7 +136,7 @@ struct TrustBenchmark {
 
   func run() throws {
     let model = SyntheticModel(layers: layers, directory: directory)
-    prepareApart(directory: directory, layers: layers, methods: true)
+    prepareApart(directory: directory, layers: layers, what: "prepare-methods")
     let tool = FileSystem.join(programDirectory, "peft-tool")
     let output = FileSystem.join(directory, "out")
     let (adapter, large) = (model.adapter("all"), FileSystem.join(directory, "adapter-7b-r64"))

@@ -13,6 +13,9 @@ struct SyntheticModel {
 
   var base: String { FileSystem.join(directory, "base-\(layers)") }
 
+  /// A model that was trained from the base in full.
+  var tuned: String { FileSystem.join(directory, "tuned-\(layers)") }
+
   private var tensors: [SafetensorsLayout.Item] {
     func item(_ name: String, _ shape: [Int]) -> SafetensorsLayout.Item {
       SafetensorsLayout.Item(name: name, dtype: .bf16, shape: shape)
@@ -132,9 +135,18 @@ struct SyntheticModel {
   }
 
   /// Makes the base in three shards, unless it is there already.
-  private func makeBase() throws {
-    guard FileSystem.kind(base) == nil else { return }
-    let output = try OutputDirectory(target: base, replacing: false, inputs: [])
+  private func makeBase() throws { try makeModel(at: base) }
+
+  /// Makes the base and a model trained from it: a random half of all values moves by one unit in the last place.
+  func makePair() throws {
+    try makeBase()
+    try makeModel(at: tuned, moved: 0x0001_0001_0001_0001)
+  }
+
+  /// - Parameter moved: bits of four values that are turned over or not.
+  private func makeModel(at path: String, moved: UInt64 = 0) throws {
+    guard FileSystem.kind(path) == nil else { return }
+    let output = try OutputDirectory(target: path, replacing: false, inputs: [])
     let items = tensors
     let total = items.reduce(0) { $0 + $1.byteCount }
     var shards: [[SafetensorsLayout.Item]] = [[], [], []]
@@ -151,7 +163,7 @@ struct SyntheticModel {
       let file = try layout.create(at: output.path(name))
       for entry in layout.entries {
         shardOfTensor[entry.name] = name
-        try fill(file, entry.byteRange, &generator)
+        try fill(file, entry.byteRange, &generator, moved)
       }
     }
     try OpenFile.create(output.path(Checkpoint.indexName)).write(
@@ -175,13 +187,14 @@ struct SyntheticModel {
     try output.commit(durable: false)
   }
 
-  private func fill(_ file: OpenFile, _ range: Range<Int>, _ generator: inout SplitMix) throws {
+  private func fill(_ file: OpenFile, _ range: Range<Int>, _ generator: inout SplitMix, _ moved: UInt64) throws {
+    var moves = SplitMix(state: 2)
     var block = [UInt64](repeating: 0, count: 1 << 17)
     var position = range.lowerBound
     while position < range.upperBound {
       // Four bf16 values of magnitude 2^-7 to 2^-4 with random signs and fractions.
       for index in block.indices {
-        block[index] = (generator.next() & 0x81FF_81FF_81FF_81FF) | 0x3C00_3C00_3C00_3C00
+        block[index] = ((generator.next() & 0x81FF_81FF_81FF_81FF) | 0x3C00_3C00_3C00_3C00) ^ (moves.next() & moved)
       }
       let count = min(block.count * 8, range.upperBound - position)
       let bytes = block.span.bytes

@@ -23,6 +23,8 @@ do {
     try SyntheticModel(layers: layers, directory: directory).make()
     try SyntheticModel(layers: layers, directory: directory).makeMethods()
     try SyntheticModel(layers: layers, directory: directory).makeLargeAdapter()
+  case "prepare-pair"?: try SyntheticModel(layers: layers, directory: directory).makePair()
+  case "extract"?: try ExtractBenchmark(directory: directory, layers: layers, rounds: rounds).run()
   case "methods"?: try MethodBenchmark(directory: directory, layers: layers, rounds: rounds).run()
   case "trust"?: try TrustBenchmark(directory: directory, layers: layers, rounds: rounds).run()
   case "merge"?: try MergeBenchmark(directory: directory, layers: layers, rounds: rounds).run()
@@ -46,7 +48,7 @@ do {
   case "kernels"?: KernelBenchmark(rounds: rounds).run()
   default:
     print(
-      "usage: peft-bench merge|methods|trust|startup|kernels|torch|generate|train [--rounds N] [--layers N] [--directory DIR]"
+      "usage: peft-bench merge|methods|trust|extract|startup|kernels|torch|generate|train [--rounds N] [--layers N] [--directory DIR]"
     )
     exit(2)
   }

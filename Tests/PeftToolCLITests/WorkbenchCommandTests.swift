@@ -28,6 +28,30 @@ import Testing
     #expect(alike.code == 0 && alike.error.contains("add_weighted_adapter"))
   }
 
+  @Test func extractPrintsWhatIsKeptAndListsWhatIsNotCarried() async throws {
+    let scratch = try ScratchDirectory()
+    let models = Fixtures.path("extraction/llama")
+    let answer = await run("extract", "\(models)/base", "\(models)/tuned", scratch("out"), "--energy", "0.5", "--json")
+    let json = try #require(JSONValue(parsing: answer.output))
+    #expect(answer.code == 0 && json["modules"]?.elements?.count == 14 && json["others"]?.elements?.count == 7)
+    guard case .number(let error)? = json["error"], case .number(let energy)? = json["energy"] else {
+      throw AdapterError.noTensors(path: answer.output)
+    }
+    #expect(abs(error * error + energy - 1) < 1e-9 && error > 0.5 && error < 0.8)
+    let table = await run("extract", "\(models)/base", "\(models)/tuned", scratch("norms"), "-r", "2", "--with-norms")
+    #expect(table.code == 0 && table.output.contains("2 of 16"))
+    for line in ["model.norm.weight", "lm_head.weight", "--with-embeddings", "in all: ", "above floor"] {
+      #expect(table.output.contains(line), "\(line)")
+    }
+    #expect(try PeftConfig.load(directory: scratch("norms")).modulesToSave?.count == 5)
+    let again = await run("extract", "\(models)/base", "\(models)/tuned", scratch("norms"), "-r", "2")
+    #expect(again.code == 2 && again.error.contains("--force"))
+    let none = await run("extract", "\(models)/base", "\(models)/tuned", scratch("none"))
+    #expect(none.code == 2 && none.error.contains("--energy") && FileSystem.kind(scratch("none")) == nil)
+    let equal = await run("extract", "\(models)/base", "\(models)/base", scratch("none"), "--rank", "2")
+    #expect(equal.code == 2 && equal.error.contains("does not differ"))
+  }
+
   @Test func aRuleOfRanksIsNeededOnceAndWithinItsBounds() async throws {
     let scratch = try ScratchDirectory()
     let one = "\(root)/combine/one"

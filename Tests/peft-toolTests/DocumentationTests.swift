@@ -111,6 +111,7 @@ private struct Shown {
       separator: "\n")
     for name in ["records.jsonl", "data.jsonl", "held.jsonl"] { try overwrite(scratch(name), records) }
     #expect(try shell("peft-tool merge -q BASE ADAPTER MERGED", in: scratch).code == 0)
+    try copyDirectory(scratch("MERGED"), to: scratch("FINETUNED"))
   }
 
   /// Runs words as a shell would in the scratch directory; returns the code and both outputs as they came.

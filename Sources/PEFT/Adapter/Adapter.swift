@@ -165,7 +165,8 @@ private struct AdapterParts {
       let (name, foreign) = AdapterName.withoutForeignParts(entry.name)
       foreignPrefixes.formUnion(foreign)
       guard name.hasPrefix(Adapter.prefix) else { throw .tensorUnexpected(path: file.path, tensor: entry.name) }
-      guard entry.dtype.isComputable else {
+      // A saved norm counts the batches that it has seen.
+      guard entry.dtype.isComputable || (name.hasSuffix(".num_batches_tracked") && !name.holds(LoRARole.mark)) else {
         throw .adapterDType(path: file.path, tensor: entry.name, dtype: entry.dtype)
       }
       if LoRAVariants.isUnusedAtMerge(name, config) { continue }

@@ -199,13 +199,14 @@ public struct AdapterCombination: Sendable {
     let isShared = !rule.isFixed
     var reductions: [LowRankReduction] = []
     var rank = 1
-    for change in changes(of: module) {
-      let (b, a) = try change.factors()
-      let found = LowRankReduction(b: b, a: a) { values in
+    let changes = changes(of: module)
+    for change in changes {
+      // Of several with one rank the others may need more than a change's own rule says.
+      let found = try change.reduction(by: isShared && changes.count > 1 ? .whole : rule) { values in
         isShared ? values.count : rule.rank(of: values, extent: change.extent)
       }
       guard let found else { throw try notFinite(module) }
-      rank = max(rank, rule.rank(of: found.singularValues, extent: change.extent))
+      rank = max(rank, found.chosenRank ?? rule.rank(of: found.singularValues, extent: change.extent))
       reductions.append(found)
     }
     return Step(module: module, rank: rank, scale: 1, reductions: reductions)

@@ -46,6 +46,20 @@ struct FactoredChange: Sendable {
     return (Matrix.sideBySide(parts.map(\.b), rows: output), Matrix.stacked(parts.map(\.a), columns: input))
   }
 
+  /// The best approximation of the change by a rule. A change that is not a product is not decomposed whole where few of its directions
+  /// are wanted. Nil if an element is not finite. Throws as `factors`.
+  ///
+  /// - Parameter keeping: how many directions to keep at hand where all are found.
+  func reduction(by rule: RankRule, keeping: ([Double]) -> Int) throws(AdapterError) -> LowRankReduction? {
+    let (b, a) = try factors()
+    if products.count == 1, case .dense = products[0],
+      let found = LowRankReduction(b: b, a: a, isLeftIdentity: output <= input, rule: rule)
+    {
+      return found
+    }
+    return LowRankReduction(b: b, a: a, keeping: keeping)
+  }
+
   /// ‖ΔW‖². Throws as `factors`.
   func squares() throws(AdapterError) -> Double {
     let (b, a) = try factors()

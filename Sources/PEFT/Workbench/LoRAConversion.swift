@@ -105,14 +105,14 @@ public struct LoRAConversion: Sendable {
   }
 
   private func step(_ module: ConvertedModule) throws(AdapterError) -> Step {
-    let (b, a) = try module.change.factors()
-    let found = LowRankReduction(b: b, a: a) { rule.rank(of: $0, extent: module.change.extent) }
+    let found = try module.change.reduction(by: rule) { rule.rank(of: $0, extent: module.change.extent) }
     guard let found else {
       try adapter.checkFinite()
       throw .factorNotFinite(path: adapter.file.path, module: module.path, factor: .infinity)
     }
     return Step(
-      module: module, rank: rule.rank(of: found.singularValues, extent: module.change.extent), reduction: found)
+      module: module,
+      rank: found.chosenRank ?? rule.rank(of: found.singularValues, extent: module.change.extent), reduction: found)
   }
 
   /// The dtype of the factors: that of the adapter's first tensor of its method.

@@ -12,11 +12,17 @@ struct LoRAFile {
 
   /// Writes the factors of one expert, or of a module that has none: expert 0 of 1. Throws `.file`.
   func write(_ factors: RoundedFactors, expert: Int, of experts: Int, rank: Int) throws(AdapterError) {
-    let bytesA = factors.a.bytes
+    try write(
+      a: factors.a.bytes, b: factors.b.bytes, width: factors.b.format.byteCount, expert: expert, of: experts, rank: rank
+    )
+  }
+
+  /// As above, of the bytes of both; an element of B takes `width`. Throws `.file`.
+  func write(
+    a bytesA: [UInt8], b bytesB: [UInt8], width: Int, expert: Int, of experts: Int, rank: Int
+  ) throws(AdapterError) {
     try sink.write(bytesA.span.bytes, to: a, at: expert * bytesA.count)
-    let bytesB = factors.b.bytes
     guard experts > 1 else { return try sink.write(bytesB.span.bytes, to: b) }
-    let width = factors.b.format.byteCount
     for (index, start) in stride(from: 0, to: bytesB.count, by: width).enumerated() {
       let (row, k) = (index / rank, index % rank)
       let place = (row * rank + k) * experts + expert

@@ -12,8 +12,13 @@ struct LowRankReduction: Sendable {
   private let left: Matrix<Double>
   private let right: Matrix<Double>
 
+  /// The squares of the singular values that are not among them, summed; zero unless only the leading ones were sought.
+  private let rest: Double
+  /// The rank that the rule chose with which the leading values were sought; nil where all are known.
+  let chosenRank: Int?
+
   /// ‖B·A‖².
-  var squares: Double { singularValues.reduce(0) { $0 + $1 * $1 } }
+  var squares: Double { singularValues.reduce(rest) { $0 + $1 * $1 } }
 
   /// Directions that are kept at hand.
   var kept: Int { left.columns }
@@ -40,6 +45,44 @@ struct LowRankReduction: Sendable {
     }
     self.left = left
     self.right = right
+    (rest, chosenRank) = (0, nil)
+  }
+
+  /// The leading directions of a change of which one factor is the identity, or a multiple of it; nil where all directions are wanted
+  /// or the change is small, and where an element is not finite.
+  ///
+  /// With U the left vectors that are found the result is U·Uᵀ·B·A, or B·A·V·Vᵀ, so that what it loses is known to 1e-8 of it.
+  /// Source of the directions: `LeadingDecomposition`.
+  init?(b: Matrix<Double>, a: Matrix<Double>, isLeftIdentity: Bool, rule: RankRule) {
+    guard rule != .whole, let first = rule.firstCount else { return nil }
+    let factor = isLeftIdentity ? b.values[0] : 1
+    let (change, extent) = (isLeftIdentity ? a : b, min(b.rows, a.columns))
+    let squares = change.values.reduce(0) { $0 + $1 * $1 } * factor * factor
+    guard squares > 0 else { return nil }
+    let narrow = Matrix<Float>(
+      rows: change.rows, columns: change.columns, values: change.values.map { Float($0 * factor) })
+    let found = LeadingDecomposition(narrow, squares: squares, first: min(first, extent)) { values, isWhole in
+      rule.rank(ofLeading: values, isWhole: isWhole, squares: squares, floor: 0, extent: extent)
+    }
+    guard let found, found.steps > 0 else { return nil }
+    // What the vectors take of the change, on the side of the factor that is not the identity.
+    let taken =
+      isLeftIdentity
+      ? found.left.times(change, transposingSelf: true) : found.right.times(change, transposingOther: true)
+    var left = isLeftIdentity ? found.left : found.right.transposed
+    var right = left.transposed
+    var values: [Double] = []
+    for index in 0..<found.values.count {
+      let norm = taken.rows(index..<index + 1).values.reduce(0) { $0 + $1 * $1 }.squareRoot() * abs(factor)
+      values.append(norm)
+      let root = norm.squareRoot()
+      let (onLeft, onRight) = isLeftIdentity ? (root / factor, factor / root) : (1 / root, root)
+      for row in 0..<left.rows { left[row, index] *= onLeft }
+      right.scaleRow(index, by: onRight)
+    }
+    (singularValues, self.left, self.right) = (values, left, right)
+    rest = max(0, squares - values.reduce(0) { $0 + $1 * $1 })
+    chosenRank = rule.isFixed ? rule.rank(of: values, extent: extent) : max(1, values.count)
   }
 
   private static func norm(_ matrix: Matrix<Double>) -> Double {
@@ -62,7 +105,7 @@ struct LowRankReduction: Sendable {
   }
 
   /// ‖B·A - the best approximation of that rank‖².
-  func lostSquares(rank: Int) -> Double { singularValues.dropFirst(rank).reduce(0) { $0 + $1 * $1 } }
+  func lostSquares(rank: Int) -> Double { singularValues.dropFirst(rank).reduce(rest) { $0 + $1 * $1 } }
 }
 
 /// Factors rounded to a dtype, and what the rounding did to their product.
@@ -137,11 +180,15 @@ struct StoredValues {
     if format == .f64 {
       return values.flatMap { value in (0..<8).map { UInt8(truncatingIfNeeded: value.bitPattern >> (8 * $0)) } }
     }
-    let floats = values.map { Float($0) }
+    return bytes(values.map { Float($0) }, format)
+  }
+
+  /// The bytes of values in f32, or rounded to another format.
+  static func bytes(_ values: [Float], _ format: FloatFormat = .f32) -> [UInt8] {
     var bytes = [UInt8](repeating: 0, count: values.count * format.byteCount)
     var span = bytes.mutableSpan
     var raw = span.mutableBytes
-    encode(floats.span, to: format, into: &raw)
+    encode(values.span, to: format, into: &raw)
     return bytes
   }
 }

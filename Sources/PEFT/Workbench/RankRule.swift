@@ -37,6 +37,15 @@ public struct RankRule: Sendable, Equatable {
   /// True if all changes get the same rank.
   var isFixed: Bool { if case .fixed = choice { true } else { false } }
 
+  /// How many leading values to look at first; nil where only all of them tell.
+  var firstCount: Int? {
+    switch choice {
+    case .fixed(let rank): max(1, rank)
+    case .cumulative: nil
+    case .energy, .ratio, .frobenius: countsAsKohya ? nil : 16
+    }
+  }
+
   /// The rank of a change with these singular values, in falling order; at least 1.
   ///
   /// - Parameter extent: the lesser extent of the change, which has no more singular values.
@@ -57,14 +66,49 @@ public struct RankRule: Sendable, Equatable {
     return min(rank, limit ?? rank, max(1, extent))
   }
 
+  /// The rank of a change of which only the leading singular values are known; nil if more must be.
+  ///
+  /// - Parameters:
+  ///   - isWhole: true if there are no others.
+  ///   - squares: the sum of squares that counts, what rounding made left out.
+  ///   - floor: values up to this are what rounding made, and no rule but a fixed rank keeps them.
+  /// Zero if all known values are rounding's.
+  func rank(
+    ofLeading values: [Double], isWhole: Bool, squares: Double, floor: Double, extent: Int
+  ) -> Int? {
+    if case .fixed(let rank) = choice {
+      let rank = min(max(1, rank), max(1, extent))
+      return isWhole || values.count >= rank ? rank : nil
+    }
+    let signal = Array(values.prefix { $0 > floor })
+    guard let first = signal.first else { return values.isEmpty && !isWhole ? nil : 0 }
+    let isKnown = isWhole || signal.count < values.count
+    var found: Int?
+    switch choice {
+    case .energy(let share): found = Self.fewest(signal.map { $0 * $0 }, reaching: share * squares)
+    case .frobenius(let share): found = Self.fewest(signal.map { $0 * $0 }, reaching: share * share * squares)
+    case .ratio(let ratio):
+      let count = signal.count { $0 > first / ratio }
+      found = count < signal.count ? count : nil
+    case .cumulative, .fixed: found = isWhole ? rank(of: signal, extent: extent) : nil
+    }
+    if found == nil, isKnown { found = signal.count }
+    if let limit, found ?? values.count >= limit { return min(limit, extent) }
+    return found.map { min(max(1, $0), extent) }
+  }
+
   /// The fewest of falling values whose sum is at least a share of that of all.
   private static func fewest(_ values: [Double], _ share: Double) -> Int {
-    let wanted = share * values.reduce(0, +)
+    fewest(values, reaching: share * values.reduce(0, +)) ?? values.count
+  }
+
+  /// The fewest of values whose sum reaches another; nil if that of all does not.
+  private static func fewest(_ values: [Double], reaching wanted: Double) -> Int? {
     var sum = 0.0
     for (index, value) in values.enumerated() {
       sum += value
       if sum >= wanted { return index + 1 }
     }
-    return values.count
+    return nil
   }
 }

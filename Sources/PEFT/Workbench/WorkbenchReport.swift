@@ -37,7 +37,8 @@ public struct WorkbenchReport: Sendable {
   /// The share of ‖ΔW‖² that is kept of all modules together.
   public var energy: Double { max(0, 1 - error * error) }
 
-  private static func ratio(_ lost: Double, _ squares: Double?) -> Double {
+  /// The root of what is lost as a share of all; zero where nothing is.
+  static func ratio(_ lost: Double, _ squares: Double?) -> Double {
     guard lost > 0 else { return 0 }
     guard let squares, squares > 0 else { return .infinity }
     return (lost / squares).squareRoot()
