@@ -11,7 +11,7 @@ DEMO := Fixtures/merge/llama-bf16-all-linear
 # What is shown of a run of tests: failures and the summary. The whole stands in .build/test.log.
 QUIET := { grep -vE '^(◇|✔ (Test|Suite) [^r]|\[[0-9]+/[0-9]+\]|Test (Suite|Case) )' || true; }
 
-.PHONY: demo test build bootstrap browser lint bench fuzz sanitize docs dist dist-bootstrap install uninstall clean
+.PHONY: demo test mpi build bootstrap browser lint bench fuzz sanitize docs dist dist-bootstrap install uninstall clean
 
 demo: build
 	rm -rf .build/demo
@@ -31,6 +31,14 @@ test: bootstrap lint
 	set -o pipefail; swift test -c release --scratch-path .build/release-tests -Xswiftc -enable-testing --filter TensorMathTests 2>&1 \
 	  | tee .build/test-release.log | $(QUIET)
 	@Tools/require-tests .build/test.log .build/test-release.log
+
+# The tests of several ranks under mpirun, built with the trait that the other targets do without: docs/clusters.md.
+mpi: bootstrap
+	@$(MAKE) -s bootstrap PACKAGES="libopenmpi-dev openmpi-bin"
+	swift build --build-tests --traits MPI --scratch-path .build/mpi $(STRICT)
+	set -o pipefail; swift test --skip-build --traits MPI --scratch-path .build/mpi --filter MPITests 2>&1 \
+	  | tee .build/test-mpi.log | $(QUIET)
+	@Tools/require-tests .build/test-mpi.log
 
 bootstrap:
 	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \

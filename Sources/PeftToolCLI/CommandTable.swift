@@ -52,8 +52,20 @@ enum CommandTable {
     detail: "Merged models carry the digests of their adapters in the metadata of their files.",
     remedy: .allowRepeated)
 
-  private static let mergeFlags: [Flag] = outputFlags(allowRepeatedFlag)
+  private static let mergeFlags: [Flag] = outputFlags(allowRepeatedFlag, partFlag, finishFlag)
   private static let unmergeFlags: [Flag] = outputFlags()
+
+  private static let partFlag = Flag(
+    "part", value: "K/N", "do part K of N, counted from 1, for --finish to put together",
+    detail:
+      "For N programs that see the same files, such as the tasks of a job array. Each writes its share of the tensors into a "
+      + "directory beside OUT; a part that was killed is run again.", takes: .part, excludes: "finish")
+
+  private static let finishFlag = Flag(
+    "finish", "make OUT of its parts",
+    detail:
+      "Checks that all parts are done and of these inputs and options, writes the other files, and gives OUT its name. The result "
+      + "has the bytes of a merge in one go.")
 
   private static func outputFlags(_ more: Flag...) -> [Flag] {
     [
@@ -139,7 +151,7 @@ enum CommandTable {
         Every tensor of an adapter must resolve to exactly one tensor of the base, or nothing is written. OUT appears \
         whole or not at all.
         """,
-      run: mergeCommand),
+      run: mergeCommand, isShared: true),
     mergeModelsEntry,
     Command(
       name: "unmerge", summary: "take merged adapters out of a model again",

@@ -3,7 +3,7 @@ internal import TensorFiles
 
 /// What a word may be: shells complete it, and another word is refused before the command begins.
 enum Word: Sendable, Equatable {
-  case text, size, file, directory
+  case text, size, file, directory, part
   case integer(ClosedRange<Int>?)
   case number(ClosedRange<Double>?)
   case choice([String])
@@ -33,6 +33,9 @@ enum Word: Sendable, Equatable {
       Double(word).map { $0.isFinite && range?.contains($0) ?? true } == true
         ? nil : "a number" + (range.map { Self.bounds(numberText($0.lowerBound), numberText($0.upperBound)) } ?? "")
     case .size: parseBytes(word) == nil ? "a size such as 5GB" : nil
+    case .part:
+      MergePart(word) == nil
+        ? "a part such as 3/8, counted from 1/8 to 8/8, of at most \(MergePart.greatestCount)" : nil
     case .choice(let words):
       words.contains(word) ? nil : "one of \(words.joined(separator: ", "))"
     }
@@ -124,6 +127,8 @@ struct Command: Sendable {
   /// Options of which one must be given, and what there is for who wants neither.
   var needsOne: [String] = []
   var otherwise = ""
+  /// True if several ranks share the work.
+  var isShared = false
 }
 
 /// What was typed, checked against the table.

@@ -98,6 +98,18 @@ public struct SafetensorsLayout: Sendable {
     return file
   }
 
+  /// Opens the file that several programs write, or creates it with its full length. Throws `.system`, `.notAFile`.
+  ///
+  /// - Parameter writingHeader: for one of the programs.
+  package func open(
+    at path: String, writingHeader: Bool, permissions: FilePermissions
+  ) throws(TensorFileError) -> OpenFile {
+    let file = try OpenFile.open(sharing: path, permissions: permissions)
+    try file.allocate(fileBytes)
+    if writingHeader { try file.write(header.span.bytes, at: 0) }
+    return file
+  }
+
   /// Creates the file in memory. Throws `.system`.
   public func createInMemory(named name: String) throws(TensorFileError) -> OpenFile {
     let file = try OpenFile.inMemory(named: name)

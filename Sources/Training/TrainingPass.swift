@@ -61,6 +61,8 @@ public struct TokenBatch: Sendable, Equatable {
   var lengths: [Int] { sequences.map(\.count) }
   /// Tokens of the padded batch.
   var paddedCount: Int { rowLengths.count * paddedLength }
+  /// Rows of the padded batch.
+  var rowCount: Int { rowLengths.count }
   var tokenCount: Int { sequences.reduce(0) { $0 + $1.count } }
 
   /// For each row of the padded batch whether it holds a token, or one of `count` rows that stand before each sequence.

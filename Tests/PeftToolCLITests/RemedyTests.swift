@@ -43,13 +43,13 @@ import Testing
     .hubBusy(name: "n", reason: "r", seconds: 300), .downloadInterrupted(name: "n"),
     .notMerged(model: "m", adapter: "a", weight: 1, merged: []), .configChanged(model: "m", path: "p"),
     .badAddress(found: "f", expected: "e"), .overwritten(model: "m", adapter: "a", tensor: "t", by: "b"),
-    .irreversible(path: "p", what: "w", reason: "r."),
+    .irreversible(path: "p", what: "w", reason: "r."), .parts(.missing(staging: "s", parts: [1], count: 2)),
     .file(
       .resultNotFinite(path: "p", tensor: "t", dtype: .f16, element: [0], cameSo: false)),
   ]
 
   @Test func everyCaseOfAnErrorIsLookedAt() throws {
-    let source = try FileSystem.text(FileSystem.join(Fixtures.root, "Sources/PEFT/AdapterError.swift"))
+    let source = try FileSystem.text(FileSystem.join(Fixtures.root, "Sources/PEFT/Adapter/AdapterError.swift"))
     var names: Set<String> = []
     for line in source.split(separator: "\n") {
       let words = line.split(separator: " ")

@@ -1,10 +1,11 @@
 import Foundation
 import PEFT
-import PeftToolCLI
 import Synchronization
 import TensorFiles
 import TestSupport
 import Testing
+
+@testable import PeftToolCLI
 
 /// `train`, and the road from `init` to `merge`.
 @Suite struct TrainCommandTests {
@@ -164,6 +165,39 @@ import Testing
     #expect(
       json?["trainable_parameters"]
         == JSONValue(parsing: await run("count", "--json", chat, config).output)?["trainable"])
+  }
+
+  /// Each line of what a run will be, in words and as JSON, against the run itself.
+  @Test func aDryRunForetellsTheRun() async throws {
+    let (scratch, config, data) = try prepared()
+    let words = [
+      "train", chat, config, data, scratch("out"), "--num-train-epochs", "3", "--per-device-train-batch-size", "1",
+      "--gradient-accumulation-steps", "2", "--save-strategy", "no", "--log", scratch("log.jsonl"),
+    ]
+    let text = await run(words + ["--dry-run"]).output
+    let json = try #require(JSONValue(parsing: await run(words + ["--dry-run", "--json"]).output))
+    #expect(!FileSystem.exists(scratch("log.jsonl")))
+    let counted = JSONValue(parsing: await run("count", "--json", chat, config).output)
+    for (own, other) in [("trainable_parameters", "trainable"), ("all_parameters", "all")] {
+      let number = try #require(json[own]?.integerValue)
+      #expect(counted?[other] == .integer(number) && text.contains(": \(grouped(number)) ||"), "\(own) \(text)")
+    }
+    let answer = JSONValue(parsing: await run(words + ["--json"]).output)
+    #expect(json["steps"] == answer?["steps"] && json["tokens"] == answer?["tokens"])
+    let lines = try FileSystem.text(scratch("log.jsonl")).split(separator: "\n")
+    #expect(json["steps"] == .integer(lines.count))
+    #expect(text.contains(", \(lines.count) steps\n"), "\(text)")
+    let tokens = try #require(json["tokens"]?.integerValue)
+    #expect(text.contains("tokens of the run            \(grouped(tokens))\n"), "\(text)")
+    // Memory is the sum of what it is for, and the trained parameters' part is theirs: values, gradients, their sum and two moments.
+    let parts = ["weight_bytes", "activation_bytes", "scratch_bytes", "parameter_bytes"].map {
+      json[$0]?.integerValue ?? -1
+    }
+    #expect(json["memory_bytes"] == .integer(parts.reduce(0, +)) && parts.allSatisfy { $0 > 0 })
+    #expect(parts[3] == 20 * (json["trainable_parameters"]?.integerValue ?? 0))
+    #expect(text.contains("memory") && text.contains(bytesText(parts.reduce(0, +))))
+    guard case .number(let seconds)? = json["seconds"] else { throw CancellationError() }
+    #expect(seconds > 0 && text.contains("\ntime ") && text.hasSuffix(" tokens\n"))
   }
 
   @Test func aFileOfSettingsIsReadAndTheCommandLineWins() async throws {

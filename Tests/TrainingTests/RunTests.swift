@@ -50,7 +50,9 @@ struct RecordedRun: CustomTestStringConvertible {
     return found
   }
 
-  func trainer(_ change: (inout TrainingArguments) -> Void = { _ in }) throws -> Trainer {
+  func trainer(
+    ranks: any Ranks = OneRank(), _ change: (inout TrainingArguments) -> Void = { _ in }
+  ) throws -> Trainer {
     let json = try json()
     let base = try CausalLanguageModel(directory: Fixtures.path("training/bases/\(json["base"]?.stringValue ?? "")"))
     var arguments = TrainingArguments()
@@ -61,7 +63,8 @@ struct RecordedRun: CustomTestStringConvertible {
       seed: UInt64(json["adapter_seed"]?.integerValue ?? 42))
     let records = [[TrainingRecord]](repeating: try Self.records(), count: json["repeats"]?.integerValue ?? 1)
     return Trainer(
-      model, records: records.flatMap { $0 }, arguments: arguments, padsLeft: json["padding_side"] == .string("left"))
+      model, records: records.flatMap { $0 }, arguments: arguments, padsLeft: json["padding_side"] == .string("left"),
+      ranks: ranks)
   }
 
   static func records() throws -> [TrainingRecord] {

@@ -133,6 +133,7 @@ extension AdapterError: CustomStringConvertible {
         + "the tensor but set it anew. Merge the others into the original base instead."
     case .irreversible(let path, let what, let reason):
       "\(path): \(what) cannot be taken out of a merged model: \(reason) Merge into the original base instead."
+    case .parts(let error): error.description
     case .shardSize(let found):
       "shard size '\(found)': expected a positive number of bytes with an optional unit KB, MB, GB, KiB, MiB or GiB."
     }

@@ -130,6 +130,8 @@ public enum AdapterError: Error, Sendable, Equatable {
   case overwritten(model: String, adapter: String, tensor: String, by: String)
   /// What was merged cannot be taken out of the result.
   case irreversible(path: String, what: String, reason: String)
+  /// The parts of a merge do not come together.
+  case parts(MergePartsError)
   /// A shard size that cannot hold even one tensor's header, or is not a size.
   case shardSize(found: String)
 }
