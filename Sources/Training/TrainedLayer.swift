@@ -150,8 +150,9 @@ struct TrainedLayer {
     }
     guard let normalisedGradient else { return nil }
     // The first sum: middle = x + output(seen).
-    let middleGradient = workspace.zeros(g.rows, tape.middle.columns)
+    let middleGradient = workspace.matrix(g.rows, tape.middle.columns)
     if layer.normsAfter {
+      middleGradient.clear()
       normalisedGradient.add(sumGradient)
       attentionNorm.backward(of: tape.middle, normalisedGradient, to: middleGradient, in: workspace)
     } else {

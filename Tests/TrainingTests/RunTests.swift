@@ -30,6 +30,7 @@ struct RecordedRun: CustomTestStringConvertible {
     "gpt2-vera", "gpt2-all", "gemma-embedding-dora", "opt-embedding-dora", "qwen3-head-dora", "llama-loha-patterns",
     "qwen3-tokens-apart", "llama-tokens-dora",
     "llama-p-tuning", "opt-p-tuning", "llama-prefix-projection", "gpt2-prefix-projection",
+    "llama-mica", "gpt2-mica", "llama-p-tuning-lstm", "opt-p-tuning-lstm",
     // What is left out at random, and rotations within bounds.
     "llama-loha-dropout", "llama-loha-grouped", "llama-lokr-dropout", "llama-lokr-dropout-scaled", "llama-boft-dropout",
     "llama-oft-dropout", "llama-coft", "llama-coft-shared",
