@@ -66,10 +66,12 @@ public final class Attention: NetworkModule {
     public var scale: Float
     /// Positions that a query sees; nil for all.
     public var window: Int?
+    /// Share of the softmax that training drops.
+    public var dropout: Double
 
     public init(
       projections: [String] = ["q_proj", "k_proj", "v_proj"], output: String = "o_proj", heads: Int, keyHeads: Int,
-      width: Int, scale: Float, window: Int? = nil
+      width: Int, scale: Float, window: Int? = nil, dropout: Double = 0
     ) {
       self.projections = projections
       self.output = output
@@ -78,6 +80,7 @@ public final class Attention: NetworkModule {
       self.width = width
       self.scale = scale
       self.window = window
+      self.dropout = dropout
     }
   }
 
@@ -166,11 +169,13 @@ public final class DecoderLayer: NetworkModule {
     public var feedForward: FeedForward
     /// True if a norm follows each sum instead of preceding each part.
     public var normsAfter: Bool
+    /// Share of what each part adds that training drops.
+    public var dropout: Double
 
     public init(
       attention: String = "self_attn", attentionNorm: String = "input_layernorm",
       feedForwardNorm: String = "post_attention_layernorm", feedForwardModule: String? = "mlp",
-      feedForward: FeedForward, normsAfter: Bool = false
+      feedForward: FeedForward, normsAfter: Bool = false, dropout: Double = 0
     ) {
       self.attention = attention
       self.attentionNorm = attentionNorm
@@ -178,6 +183,7 @@ public final class DecoderLayer: NetworkModule {
       self.feedForwardModule = feedForwardModule
       self.feedForward = feedForward
       self.normsAfter = normsAfter
+      self.dropout = dropout
     }
   }
 

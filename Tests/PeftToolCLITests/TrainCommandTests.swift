@@ -67,10 +67,13 @@ import Testing
     #expect(answer.code == 0, "\(answer.error)")
     let page = try FileSystem.text(scratch("pages/run.html"))
     #expect(page.contains("finished at step 12 of 12") && !page.contains("refresh"))
-    #expect(!page.contains("http") && !page.contains("src=") && !page.contains("<script") && !page.contains("<b>&<"))
+    for part in ["http:", "https:", "src=", "<script", "<b>&<"] { #expect(!page.contains(part), "\(part)") }
     #expect(page.contains("&lt;b&gt;&amp;"))
+    #expect(page.contains("default-src 'none'") && page.contains("class=\"verdict good\""))
     // Samples before, at three evaluations; the last of them is at the end.
-    for step in [0, 4, 8, 12] { #expect(page.components(separatedBy: "<th>step \(step)</th>").count == 3, "\(step)") }
+    for step in [0, 4, 8, 12] {
+      #expect(page.components(separatedBy: "<th scope=\"row\">step \(step)</th>").count == 3, "\(step)")
+    }
     let curve = try #require(page.components(separatedBy: "id=\"loss\"").last?.components(separatedBy: "</svg>").first)
     let points = try #require(curve.components(separatedBy: "points=\"").last?.components(separatedBy: "\"").first)
     #expect(points.split(separator: " ").count == 12)
