@@ -52,8 +52,8 @@ enum PageStyle {
       .plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,20rem),1fr));gap:1rem}
       figure{margin:0;border:1px solid var(--line);border-radius:.5rem;padding:.5rem}figcaption{font-size:.85rem}
       figcaption span{color:var(--faint)}svg{display:block;width:100%;height:auto}svg text{fill:var(--faint);font-size:11px}
-      .grid{stroke:var(--line)}.curve{fill:none;stroke-width:1.5}circle{stroke:none}
-      @media (min-width:60rem){.kind{grid-template:"name cells range" auto/13rem minmax(0,1fr) 9rem;margin:.15rem 0}.cells{grid-template-columns:repeat(auto-fill,minmax(clamp(10px,100%/var(--n),40px),1fr))}}
+      .grid{stroke:var(--line)}.curve{fill:none;stroke-width:1.2;stroke-opacity:.8}circle{stroke:none}
+      @media (min-width:60rem){.kind{grid-template:"name cells range" auto/13rem minmax(0,1fr) 9rem;margin:.15rem 0}.cells{grid-template-columns:repeat(auto-fill,minmax(clamp(7px,100%/var(--n),40px),1fr))}}
       @media (prefers-reduced-motion:no-preference){.c{transition:outline-color .1s}}
       @media print{details>*{display:block}}
       """ + ramps
