@@ -49,7 +49,7 @@ import Testing
   ]
 
   @Test func everyCaseOfAnErrorIsLookedAt() throws {
-    let source = try FileSystem.text(FileSystem.join(Fixtures.root, "Sources/PEFT/AdapterError.swift"))
+    let source = try FileSystem.text(FileSystem.join(Fixtures.root, "Sources/PEFT/Adapter/AdapterError.swift"))
     var names: Set<String> = []
     for line in source.split(separator: "\n") {
       let words = line.split(separator: " ")

@@ -32,7 +32,7 @@ enum PageStyle {
       .kind h3{grid-area:name;margin:0;font-size:.85rem;font-weight:600}.range{grid-area:range;font-size:.85rem;color:var(--faint);text-align:right}
       .cells{grid-area:cells}
       .cells{display:grid;grid-template-columns:repeat(auto-fill,minmax(clamp(18px,100%/var(--n),40px),1fr));overflow:clip}
-      .c{position:relative;height:24px;border:1px solid var(--page);background:var(--page);text-align:center;font-size:12px;line-height:20px}
+      .c{position:relative;height:24px;border:1px solid var(--page);background:var(--page);text-align:center;font-size:clamp(8px,800px/var(--n,1),12px);line-height:20px}
       .c.none{visibility:hidden}.c.mark{background:var(--page);border:1px dashed var(--faint)}
       .c.alarm{background:var(--page);border:2px solid var(--red);color:var(--red);font-weight:700;line-height:18px}
       label.c{cursor:pointer;outline:1px solid var(--line);outline-offset:-1px}
