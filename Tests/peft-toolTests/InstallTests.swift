@@ -48,6 +48,15 @@ import Testing
     #expect(try shell("find '\(scratch("root"))' -type f").text.isEmpty)
   }
 
+  /// Where a namespace of one's own may be made; Swift's runtime would end with a trap.
+  @Test func withoutProcTheProgramSaysSoInOneLine() throws {
+    let own = "unshare --map-root-user --mount -- bash -c 'mount -t tmpfs none /proc && exec \"$@\"' bash"
+    guard try shell("\(own) true").code == 0 else { return }
+    let answer = try shell("\(own) '\(built("peft-tool").path)' --version")
+    #expect(answer.code == 2 && answer.text.hasPrefix("peft-tool: /proc: not mounted"), "\(answer.text)")
+    #expect(answer.text.split(separator: "\n").count == 1)
+  }
+
   @Test(arguments: ["install", "uninstall"]) func makePutsThePrefixBelowTheDestination(target: String) throws {
     let said = try shell("make -n \(target) PREFIX=/opt/tools DESTDIR=/stage", path: "/usr/bin:/bin").text
     #expect(said.contains("/stage/opt/tools\n") && !said.contains("/usr/local"), "\(said)")
