@@ -195,6 +195,8 @@ var peakResidentBytes: Int {
 
 /// Text from files made fit for a terminal: control characters as escapes but for `keeping`, and no more than `limit` characters.
 func printable(_ text: String, limit: Int = 2000, keeping kept: Set<Unicode.Scalar> = []) -> String {
+  // Most text needs no look at Unicode's tables.
+  if text.utf8.count <= limit, text.utf8.allSatisfy({ (0x20..<0x7F).contains($0) }) { return text }
   var result = ""
   for (index, scalar) in text.unicodeScalars.enumerated() {
     if index == limit { return result + "…" }

@@ -14,10 +14,23 @@ extension CommandTable {
       Operand(name: "DATA", summary: "JSONL, JSON or text file of records, or a directory of them"),
       Operand(name: "OUT", summary: "directory to be made"),
     ],
-    flags: TrainingArguments.settings.map { setting in
+    flags: trainFlags,
+    detail: """
+      Trains a LoRA on the layers of a decoder as transformers' Trainer with PEFT does: the same order of batches, dropout masks, loss, \
+      clipping, fused AdamW and schedules for the same seed, in f32 on the CPU. A line of DATA holds input_ids with labels, text, \
+      prompt and completion, or messages. OUT is an adapter that PEFT loads.
+
+      'mpirun -n R peft-tool train ...', of a program that was built with MPI, shares the batches of each step among R ranks: the same run, \
+      to the bit, as one program with R times --gradient-accumulation-steps.
+      """,
+    run: trainCommand, isShared: true)
+
+  private static let trainFlags: [Flag] =
+    TrainingArguments.settings.map { setting in
       Flag(
         setting.name.replacing("_", with: "-"), value: setting.isSwitch ? nil : "VALUE", setting.summary,
-        default: setting.isSwitch ? nil : setting.defaultText)
+        default: setting.isSwitch ? nil : setting.defaultText,
+        takes: setting.choices.isEmpty ? nil : .choice(setting.choices))
     } + [
       Flag("gradient-checkpointing", "the old name of --activation-checkpointing"),
       Flag("warmup-ratio", value: "X", "the old name of --warmup-steps, for a share"),
@@ -52,16 +65,7 @@ extension CommandTable {
           + "all settings that decide the result must be what they were; what differs is named."),
       Flag("force", letter: "f", "replace OUT if it exists and is not empty", remedy: .replaceOutput),
       jsonFlag,
-    ],
-    detail: """
-      Trains a LoRA on the layers of a decoder as transformers' Trainer with PEFT does: the same order of batches, dropout masks, loss, \
-      clipping, fused AdamW and schedules for the same seed, in f32 on the CPU. A line of DATA holds input_ids with labels, text, \
-      prompt and completion, or messages. OUT is an adapter that PEFT loads.
-
-      'mpirun -n R peft-tool train ...', of a program that was built with MPI, shares the batches of each step among R ranks: the same run, \
-      to the bit, as one program with R times --gradient-accumulation-steps.
-      """,
-    run: trainCommand, isShared: true)
+    ]
 }
 
 /// What a run is made of, read and checked.
