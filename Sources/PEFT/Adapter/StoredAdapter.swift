@@ -69,26 +69,18 @@ public struct StoredAdapter: Sendable {
     metadata: [JSONValue.Member] = [], replacing: Bool = false, inputs: [String] = [],
     fill: (AdapterSink) throws(AdapterError) -> Void
   ) throws(AdapterError) {
-    try checkNames(items, output)
-    let target = try asAdapterError { () throws(TensorFileError) in
-      try OutputDirectory(target: output, replacing: replacing, inputs: inputs)
-    }
+    let made = try AdapterOutput(items, at: output, metadata: metadata, replacing: replacing, inputs: inputs)
     do throws(AdapterError) {
-      let path = target.path(Adapter.weightsName)
-      try fill(asAdapterError { () throws(TensorFileError) in try AdapterSink(at: path, items, metadata: metadata) })
-      try asAdapterError { () throws(TensorFileError) in
-        try OpenFile.create(target.path(PeftConfig.fileName)).write(config.fileText)
-        try OpenFile.create(target.path(ModelCard.fileName)).write(
-          card ?? ModelCard(config: config, isFresh: false).text)
-        try target.commit(durable: false)
-      }
+      try fill(made.sink)
+      try made.commit(config, card: card)
     } catch {
-      target.discard()
+      made.discard()
       throw error
     }
   }
 
-  private static func checkNames(_ items: [AdapterSink.Item], _ path: String) throws(AdapterError) {
+  /// Throws `.tensorRepeated`.
+  static func checkNames(_ items: [AdapterSink.Item], _ path: String) throws(AdapterError) {
     var names: Set<ExactName> = []
     for item in items where !names.insert(ExactName(item.name)).inserted {
       throw .tensorRepeated(path: path, tensor: item.name, other: item.name)

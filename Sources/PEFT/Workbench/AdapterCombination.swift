@@ -35,8 +35,9 @@ public struct AdapterCombination: Sendable {
   let inputs: [Input]
   let options: Options
   let modules: [CombinedModule]
-  private let original: StoredAdapter?
-  private let saved: SavedTensors
+  /// One adapter with weight 1, which is copied.
+  let original: StoredAdapter?
+  let saved: SavedTensors
   /// Where the draws of each module begin: one stream serves all, in the natural order of their paths.
   private let generators: [ExactName: TorchGenerator]
 
@@ -90,7 +91,7 @@ public struct AdapterCombination: Sendable {
   }
 
   /// What one module's change is to be, one for each expert.
-  private func changes(of module: CombinedModule) -> [FactoredChange] {
+  func changes(of module: CombinedModule) -> [FactoredChange] {
     guard let method = options.method else { return module.changes }
     return (0..<module.experts).map { expert in
       let shape = module.terms[0].module.changes[expert]
@@ -135,28 +136,7 @@ public struct AdapterCombination: Sendable {
     var reductions: [LowRankReduction]?
   }
 
-  /// Writes the combination. `output` appears whole or not at all.
-  ///
-  /// - Parameters:
-  ///   - replacing: whether something that is already at `output` goes.
-  ///   - workers: modules that are decomposed at once.
-  /// Memory: the factors of a module in f64, for each of `workers`. Throws `.adapterNotFinite`, `.factorNotFinite`, `.file`.
-  public func write(to output: String, replacing: Bool = false, workers: Int = 2) async throws -> WorkbenchReport {
-    if let original {
-      try original.save(to: output, replacing: replacing)
-      return WorkbenchReport(modules: [], notes: ["one adapter with weight 1: its tensors were copied byte for byte"])
-    }
-    let steps = try await makeSteps(workers: workers)
-    let (config, items) = try layout(steps)
-    var rows: [WorkbenchReport.Module] = []
-    try StoredAdapter.write(
-      config, items, to: output, replacing: replacing,
-      inputs: inputs.filter { !$0.adapter.isInMemory }.map(\.adapter.directory)
-    ) { sink throws(AdapterError) in rows = try fill(sink, steps) }
-    return WorkbenchReport(modules: rows, notes: notes)
-  }
-
-  private var notes: [String] {
+  var notes: [String] {
     var notes = saved.notes
     let bases = Set(inputs.compactMap(\.adapter.config.baseModelNameOrPath))
     if bases.count > 1 {
@@ -167,22 +147,10 @@ public struct AdapterCombination: Sendable {
 
   // MARK: Steps
 
-  private func makeSteps(workers: Int) async throws -> [Step] {
+  func makeSteps(workers: Int) async throws -> [Step] {
     guard let rule = options.rule else { return stepsSideBySide }
-    let blas = SingleThreadedBLAS()
-    defer { blas.end() }
-    var steps = try await withThrowingTaskGroup(of: [(Int, Step)].self) { group in
-      for worker in 0..<max(1, workers) {
-        group.addTask {
-          try stride(from: worker, to: modules.count, by: max(1, workers)).map { index in
-            try Task.checkCancellation()
-            return (index, try reduced(modules[index], rule))
-          }
-        }
-      }
-      var all: [(Int, Step)] = []
-      for try await part in group { all += part }
-      return all.sorted { $0.0 < $1.0 }.map(\.1)
+    var steps = try await inParallel(modules.count, workers: workers, state: ()) { index, _ in
+      try reduced(modules[index], rule)
     }
     var ranks: [String: Int] = [:]
     for step in steps { ranks[step.module.key] = max(step.rank, ranks[step.module.key] ?? 0) }
@@ -211,7 +179,7 @@ public struct AdapterCombination: Sendable {
     return Step(module: module, rank: rank, scale: 1, reductions: reductions)
   }
 
-  private func notFinite(_ module: CombinedModule) throws(AdapterError) -> AdapterError {
+  func notFinite(_ module: CombinedModule) throws(AdapterError) -> AdapterError {
     for input in inputs { try input.adapter.checkFinite() }
     return .factorNotFinite(path: inputs[0].adapter.file.path, module: module.path, factor: .infinity)
   }
@@ -232,106 +200,6 @@ public struct AdapterCombination: Sendable {
         module: module, rank: options.isPlain ? widest : module.rank, scale: scales[module.key] ?? usual,
         reductions: nil)
     }
-  }
-
-  // MARK: Writing
-
-  /// The dtype of all factors: the inputs' own, f32 where they differ or where scales would round a half dtype.
-  private func dtype(_ steps: [Step]) -> DType {
-    let dtypes = Set(inputs.flatMap { $0.modules.flatMap { [$0.a.dtype, $0.b.dtype] } })
-    if dtypes.contains(.f64) { return .f64 }
-    guard dtypes.count == 1, let dtype = dtypes.first else { return .f32 }
-    let isExact = steps.allSatisfy { step in
-      step.reductions != nil || step.module.terms.allSatisfy { ($0.scale / step.scale).isPowerOfTwo }
-    }
-    return isExact ? dtype : .f32
-  }
-
-  private func layout(_ steps: [Step]) throws(AdapterError) -> (config: PeftConfig, items: [AdapterSink.Item]) {
-    let dtype = dtype(steps)
-    var config = try combinedConfig(steps)
-    if config.loraBias, let embedding = modules.first(where: { $0.terms[0].module.isEmbedding }) {
-      throw .notPossible(
-        path: inputs[0].adapter.configPath, what: "a bias of lora_B beside the embedding '\(embedding.path)'",
-        reason: "PEFT has no lora_bias for embeddings, so it could not load the combination.")
-    }
-    var items = saved.items
-    for step in steps {
-      let names = step.module.names
-      items.append(.init(name: names.a, dtype: dtype, shape: step.module.shapeA(rank: step.rank)))
-      items.append(.init(name: names.b, dtype: dtype, shape: step.module.shapeB(rank: step.rank)))
-      if step.module.hasBias { items.append(.init(name: names.bias, dtype: dtype, shape: [step.module.output])) }
-    }
-    saved.complete(&config)
-    return (config, items)
-  }
-
-  private func fill(_ sink: AdapterSink, _ steps: [Step]) throws(AdapterError) -> [WorkbenchReport.Module] {
-    try saved.fill(sink)
-    let dtypes = Dictionary(
-      sink.entries.map { (ExactName($0.name), $0.dtype) }, uniquingKeysWith: { first, _ in first })
-    var rows: [WorkbenchReport.Module] = []
-    // What loses nothing counts in the whole, if something may.
-    let factorType = dtype(steps)
-    let measures = steps.contains { step in
-      step.reductions != nil || !step.module.canBeCopied(to: factorType, scale: step.scale)
-    }
-    for step in steps {
-      let names = step.module.names
-      let dtype = dtypes[ExactName(names.a)] ?? .f32
-      let file = LoRAFile(sink: sink, a: names.a, b: names.b)
-      if step.module.hasBias, let format = dtype.format {
-        let bias = StoredValues(try step.module.bias(scale: step.scale), format)
-        try sink.write(bias.bytes.span.bytes, to: names.bias)
-      }
-      if step.reductions == nil, step.module.canBeCopied(to: dtype, scale: step.scale) {
-        try file.copy(step.module, rank: step.rank)
-        var squares = measures ? 0.0 : nil
-        if measures { for change in step.module.changes { squares? += try change.squares() } }
-        rows.append(
-          .init(
-            path: step.module.path, fromRank: step.module.rank, rank: step.rank, squares: squares, lostSquares: 0))
-      } else {
-        rows.append(try fill(file, step, dtype))
-      }
-    }
-    return rows
-  }
-
-  private func fill(
-    _ file: LoRAFile, _ step: Step, _ dtype: DType
-  ) throws(AdapterError) -> WorkbenchReport.Module {
-    guard let format = dtype.format else { preconditionFailure("factors of \(dtype)") }
-    let module = step.module
-    var (lost, squares) = (0.0, 0.0)
-    var values: [Double] = []
-    for (expert, change) in changes(of: module).enumerated() {
-      let (b, a) = try change.factors()
-      var exact = (b: b, a: a)
-      if let reduction = step.reductions?[expert] {
-        exact = reduction.factors(b, a, rank: step.rank)
-        lost += reduction.lostSquares(rank: step.rank)
-        squares += reduction.squares
-        values += reduction.singularValues
-      } else {
-        for index in exact.b.values.indices { exact.b.values[index] /= step.scale }
-        squares += FactoredChange.squares(b, a)
-        let missing = step.rank - a.rows
-        if missing > 0 {
-          exact.b = Matrix.sideBySide([exact.b, Matrix(rows: b.rows, columns: missing)], rows: b.rows)
-          exact.a = Matrix.stacked([a, Matrix(rows: missing, columns: a.columns)], columns: a.columns)
-        }
-      }
-      let rounded = RoundedFactors(b: exact.b, format, a: exact.a, format)
-      guard rounded.b.isFinite, rounded.a.isFinite else {
-        throw try notFinite(module)
-      }
-      try file.write(rounded, expert: expert, of: module.experts, rank: step.rank)
-      lost += rounded.lostSquares * step.scale * step.scale
-    }
-    return .init(
-      path: module.path, fromRank: module.rank, rank: step.rank, squares: squares, lostSquares: lost,
-      keptSum: nil, greatest: values.max(), spread: nil)
   }
 }
 

@@ -56,11 +56,6 @@ struct CombinedModule: Sendable {
     return (start + a.ending, start + b.ending, start + LoRARole.bias.ending)
   }
 
-  /// True if the factors are those of the result, byte for byte.
-  func canBeCopied(to dtype: DType, scale: Double) -> Bool {
-    used.allSatisfy { $0.module.a.dtype == dtype && $0.module.b.dtype == dtype && $0.scale == scale }
-  }
-
   /// The bias of the result's lora_B, which is multiplied by `scale` when it is added. Throws `.file`.
   func bias(scale: Double) throws(AdapterError) -> [Double] {
     var sum = [Double](repeating: 0, count: output)
@@ -98,44 +93,5 @@ struct CombinedModule: Sendable {
       }
     }
     return byPath.values.map(CombinedModule.init).sorted { naturallyPrecedes($0.path, $1.path) }
-  }
-}
-
-extension LoRAFile {
-  /// Puts the factors of all terms side by side, byte for byte, with zeros for ranks that they do not fill. Throws `.file`.
-  func copy(_ module: CombinedModule, rank: Int) throws(AdapterError) {
-    let (terms, experts, output) = (module.used, module.experts, module.output)
-    try asAdapterError { () throws(TensorFileError) in
-      let row = terms[0].module.a.byteRange.count / terms[0].module.a.shape[0]
-      for expert in 0..<experts {
-        var place = expert * rank * row
-        for term in terms {
-          let count = term.module.values.rank * row
-          let start = term.module.a.byteRange.lowerBound + expert * count
-          try sink.copy(start..<start + count, of: term.file, to: a, at: place)
-          place += count
-        }
-      }
-      // Rows of lora_B are short: they are put together in memory, some at a time.
-      let widths = terms.map { $0.module.b.byteRange.count / output }
-      let width = widths[0] / terms[0].module.values.rank * rank
-      let step = max(1, 1 << 22 / width)
-      for first in stride(from: 0, to: output, by: step) {
-        let rows = min(step, output - first)
-        var bytes: [UInt8] = []
-        bytes.reserveCapacity(rows * width)
-        var parts: [[UInt8]] = []
-        for (term, width) in zip(terms, widths) {
-          let start = term.module.b.byteRange.lowerBound + first * width
-          parts.append(try term.file.file.bytes(start..<start + rows * width))
-        }
-        let missing = [UInt8](repeating: 0, count: width - widths.reduce(0, +))
-        for row in 0..<rows {
-          for (part, width) in zip(parts, widths) { bytes += part[row * width..<(row + 1) * width] }
-          bytes += missing
-        }
-        try sink.put(bytes.span.bytes, to: b, at: first * width)
-      }
-    }
   }
 }

@@ -7,7 +7,7 @@ public struct WorkbenchReport: Sendable {
     public let fromRank: Int
     public let rank: Int
     /// ‖ΔW‖² of what was asked for; nil where nothing was computed, because nothing is lost.
-    public let squares: Double?
+    public internal(set) var squares: Double?
     /// ‖result - ΔW‖², what is cut away and what rounding to the dtype adds.
     public let lostSquares: Double
     /// Σσ of what is kept, as a share of all.
