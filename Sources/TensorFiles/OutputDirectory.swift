@@ -17,11 +17,11 @@ public final class OutputDirectory: Sendable {
 
   /// Makes the hidden directory.
   ///
-  /// - Parameter source: a directory that a new one is as private as.
+  /// - Parameter sources: directories that a new one is as private as.
   /// Throws `.outputExists` if the target exists, is not an empty directory, and `replacing` is false;
   /// `.outputNotDirectory` if something else is there; `.outputIsMountPoint`; `.outputOverlapsInput` if it is, contains or
   /// lies inside one of `inputs`, links followed; `.system`.
-  public init(target: String, replacing: Bool, inputs: [String], like source: String? = nil) throws(TensorFileError) {
+  public init(target: String, replacing: Bool, inputs: [String], like sources: [String] = []) throws(TensorFileError) {
     try Self.check(target: target, replacing: replacing, inputs: inputs)
     let place = FileSystem.canonicalPathOfFuture(target)
     let parent = FileSystem.parentDirectory(place)
@@ -33,8 +33,9 @@ public final class OutputDirectory: Sendable {
     // What is written is as private from the start as what it will replace.
     if let mode = FileSystem.mode(place) {
       _ = chmod(workPath, mode & 0o777 | 0o700)
-    } else if let mode = source.flatMap({ FileSystem.mode($0) }), let own = FileSystem.mode(workPath) {
-      _ = chmod(workPath, own & (mode | 0o7700))
+    } else if let own = FileSystem.mode(workPath) {
+      let modes = sources.compactMap { FileSystem.mode($0) }
+      if !modes.isEmpty { _ = chmod(workPath, modes.reduce(own) { $0 & ($1 | 0o7700) }) }
     }
     let lock = open(workPath, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
     guard lock >= 0, flock(lock, LOCK_EX | LOCK_NB) == 0 else {

@@ -6,19 +6,22 @@ struct AdapterOutput: Sendable {
   let sink: AdapterSink
   private let target: OutputDirectory
 
-  /// Begins with the places of the tensors. Parameters as of `StoredAdapter.write`.
+  /// Begins with the places of the tensors. Other parameters as of `StoredAdapter.write`.
   ///
+  /// - Parameter sources: files that the values come from; what is written is as private as they and their directories are.
   /// Throws `.tensorRepeated`, `.file`.
   init(
     _ items: [AdapterSink.Item], at output: String, metadata: [JSONValue.Member] = [], replacing: Bool,
-    inputs: [String]
+    inputs: [String], sources: [String] = []
   ) throws(AdapterError) {
     try StoredAdapter.checkNames(items, output)
     target = try asAdapterError { () throws(TensorFileError) in
-      try OutputDirectory(target: output, replacing: replacing, inputs: inputs)
+      try OutputDirectory(
+        target: output, replacing: replacing, inputs: inputs, like: sources.map(FileSystem.parentDirectory))
     }
     do throws(TensorFileError) {
-      sink = try AdapterSink(at: target.path(Adapter.weightsName), items, metadata: metadata)
+      sink = try AdapterSink(
+        at: target.path(Adapter.weightsName), items, metadata: metadata, permissions: FilePermissions(of: sources))
     } catch {
       target.discard()
       throw .file(error)

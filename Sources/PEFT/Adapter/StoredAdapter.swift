@@ -62,14 +62,16 @@ public struct StoredAdapter: Sendable {
   ///   - metadata: of the file of tensors, beside `format`.
   ///   - replacing: whether something that is already at `output` goes.
   ///   - inputs: what is read meanwhile, and must not be written into.
+  ///   - sources: files that the values come from; what is written is as private as they and their directories are.
   ///   - fill: writes the values of all tensors.
   /// Throws `.tensorRepeated`, `.file`, and what `fill` throws.
   public static func write(
     _ config: PeftConfig, _ items: [AdapterSink.Item], to output: String, card: String? = nil,
-    metadata: [JSONValue.Member] = [], replacing: Bool = false, inputs: [String] = [],
+    metadata: [JSONValue.Member] = [], replacing: Bool = false, inputs: [String] = [], sources: [String] = [],
     fill: (AdapterSink) throws(AdapterError) -> Void
   ) throws(AdapterError) {
-    let made = try AdapterOutput(items, at: output, metadata: metadata, replacing: replacing, inputs: inputs)
+    let made = try AdapterOutput(
+      items, at: output, metadata: metadata, replacing: replacing, inputs: inputs, sources: sources)
     do throws(AdapterError) {
       try fill(made.sink)
       try made.commit(config, card: card)
@@ -97,9 +99,14 @@ public struct StoredAdapter: Sendable {
   public func save(to output: String, replacing: Bool = false) throws(AdapterError) {
     let (sources, items) = try savedTensors()
     try Self.write(
-      savedConfig, items, to: output, card: try storedCard(), replacing: replacing, inputs: directory.map { [$0] } ?? []
+      savedConfig, items, to: output, card: try storedCard(), replacing: replacing,
+      inputs: directory.map { [$0] } ?? [],
+      sources: storedFiles
     ) { sink throws(AdapterError) in try copy(sources, to: sink) }
   }
+
+  /// The file of its tensors, if it was read from one.
+  var storedFiles: [String] { directory == nil ? [] : [weights.path] }
 
   /// The adapter as `save` writes it, in memory. Throws as `save`.
   public func copied() throws(AdapterError) -> StoredAdapter {
