@@ -94,7 +94,7 @@ extension Adapter {
   /// Refuses a LoRA whose change is more than s·B·A, so that its factors alone are not enough.
   ///
   /// - Parameter allowsMagnitudes: true to let DoRA pass.
-  /// Throws `.notPossible`.
+  /// Throws `.optionNeeded`.
   func requirePlainLoRA(allowsMagnitudes: Bool = false, to purpose: String) throws(AdapterError) {
     var what: (name: String, reason: String)?
     let name = config.initLoRAWeights.stringValue?.lowercased() ?? ""
@@ -110,8 +110,7 @@ extension Adapter {
       what = ("DoRA (use_dora)", "its magnitudes fit this change and this base weight only.")
     }
     guard let what else { return }
-    throw .notPossible(
-      path: configPath, what: "\(purpose) \(what.name)",
-      reason: "\(what.reason) 'peft-tool to-lora' with --base makes a plain LoRA of it.")
+    throw .optionNeeded(
+      path: configPath, what: "\(purpose) \(what.name)", reason: what.reason, option: .giveBaseForPlainLoRA)
   }
 }
