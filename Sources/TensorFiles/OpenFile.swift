@@ -51,7 +51,7 @@ public final class OpenFile: Sendable {
   }
 
   /// Creates a file without a name in TMPDIR or /tmp, gone with the last reference. Throws `.system`.
-  static func temporary(named path: String) throws(TensorFileError) -> OpenFile {
+  package static func temporary(named path: String) throws(TensorFileError) -> OpenFile {
     let directory = getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp"
     let descriptor = Glibc.open(directory, linux_temporary_flags(), 0o600)
     guard descriptor >= 0 else { throw .system(path: directory, operation: "create a temporary file in", code: errno) }

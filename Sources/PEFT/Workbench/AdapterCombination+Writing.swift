@@ -7,8 +7,9 @@ extension AdapterCombination {
   /// - Parameters:
   ///   - replacing: whether something that is already at `output` goes.
   ///   - workers: modules that are decomposed or written at once.
-  /// Memory: a few MiB for each of `workers`, and the factors of a module in f64 where something is rounded or decomposed. Throws
-  /// `.adapterNotFinite`, `.factorNotFinite`, `.file`.
+  /// Memory: a few MiB for each of `workers`, and the factors of a module in f64 where something is rounded or decomposed; its whole
+  /// change where that has no factors, and room for the result's factors in a temporary file.
+  /// Throws `.adapterNotFinite`, `.factorNotFinite`, `.file`.
   public func write(to output: String, replacing: Bool = false, workers: Int = 2) async throws -> WorkbenchReport {
     if let original {
       try original.save(to: output, replacing: replacing)
@@ -17,9 +18,10 @@ extension AdapterCombination {
     let steps = try await makeSteps(workers: workers)
     let dtype = dtype(steps)
     let (config, items) = try layout(steps, dtype)
+    let stored = inputs.map(\.adapter).filter { !$0.isInMemory }
     let made = try AdapterOutput(
-      items, at: output, replacing: replacing,
-      inputs: inputs.filter { !$0.adapter.isInMemory }.map(\.adapter.directory))
+      items, at: output, replacing: replacing, inputs: stored.map(\.directory) + (options.base.map { [$0] } ?? []),
+      sources: stored.map(\.file.path))
     do {
       let rows = try await fill(made.sink, steps, dtype, workers: workers)
       try made.commit(config)
@@ -32,11 +34,11 @@ extension AdapterCombination {
 
   /// The dtype of all factors: the inputs' own, f32 where they differ or where scales would round a half dtype.
   private func dtype(_ steps: [Step]) -> DType {
-    let dtypes = Set(inputs.flatMap { $0.modules.flatMap { [$0.a.dtype, $0.b.dtype] } })
+    let dtypes = inputs.reduce(into: Set<DType>()) { $0.formUnion($1.dtypes) }
     if dtypes.contains(.f64) { return .f64 }
     guard dtypes.count == 1, let dtype = dtypes.first else { return .f32 }
     let isExact = steps.allSatisfy { step in
-      step.reductions != nil || step.module.terms.allSatisfy { ($0.scale / step.scale).isPowerOfTwo }
+      !step.isSideBySide || step.module.terms.allSatisfy { ($0.scale / step.scale).isPowerOfTwo }
     }
     return isExact ? dtype : .f32
   }
@@ -88,7 +90,7 @@ extension AdapterCombination {
       let bias = StoredValues(try module.bias(scale: step.scale), format)
       try sink.write(bias.bytes.span.bytes, to: names.bias)
     }
-    if let reductions = step.reductions { return try fill(file, step, reductions, format) }
+    guard step.isSideBySide else { return try fill(file, step, format) }
     let isExact = try join.write(module, rank: step.rank, dtype, scale: step.scale, to: file)
     let (squares, lost) = isExact ? (nil, 0) : try rounding(step, format)
     return .init(path: module.path, fromRank: module.rank, rank: step.rank, squares: squares, lostSquares: lost)
@@ -109,22 +111,34 @@ extension AdapterCombination {
   }
 
   private func fill(
-    _ file: LoRAFile, _ step: Step, _ reductions: [LowRankReduction], _ format: FloatFormat
+    _ file: LoRAFile, _ step: Step, _ format: FloatFormat
   ) throws(AdapterError) -> WorkbenchReport.Module {
     let module = step.module
-    var (lost, squares) = (0.0, 0.0)
-    for (expert, change) in changes(of: module).enumerated() {
-      let (b, a) = try change.factors()
-      let reduction = reductions[expert]
-      let exact = reduction.factors(b, a, rank: step.rank)
+    var (lost, squares, greatest) = (0.0, 0.0, 0.0)
+    for expert in 0..<module.experts {
+      let exact: (b: Matrix<Double>, a: Matrix<Double>)
+      switch step.content {
+      case .sideBySide: preconditionFailure("'\(module.path)' was not decomposed")
+      case .reduced(let reductions):
+        let reduction = reductions[expert]
+        let (b, a) = try changes(of: module)[expert].factors()
+        exact = reduction.factors(b, a, rank: step.rank)
+        squares += reduction.squares
+        lost += reduction.lostSquares(rank: step.rank)
+        greatest = max(greatest, reduction.singularValues.first ?? 0)
+      case .kept(let parts):
+        exact = try parts[expert].factors(rank: step.rank)
+        squares += parts[expert].squares
+        lost += parts[expert].lostSquares
+        greatest = max(greatest, parts[expert].singularValues.first ?? 0)
+      }
       let rounded = RoundedFactors(b: exact.b, format, a: exact.a, format)
       guard rounded.b.isFinite, rounded.a.isFinite else { throw try notFinite(module) }
       try file.write(rounded, expert: expert, of: module.experts, rank: step.rank)
-      lost += reduction.lostSquares(rank: step.rank) + rounded.lostSquares
-      squares += reduction.squares
+      lost += rounded.lostSquares
     }
     return .init(
       path: module.path, fromRank: module.rank, rank: step.rank, squares: squares, lostSquares: lost,
-      greatest: reductions.flatMap(\.singularValues).max())
+      greatest: greatest)
   }
 }

@@ -19,6 +19,8 @@ public struct AdapterCombination: Sendable {
     public var isPlain = false
     /// True to take the weighted mean of heads, biases and rows that several adapters hold in full.
     public var averagesSaved = false
+    /// The base model of the adapters, for those whose change is more than factors; it is computed a module at a time.
+    public var base: String?
     /// Unknown keys of the configurations that are known to be harmless.
     public var ignoredConfigKeys: Set<String> = []
 
@@ -29,7 +31,32 @@ public struct AdapterCombination: Sendable {
   struct Input: Sendable {
     let adapter: Adapter
     let weight: Double
-    let modules: [LoRAModule]
+    /// Of the plain LoRA that the adapter is, or that would have its change.
+    let config: PeftConfig
+    let modules: [CombinedPart]
+    /// The dtypes of its factors.
+    let dtypes: Set<DType>
+
+    /// - Parameter base: the adapter's base model, for changes that are more than factors.
+    /// Throws `.notPossible` for such a change without the base, and as `ConvertedModule.all`.
+    init(
+      _ stored: StoredAdapter, _ adapter: Adapter, weight: Double, base: String? = nil,
+      ignoredConfigKeys: Set<String> = []
+    ) throws(AdapterError) {
+      (self.adapter, self.weight) = (adapter, weight)
+      do throws(AdapterError) { try adapter.requirePlainLoRA(to: "combining") } catch {
+        guard let base else { throw error }
+        let modules = try ConvertedModule.all(of: stored, adapter, base: base, ignoredConfigKeys: ignoredConfigKeys)
+        config = PeftConfig(loraOf: adapter.config, modules)
+        self.modules = modules.map { CombinedPart($0) }
+        dtypes = [adapter.factorDType]
+        return
+      }
+      let modules = try LoRAModule.all(of: adapter)
+      config = adapter.config
+      self.modules = modules.map { CombinedPart($0, of: adapter.file) }
+      dtypes = Set(modules.flatMap { [$0.a.dtype, $0.b.dtype] })
+    }
   }
 
   let inputs: [Input]
@@ -54,8 +81,9 @@ public struct AdapterCombination: Sendable {
       let adapter = try Adapter(stored, ignoredConfigKeys: options.ignoredConfigKeys)
       // Alone and unchanged it may be anything that is merged.
       if adapters.count > 1 || weight != 1 || options.isPlain || options.rule != nil || options.method != nil {
-        try adapter.requirePlainLoRA(to: "combining")
-        inputs.append(Input(adapter: adapter, weight: weight, modules: try LoRAModule.all(of: adapter)))
+        inputs.append(
+          try Input(
+            stored, adapter, weight: weight, base: options.base, ignoredConfigKeys: options.ignoredConfigKeys))
       }
     }
     original = inputs.isEmpty ? adapters[0].adapter : nil
@@ -79,9 +107,9 @@ public struct AdapterCombination: Sendable {
     guard let method = options.method else { return }
     let path = inputs[0].adapter.configPath
     guard options.rule != nil else {
-      throw .notPossible(
+      throw .optionNeeded(
         path: path, what: "a method of combining without a rule of ranks",
-        reason: "what it makes of the changes may have any rank. Give --rank or --energy.")
+        reason: "what it makes of the changes may have any rank.", option: .giveRanks)
     }
     if method.isPath, inputs.count != 2 || inputs[0].weight + inputs[1].weight == 0 {
       throw .notPossible(
@@ -98,7 +126,7 @@ public struct AdapterCombination: Sendable {
       let parts = inputs.indices.map { input -> FactoredChange? in
         guard let term = module.terms.first(where: { $0.input == input }) else { return nil }
         var change = term.module.changes[expert]
-        change.factor = term.module.values.scale
+        change.factor *= term.module.scale
         return change
       }
       var generator = generators[ExactName(module.path)] ?? TorchGenerator(seed: options.seed)
@@ -126,16 +154,6 @@ public struct AdapterCombination: Sendable {
     return found
   }
 
-  /// How one module is written.
-  struct Step: Sendable {
-    let module: CombinedModule
-    let rank: Int
-    /// What alpha and rank say.
-    let scale: Double
-    /// The best approximation's parts, one an expert; nil for factors side by side.
-    var reductions: [LowRankReduction]?
-  }
-
   var notes: [String] {
     var notes = saved.notes
     let bases = Set(inputs.compactMap(\.adapter.config.baseModelNameOrPath))
@@ -143,63 +161,6 @@ public struct AdapterCombination: Sendable {
       notes.append("the adapters name different base models: \(bases.sorted().joined(separator: ", "))")
     }
     return notes
-  }
-
-  // MARK: Steps
-
-  func makeSteps(workers: Int) async throws -> [Step] {
-    guard let rule = options.rule else { return stepsSideBySide }
-    var steps = try await inParallel(modules.count, workers: workers, state: ()) { index, _ in
-      try reduced(modules[index], rule)
-    }
-    var ranks: [String: Int] = [:]
-    for step in steps { ranks[step.module.key] = max(step.rank, ranks[step.module.key] ?? 0) }
-    let widest = steps.map(\.rank).max() ?? 1
-    steps = steps.map { step in
-      Step(
-        module: step.module, rank: options.isPlain ? widest : ranks[step.module.key] ?? step.rank, scale: 1,
-        reductions: step.reductions)
-    }
-    return steps
-  }
-
-  private func reduced(_ module: CombinedModule, _ rule: RankRule) throws(AdapterError) -> Step {
-    let isShared = !rule.isFixed
-    var reductions: [LowRankReduction] = []
-    var rank = 1
-    for change in changes(of: module) {
-      let (b, a) = try change.factors()
-      let found = LowRankReduction(b: b, a: a) { values in
-        isShared ? values.count : rule.rank(of: values, extent: change.extent)
-      }
-      guard let found else { throw try notFinite(module) }
-      rank = max(rank, rule.rank(of: found.singularValues, extent: change.extent))
-      reductions.append(found)
-    }
-    return Step(module: module, rank: rank, scale: 1, reductions: reductions)
-  }
-
-  func notFinite(_ module: CombinedModule) throws(AdapterError) -> AdapterError {
-    for input in inputs { try input.adapter.checkFinite() }
-    return .factorNotFinite(path: inputs[0].adapter.file.path, module: module.path, factor: .infinity)
-  }
-
-  /// Factors side by side: each module's scale is one that most of its parts have already, so that these are copied.
-  private var stepsSideBySide: [Step] {
-    let all = modules.flatMap { $0.terms.map { abs($0.scale) } }.filter { $0 > 0 }
-    let usual = options.isPlain ? 1 : all.mostFrequent ?? 1
-    let widest = modules.map(\.rank).max() ?? 1
-    var scales: [String: Double] = [:]
-    for module in modules {
-      let own = module.terms.map { abs($0.scale) }.filter { $0 > 0 }
-      let scale = options.isPlain || own.contains(usual) ? usual : own.mostFrequent ?? usual
-      if scales[module.key] == nil { scales[module.key] = scale }
-    }
-    return modules.map { module in
-      Step(
-        module: module, rank: options.isPlain ? widest : module.rank, scale: scales[module.key] ?? usual,
-        reductions: nil)
-    }
   }
 }
 

@@ -35,12 +35,13 @@ struct FactorJoin {
   private mutating func writeA(
     _ module: CombinedModule, _ rank: Int, _ dtype: DType, to file: LoRAFile
   ) throws(TensorFileError) -> Bool {
-    let columns = module.terms[0].module.a.shape.dropFirst().reduce(1, *)
+    let columns = module.shapeA(rank: 1).dropFirst().reduce(1, *)
     var isExact = true
     for expert in 0..<module.experts {
       var place = expert * rank * columns * dtype.bitCount / 8
       for term in module.used {
-        let (entry, count) = (term.module.a, term.module.values.rank * columns * term.module.a.dtype.bitCount / 8)
+        let entry = term.factors.a
+        let count = term.module.rank * columns * entry.dtype.bitCount / 8
         let range = entry.byteRange.lowerBound + expert * count..<entry.byteRange.lowerBound + (expert + 1) * count
         if entry.dtype == dtype {
           try file.sink.copy(range, of: term.file, to: file.a, at: place)
@@ -65,7 +66,7 @@ struct FactorJoin {
   ) throws(TensorFileError) -> Bool {
     let (terms, output) = (module.used, module.output)
     let width = rank * module.experts * dtype.bitCount / 8
-    let widths = terms.map { $0.module.b.byteRange.count / output }
+    let widths = terms.map { $0.factors.b.byteRange.count / output }
     let rows = max(1, Self.stretch / max(width, widths.max() ?? 0))
     let isFilled = module.rank == rank
     if table.count < rows * width || !isFilled { table = [UInt8](repeating: 0, count: max(rows * width, table.count)) }
@@ -75,15 +76,15 @@ struct FactorJoin {
       let count = min(rows, output - first)
       var place = 0
       for (term, from) in zip(terms, widths) {
-        let start = term.module.b.byteRange.lowerBound + first * from
+        let start = term.factors.b.byteRange.lowerBound + first * from
         try term.file.file.read(start..<start + count * from, into: &source, at: 0)
         let factor = term.scale / scale
-        if term.module.b.dtype == dtype, factor == 1 {
+        if term.factors.b.dtype == dtype, factor == 1 {
           Self.copy(source, count * from, width: from, to: &table, at: place, stride: width)
           place += from
           continue
         }
-        let (isSame, bytes) = convert(count * from, from: term.module.b.dtype, by: factor, to: dtype)
+        let (isSame, bytes) = convert(count * from, from: term.factors.b.dtype, by: factor, to: dtype)
         isExact = isExact && isSame
         Self.copy(converted, bytes, width: bytes / count, to: &table, at: place, stride: width)
         place += bytes / count

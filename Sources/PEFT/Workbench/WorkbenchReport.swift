@@ -2,7 +2,7 @@
 public struct WorkbenchReport: Sendable {
   /// One module.
   public struct Module: Sendable {
-    public let path: String
+    public internal(set) var path: String
     /// Ranks that go in; of several adapters their sum.
     public let fromRank: Int
     public let rank: Int
@@ -15,6 +15,13 @@ public struct WorkbenchReport: Sendable {
     /// The greatest singular value, and its ratio to the least that is kept.
     public var greatest: Double?
     public var spread: Double?
+
+    /// The module of a part of a pipeline.
+    func within(_ component: String) -> Module {
+      var module = self
+      module.path = "\(component).\(path)"
+      return module
+    }
 
     /// ‖result - ΔW‖/‖ΔW‖; zero where ΔW is zero and nothing is lost.
     public var error: Double { WorkbenchReport.ratio(lostSquares, squares) }
