@@ -19,6 +19,9 @@ enum CommandTable {
     Flag("threads", value: "N", summary, default: "2", takes: .integer(1...256))
   }
 
+  static let forceFlag = Flag(
+    "force", letter: "f", "replace OUT if it exists and is not empty", remedy: .replaceOutput)
+
   static let jsonFlag = Flag("json", "write the answer as one JSON document")
 
   /// - Parameter summary: what the command's page shows.
@@ -260,7 +263,7 @@ enum CommandTable {
       ],
       flags: [
         Flag("seed", value: "N", "seed of the random values", default: "0", takes: .integer(0...Int.max)),
-        Flag("force", letter: "f", "replace OUT if it exists and is not empty", remedy: .replaceOutput),
+        forceFlag,
         configKeyFlag, jsonFlag,
       ],
       detail: """
@@ -310,7 +313,7 @@ enum CommandTable {
         Flag(
           "component", value: "PART", "the part of a pipeline that an adapter of PEFT is for, such as unet",
           takes: .choice(["unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3"]), needs: "to"),
-        Flag("force", letter: "f", "replace OUT if it exists and is not empty", remedy: .replaceOutput),
+        forceFlag,
         Flag(
           "max-shard-size", value: "SIZE", "write shards of at most SIZE, such as 5GB",
           default: "the model's own shards"),

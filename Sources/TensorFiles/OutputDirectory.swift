@@ -17,11 +17,11 @@ public final class OutputDirectory: Sendable {
 
   /// Makes the hidden directory.
   ///
-  /// - Parameter source: a directory that a new one is as private as.
+  /// - Parameter sources: directories that a new one is as private as.
   /// Throws `.outputExists` if the target exists, is not an empty directory, and `replacing` is false;
   /// `.outputNotDirectory` if something else is there; `.outputIsMountPoint`; `.outputOverlapsInput` if it is, contains or
   /// lies inside one of `inputs`, links followed; `.system`.
-  public init(target: String, replacing: Bool, inputs: [String], like source: String? = nil) throws(TensorFileError) {
+  public init(target: String, replacing: Bool, inputs: [String], like sources: [String] = []) throws(TensorFileError) {
     try Self.check(target: target, replacing: replacing, inputs: inputs)
     let place = FileSystem.canonicalPathOfFuture(target)
     let parent = FileSystem.parentDirectory(place)
@@ -30,7 +30,7 @@ public final class OutputDirectory: Sendable {
     Self.removeAbandoned(in: parent, prefix: prefix)
     let workPath = FileSystem.join(parent, "\(prefix)\(getpid())-\(UInt32.random(in: 0...UInt32.max))")
     try FileSystem.makeDirectory(workPath)
-    Self.makePrivate(workPath, place: place, like: source)
+    Self.makePrivate(workPath, place: place, like: sources)
     do throws(TensorFileError) { lock = try Self.lock(workPath) } catch {
       rmdir(workPath)
       throw error
@@ -64,11 +64,12 @@ public final class OutputDirectory: Sendable {
   }
 
   /// What is written is as private from the start as what it will replace.
-  private static func makePrivate(_ path: String, place: String, like source: String?) {
+  private static func makePrivate(_ path: String, place: String, like sources: [String]) {
     if let mode = FileSystem.mode(place) {
       _ = chmod(path, mode & 0o777 | 0o700)
-    } else if let mode = source.flatMap({ FileSystem.mode($0) }), let own = FileSystem.mode(path) {
-      _ = chmod(path, own & (mode | 0o7700))
+    } else if let own = FileSystem.mode(path) {
+      let modes = sources.compactMap { FileSystem.mode($0) }
+      if !modes.isEmpty { _ = chmod(path, modes.reduce(own) { $0 & ($1 | 0o7700) }) }
     }
   }
 
@@ -79,10 +80,10 @@ public final class OutputDirectory: Sendable {
   }
 
   /// Makes a directory, if it is not there, and those above it; as private as what will be at `target`. Throws `.system`.
-  package static func makeHidden(_ path: String, for target: String, like source: String?) throws(TensorFileError) {
+  package static func makeHidden(_ path: String, for target: String, like sources: [String]) throws(TensorFileError) {
     guard FileSystem.kind(path) == nil else { return }
     try FileSystem.makeDirectories(path)
-    makePrivate(path, place: FileSystem.canonicalPathOfFuture(target), like: source)
+    makePrivate(path, place: FileSystem.canonicalPathOfFuture(target), like: sources)
   }
 
   deinit { close(lock) }

@@ -69,6 +69,8 @@ public enum AdapterError: Error, Sendable, Equatable {
   case unsupported(path: String, what: String, reason: String)
   /// What the workbench cannot make of an adapter, or of several.
   case notPossible(path: String, what: String, reason: String)
+  /// The same, of what an option makes possible.
+  case optionNeeded(path: String, what: String, reason: String, option: Remedy)
   /// A method or variant of which no fresh adapter is made.
   case notMade(path: String, what: String, reason: String)
   /// A tensor of a fresh adapter would be far larger than the weights that it adapts.

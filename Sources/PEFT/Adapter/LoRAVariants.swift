@@ -3,11 +3,13 @@ internal import TensorFiles
 /// What LoRA can be beyond W + s·B·A, and cannot be merged: refused by name, never treated as plain LoRA.
 enum LoRAVariants {
   /// Throws `.unsupported` if the configuration asks for a variant that is not merged.
-  static func refuse(_ config: PeftConfig, path: String) throws(AdapterError) {
+  ///
+  /// - Parameter allowsInvocation: true to let aLoRA pass, whose factors are those of any LoRA.
+  static func refuse(_ config: PeftConfig, path: String, allowsInvocation: Bool = false) throws(AdapterError) {
     let variants: [(present: Bool, what: String, reason: String)] = [
       (config.useQALoRA, "QA-LoRA (use_qalora)", "PEFT itself refuses to merge it."),
       (
-        config.aloraInvocationTokens != .null, "aLoRA (alora_invocation_tokens)",
+        !allowsInvocation && config.aloraInvocationTokens != .null, "aLoRA (alora_invocation_tokens)",
         "it acts on part of the sequence only, which no single weight can express; PEFT refuses too."
       ),
       (config.arrowConfig != .null, "Arrow (arrow_config)", "it routes between adapters by the input."),

@@ -42,7 +42,8 @@ public struct Merger: Sendable {
     try check(output: output)
     do {
       let directory = try OutputDirectory(
-        target: output, replacing: plan.options.replaceOutput, inputs: inputs, like: plan.base.directory)
+        target: output, replacing: plan.options.replaceOutput, inputs: inputs,
+        like: [plan.base.directory].compactMap { $0 })
       do {
         let nonFinite = try await writeShards(directory, progress)
         try writeIndex(directory)

@@ -36,6 +36,33 @@ struct ConvertedModule: Sendable {
 }
 
 extension ConvertedModule {
+  /// The modules of an adapter: with its base model as a merge into it changes them, without it as its tensors say.
+  ///
+  /// Throws what `AdapterMatch.init` throws, `.notPossible` for what no LoRA can hold or for what needs the base.
+  static func all(
+    of stored: StoredAdapter, _ adapter: Adapter, base: String?, ignoredConfigKeys: Set<String>
+  ) throws(AdapterError) -> [ConvertedModule] {
+    let modules: [ConvertedModule]
+    if let base {
+      var options = MergeOptions()
+      options.ignoredConfigKeys = ignoredConfigKeys
+      options.allowRepeated = true
+      modules = try all(
+        of: adapter, in: try AdapterMatch(base: base, adapters: [MergePlan.Input(stored)], options: options))
+    } else {
+      if AdapterMethod.named(stored.config.peftType) == nil {
+        try adapter.requirePlainLoRA(to: "a LoRA without the base of")
+      }
+      modules = try all(of: adapter)
+    }
+    guard !modules.isEmpty else {
+      throw .notPossible(
+        path: adapter.configPath, what: "a LoRA of peft_type \(adapter.config.peftType.rawValue)",
+        reason: "it replaces tensors and changes no weight by a sum, so that no LoRA holds it.")
+    }
+    return modules
+  }
+
   /// The modules of an adapter that its tensors alone determine.
   ///
   /// Throws `.notPossible` where the base is needed, and what making a rule throws.
@@ -142,9 +169,9 @@ extension ConvertedModule {
   }
 
   private static func baseNeeded(_ adapter: Adapter, _ reason: String) -> AdapterError {
-    .notPossible(
+    .optionNeeded(
       path: adapter.configPath, what: "a LoRA of peft_type \(adapter.config.peftType.rawValue) without its base",
-      reason: "\(reason). Give the base with --base.")
+      reason: "\(reason).", option: .giveBase)
   }
 
   /// The change that rules make. A LoRA of an embedding is [dimension, vocabulary], the transpose of what is stored.

@@ -93,7 +93,7 @@ extension Adapter {
   /// Refuses a LoRA whose change is more than s·B·A, so that its factors alone are not enough.
   ///
   /// - Parameter allowsMagnitudes: true to let DoRA pass.
-  /// Throws `.notPossible`.
+  /// Throws `.optionNeeded`.
   func requirePlainLoRA(allowsMagnitudes: Bool = false, to purpose: String) throws(AdapterError) {
     guard let extra = config.loraExtra else { return }
     let what: (name: String, reason: String)
@@ -109,8 +109,7 @@ extension Adapter {
       guard !allowsMagnitudes else { return }
       what = ("DoRA (use_dora)", "its magnitudes fit this change and this base weight only.")
     }
-    throw .notPossible(
-      path: configPath, what: "\(purpose) \(what.name)",
-      reason: "\(what.reason) 'peft-tool to-lora' with --base makes a plain LoRA of it.")
+    throw .optionNeeded(
+      path: configPath, what: "\(purpose) \(what.name)", reason: what.reason, option: .giveBaseForPlainLoRA)
   }
 }

@@ -24,6 +24,8 @@ struct RecipeModel: Sendable {
   let config: JSONValue?
   /// The directory of the adapter, if there is one.
   let adapter: String?
+  /// The files that its tensors are in.
+  let weights: [String]
   private let tensors: [ExactName: Tensor]
   /// All names, in their natural order.
   let names: [String]
@@ -41,15 +43,16 @@ struct RecipeModel: Sendable {
   ) throws(RecipeError) {
     name = model.description
     var outputs: [MatchedTensor] = []
-    (base, config, adapter, outputs) = try asRecipeError { () throws(AdapterError) in
+    (base, config, adapter, weights, outputs) = try asRecipeError { () throws(AdapterError) in
       let path = try locate(model.base)
       guard let adapter = model.adapter else {
         let base = try BaseModel(path: path)
-        return (base, base.config, nil, [])
+        return (base, base.config, nil, base.checkpoint.shards.map(\.path), [])
       }
       let directory = try locate(adapter)
       let plan = try MergePlan(base: path, adapter: directory)
-      return (plan.base, plan.editedConfig ?? plan.base.config, directory, plan.shards.flatMap(\.outputs))
+      let weights = plan.base.checkpoint.shards.map(\.path) + plan.adapters.map(\.file.path)
+      return (plan.base, plan.editedConfig ?? plan.base.config, directory, weights, plan.shards.flatMap(\.outputs))
     }
     if adapter == nil {
       outputs = base.checkpoint.shards.flatMap { file in
