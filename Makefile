@@ -11,7 +11,7 @@ DEMO := Fixtures/merge/llama-bf16-all-linear
 # What is shown of a run of tests: failures and the summary. The whole stands in .build/test.log.
 QUIET := { grep -vE '^(◇|✔ (Test|Suite) [^r]|\[[0-9]+/[0-9]+\]|Test (Suite|Case) )' || true; }
 
-.PHONY: demo test build bootstrap browser lint bench fuzz sanitize docs dist dist-bootstrap install uninstall clean
+.PHONY: demo test mpi build bootstrap browser lint bench fuzz sanitize docs examples dist dist-bootstrap install uninstall clean
 
 demo: build
 	rm -rf .build/demo
@@ -31,6 +31,14 @@ test: bootstrap lint
 	set -o pipefail; swift test -c release --scratch-path .build/release-tests -Xswiftc -enable-testing --filter TensorMathTests 2>&1 \
 	  | tee .build/test-release.log | $(QUIET)
 	@Tools/require-tests .build/test.log .build/test-release.log
+
+# The tests of several ranks under mpirun, built with the trait that the other targets do without: docs/clusters.md.
+mpi: bootstrap
+	@$(MAKE) -s bootstrap PACKAGES="libopenmpi-dev openmpi-bin"
+	swift build --build-tests --traits MPI --scratch-path .build/mpi $(STRICT)
+	set -o pipefail; swift test --skip-build --traits MPI --scratch-path .build/mpi --filter MPITests 2>&1 \
+	  | tee .build/test-mpi.log | $(QUIET)
+	@Tools/require-tests .build/test-mpi.log
 
 bootstrap:
 	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
@@ -56,23 +64,22 @@ bench: bootstrap
 	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE .build/release/peft-bench trust --rounds 3
 
 fuzz: bootstrap
-	FUZZ_ROUNDS=1000000 swift test -c release -Xswiftc -enable-testing --filter "NeverTrap|aSmallFile|HostileSize"
+	FUZZ_ROUNDS=1000000 swift test -c release --scratch-path .build/release-tests -Xswiftc -enable-testing --filter "NeverTrap|aSmallFile|HostileSize"
 
 # Tests that start programs are left out: Foundation reads past a buffer when it starts one, and the programs are built plain.
 sanitize: bootstrap
 	ASAN_OPTIONS=detect_leaks=0 swift test --sanitize=address --scratch-path .build/address --skip peft_toolTests --skip aBrowserShowsTheReport
 	swift test --sanitize=thread --scratch-path .build/thread --skip peft_toolTests --skip aBrowserShowsTheReport
 
+# The task pages and the libraries' API as one site: python3 -m http.server -d .build/docs
 docs: bootstrap
-	rm -rf .build/symbols .build/docs .build/docs-build
-	mkdir -p .build/symbols .build/docs
-	swift build --scratch-path .build/docs-build --target LanguageModels -Xswiftc -emit-symbol-graph \
-	  -Xswiftc -emit-symbol-graph-dir -Xswiftc $(CURDIR)/.build/symbols
-	for target in PEFT LanguageModels; do \
-	  mkdir -p .build/symbols/$$target && mv .build/symbols/$$target*.symbols.json .build/symbols/$$target && \
-	  docc convert Sources/$$target/$$target.docc --additional-symbol-graph-dir .build/symbols/$$target \
-	    --fallback-display-name $$target --fallback-bundle-identifier peft.$$target --output-dir .build/docs/$$target || exit 1; \
-	done
+	swift build
+	Tools/docs .build/debug .build/docs
+
+# What stands in examples/: a Swift client by path, a shell session, a Python session.
+examples: bootstrap
+	swift build --product peft-tool
+	Tools/run-examples .build/debug
 
 # One static file and all that is made of it, under dist/, each checked in a fresh root: docs/release.md.
 dist: bootstrap dist-bootstrap

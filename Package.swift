@@ -37,6 +37,7 @@ let package = Package(
     .executable(name: "peft-tool", targets: ["peft-tool"]),
     .library(name: "FaultInjection", type: .dynamic, targets: ["CFaultInjection"]),
   ],
+  traits: [.trait(name: "MPI", description: "Several ranks under mpirun: docs/clusters.md. Needs libopenmpi-dev.")],
   targets: [
     .target(
       name: "CKernels",
@@ -48,13 +49,19 @@ let package = Package(
     system("CNettle", pkgConfig: "nettle", apt: "nettle-dev"),
     // Its pkg-config file has a flag that the package manager does not take; the header is in the compiler's own path.
     .systemLibrary(name: "CUTF8Proc", providers: [.apt(["libutf8proc-dev"])]),
+    system("COpenMPI", pkgConfig: "ompi-c", apt: "libopenmpi-dev"),
     .target(name: "CLinux"),
     .target(name: "CStart"),
     library("TensorMath", ["CKernels", "COpenBLAS"]),
     library("TensorFiles", ["CJansson", "CLinux", "CNettle", "CZlib"]),
     library("PEFT", ["TensorMath", "TensorFiles", "CPCRE2"]),
     library("LanguageModels", ["PEFT", "TensorMath", "TensorFiles", "CPCRE2", "CUTF8Proc"]),
-    library("Training", ["LanguageModels", "PEFT", "TensorFiles", "TensorMath"]),
+    library(
+      "Training",
+      [
+        "LanguageModels", "PEFT", "TensorFiles", "TensorMath",
+        .target(name: "COpenMPI", condition: .when(traits: ["MPI"])),
+      ]),
     library("PeftToolCLI", ["Training", "LanguageModels", "PEFT", "TensorFiles"]),
     tool("peft-tool", ["PeftToolCLI", "CStart"]),
     tool("peft-bench", ["Training", "LanguageModels", "PEFT", "TensorFiles", "TensorMath"]),

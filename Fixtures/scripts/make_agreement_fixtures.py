@@ -112,6 +112,12 @@ def main():
     case("tie-stored-twice-head", tied, lora("lm_head"), edit=same)
     case("tie-gpt2", transformers.GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=24, n_positions=16, **TOKENS),
          lora("lm_head", "c_attn"))
+    case("tie-both", tied, lora("embed_tokens", "lm_head", "q_proj"))
+    case("tie-both-gpt2",
+         transformers.GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=24, n_positions=16, **TOKENS),
+         lora("wte", "lm_head"))
+    case("tie-bias-all", transformers.RobertaConfig(**SMALL), lora("query", bias="all", task_type=None),
+         transformers.AutoModelForMaskedLM)
     case("tie-bias", transformers.RobertaConfig(**SMALL), lora("query", task_type=None), transformers.AutoModelForMaskedLM)
     case("nested-config", transformers.MptConfig(d_model=8, n_layers=1, n_heads=2, vocab_size=24, max_seq_len=16, **TOKENS),
          lora("Wqkv"))

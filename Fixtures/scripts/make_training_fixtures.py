@@ -98,7 +98,7 @@ class FirstGradients(TrainerCallback):
             self.found = {n if n.startswith("prompt_encoder") else saved_name(n): g for n, g in found.items()}
 
 
-def run(name, base, config, options, prepare=lambda model: None, callbacks=()):
+def run(name, base, config, options, prepare=lambda model: None, callbacks=(), attention="eager", side="right"):
     """Makes one case's files. `prepare` may change the fresh adapter, whose untouched values often leave nothing to see."""
     out = ROOT / name
     shutil.rmtree(out, ignore_errors=True)
@@ -110,7 +110,7 @@ def run(name, base, config, options, prepare=lambda model: None, callbacks=()):
             torch.nn.init.normal_(p, std=0.1) if p.ndim > 1 else p.data.add_(0.1 * torch.randn_like(p))
         model.save_pretrained(bases)
         (bases / "generation_config.json").unlink(missing_ok=True)
-    model = AutoModelForCausalLM.from_pretrained(bases, dtype=torch.float32, attn_implementation="eager")
+    model = AutoModelForCausalLM.from_pretrained(bases, dtype=torch.float32, attn_implementation=attention)
     torch.manual_seed(11)
     model = get_peft_model(model, config)
     prepare(model)
@@ -120,7 +120,7 @@ def run(name, base, config, options, prepare=lambda model: None, callbacks=()):
         arguments = dict(output_dir=scratch, per_device_train_batch_size=2, num_train_epochs=5, learning_rate=1e-2, logging_steps=1,
                          save_strategy="no", report_to="none", seed=7, use_cpu=True, disable_tqdm=True)
         arguments.update(options)
-        collator = Pad()
+        collator = Pad(side)
         trainer = Trainer(model=model, args=TrainingArguments(**arguments), train_dataset=records(),
                           data_collator=lambda f: collator.pad(f), callbacks=[watch, *callbacks])
         trainer.train()
@@ -135,7 +135,7 @@ def run(name, base, config, options, prepare=lambda model: None, callbacks=()):
     (out / "run.json").write_text(json.dumps(
         {"base": base, "arguments": {k: v for k, v in arguments.items() if k in TrainingArguments.__dataclass_fields__ and k not in
                                      ("output_dir", "report_to", "use_cpu", "disable_tqdm", "logging_steps", "save_strategy")},
-         "log": log, "adapter_seed": 11, "processor": vendor, "torch": torch.__version__}, indent=1) + "\n")
+         "log": log, "adapter_seed": 11, **({"padding_side": side} if side != "right" else {}), "processor": vendor, "torch": torch.__version__}, indent=1) + "\n")
     print(name, [round(e["loss"], 4) for e in log][:6], len(log))
 
 

@@ -163,17 +163,26 @@ typedef struct {
     free(wide);                                                                                               \
   }
 
-// One group of tokens laid out k by k.
-static void pack(void *context, size_t index) {
-  const work *job = context;
-  const size_t group = job->group, in = job->in, token = index * group;
-  float *packed = job->packed + token * in;
-  // Rows past the last are copies of the first: their products are not stored.
-  const float *rows[16];
-  for (size_t i = 0; i < group; i++) rows[i] = job->x + (token + (token + i < job->tokens ? i : 0)) * in;
-  for (size_t k = 0; k < in; k++)
-    for (size_t i = 0; i < group; i++) packed[k * group + i] = rows[i][k];
-}
+// One group of tokens laid out k by k. Rows past the last are copies of the first: their products are not stored.
+#define PACK(name, lanes, group, target)                                                                      \
+  target static void name(void *context, size_t index) {                                                      \
+    const work *job = context;                                                                                \
+    const size_t in = job->in, token = index * group;                                                         \
+    float *packed = job->packed + token * in;                                                                 \
+    const float *rows[lanes];                                                                                 \
+    for (size_t i = 0; i < lanes; i++)                                                                        \
+      rows[i] = job->x + (token + (i < group && token + i < job->tokens ? i : 0)) * in;                       \
+    size_t k = 0;                                                                                             \
+    for (; k + lanes <= in; k += lanes) {                                                                     \
+      v##lanes r[lanes];                                                                                      \
+      _Pragma("clang loop unroll(full)") for (int i = 0; i < lanes; i++) r[i] = LOAD_f32(lanes, rows[i] + k); \
+      TRANSPOSE_##lanes(r);                                                                                   \
+      _Pragma("clang loop unroll(full)") for (int i = 0; i < lanes; i++)                                      \
+          memcpy(packed + (k + i) * group, &r[i], group * sizeof(float));                                     \
+    }                                                                                                         \
+    for (; k < in; k++)                                                                                       \
+      for (size_t i = 0; i < group; i++) packed[k * group + i] = rows[i][k];                                  \
+  }
 
 #if defined(__x86_64__)
 #define PAIRS_TARGET __attribute__((target("arch=x86-64-v4,avx512bf16"), min_vector_width(512)))
@@ -256,7 +265,7 @@ PAIRS_TARGET static void many_pairs(void *context, size_t panel) {
 
 typedef void (*body)(void *, size_t);
 typedef struct {
-  body few[2], many[2];
+  body few[2], many[2], pack;
 } variants;
 
 #define ALL(format, lanes, group, level, target)                   \
@@ -265,9 +274,11 @@ typedef struct {
   MANY(many_##format##_##level, format, lanes, group, 0, target)   \
   MANY(tmany_##format##_##level, format, lanes, group, 1, target)  \
   static const variants format##_##level = {{few_##format##_##level, tfew_##format##_##level}, \
-                                            {many_##format##_##level, tmany_##format##_##level}};
+                                            {many_##format##_##level, tmany_##format##_##level}, \
+                                            pack_##level};
 
 #define FORMATS(lanes, group, level, target) \
+  PACK(pack_##level, lanes, group, target)   \
   ALL(f32, lanes, group, level, target)      \
   ALL(f16, lanes, group, level, target)      \
   ALL(bf16, lanes, group, level, target)
@@ -317,7 +328,7 @@ void kernels_project(int format, const void *w, size_t out, size_t in, int trans
 #endif
   job.packed = aligned_alloc(64, (groups * group * in * sizeof(float) + 63) / 64 * 64);
   if (!job.packed) abort();
-  kernels_parallel(groups, pack, &job);
+  kernels_parallel(groups, chosen->pack, &job);
   kernels_parallel((out + 2 * lanes - 1) / (2 * lanes), chosen->many[transposed != 0], &job);
   free(job.packed);
 }

@@ -9,10 +9,17 @@ final class Pass {
   private let tokens: Int
   /// The first token that an aLoRA acts on; none where it is not below `tokens`.
   private let adapterStart: Int
+  /// True where layers may round their inputs for speed: in a long prompt of which only the end is asked for.
+  let roundsInputs: Bool
 
+  /// Tokens of a prompt up to which exact inputs cost no time that anybody sees.
+  private static let exactTokens = 64
+
+  /// - Parameter lastOnly: true if the logits of the last token alone are wanted.
   init(
-    angles: (cosines: [Float], sines: [Float])?, cache: KeyValueCache, tokens: Int, adapterStart: Int
+    angles: (cosines: [Float], sines: [Float])?, cache: KeyValueCache, tokens: Int, adapterStart: Int, lastOnly: Bool
   ) {
+    roundsInputs = lastOnly && tokens > Self.exactTokens
     self.angles = angles
     self.cache = cache
     self.tokens = tokens
@@ -59,10 +66,12 @@ public final class Attention: NetworkModule {
     public var scale: Float
     /// Positions that a query sees; nil for all.
     public var window: Int?
+    /// Share of the softmax that training drops.
+    public var dropout: Double
 
     public init(
       projections: [String] = ["q_proj", "k_proj", "v_proj"], output: String = "o_proj", heads: Int, keyHeads: Int,
-      width: Int, scale: Float, window: Int? = nil
+      width: Int, scale: Float, window: Int? = nil, dropout: Double = 0
     ) {
       self.projections = projections
       self.output = output
@@ -71,6 +80,7 @@ public final class Attention: NetworkModule {
       self.width = width
       self.scale = scale
       self.window = window
+      self.dropout = dropout
     }
   }
 
@@ -159,11 +169,13 @@ public final class DecoderLayer: NetworkModule {
     public var feedForward: FeedForward
     /// True if a norm follows each sum instead of preceding each part.
     public var normsAfter: Bool
+    /// Share of what each part adds that training drops.
+    public var dropout: Double
 
     public init(
       attention: String = "self_attn", attentionNorm: String = "input_layernorm",
       feedForwardNorm: String = "post_attention_layernorm", feedForwardModule: String? = "mlp",
-      feedForward: FeedForward, normsAfter: Bool = false
+      feedForward: FeedForward, normsAfter: Bool = false, dropout: Double = 0
     ) {
       self.attention = attention
       self.attentionNorm = attentionNorm
@@ -171,6 +183,7 @@ public final class DecoderLayer: NetworkModule {
       self.feedForwardModule = feedForwardModule
       self.feedForward = feedForward
       self.normsAfter = normsAfter
+      self.dropout = dropout
     }
   }
 

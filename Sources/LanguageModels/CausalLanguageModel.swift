@@ -99,7 +99,7 @@ public final class CausalLanguageModel {
       throw .contextTooLong(tokens: positions.upperBound, limit: contextLength)
     }
     let angles = parts.rotary.map { part(at: $0, as: RotaryEmbedding.self).angles(positions) }
-    let pass = Pass(angles: angles, cache: cache, tokens: embedded.rows, adapterStart: adapterStart)
+    let pass = Pass(angles: angles, cache: cache, tokens: embedded.rows, adapterStart: adapterStart, lastOnly: lastOnly)
     var x = embedded
     if let path = parts.inputProjection { x = part(at: path, as: LinearLayer.self)(x, pass) }
     if let path = parts.positions { x.add(part(at: path, as: Embedding.self)(Array(positions)), scale: 1) }

@@ -42,6 +42,8 @@ package struct FrozenNorm: Sendable {
 
 /// A decoder layer as values: what a pass forwards or backwards needs of its modules.
 package struct FrozenDecoderLayer: Sendable {
+  /// The module's path, such as `model.layers.0`.
+  package let path: String
   /// Queries, keys and values: three, or one that gives all three.
   package let projections: [FrozenLinear]
   package let output: FrozenLinear
@@ -55,6 +57,8 @@ package struct FrozenDecoderLayer: Sendable {
   package let function: ActivationKernel
   /// True if a norm follows each sum instead of preceding each part.
   package let normsAfter: Bool
+  /// Shares that training drops: of attention's softmax, and of what each part adds.
+  package let dropout: (attention: Double, sums: Double)
 
   /// All linear layers in the order in which a forward pass reaches them.
   package var linears: [FrozenLinear] { projections + [output] + (gate.map { [$0] } ?? []) + [up, down] }
@@ -81,6 +85,8 @@ package struct FrozenModel {
   package let finalNorm: FrozenNorm?
   package let head: FrozenLinear
   package let contextLength: Int
+  /// Shares that training drops: of what enters the first layer, and of layers.
+  package let dropout: (input: Double, layers: Double)
   /// Cosines and sines for positions from 0, `[length, width / 2]`; nil where the model does not rotate.
   package let angles: ((Int) -> (cosines: [Float], sines: [Float]))?
 }
@@ -118,7 +124,7 @@ extension CausalLanguageModel {
       }
       layers.append(
         FrozenDecoderLayer(
-          projections: layout.projections.map { linear("\(path).\(layer.layout.attention).\($0)") },
+          path: path, projections: layout.projections.map { linear("\(path).\(layer.layout.attention).\($0)") },
           output: linear("\(path).\(layer.layout.attention).\(layout.output)"),
           attention: SequenceAttention(
             heads: layout.heads, keyHeads: layout.keyHeads, width: layout.width, scale: layout.scale,
@@ -131,7 +137,8 @@ extension CausalLanguageModel {
           attentionNorm: part("\(path).\(layer.layout.attentionNorm)"),
           feedForwardNorm: part("\(path).\(layer.layout.feedForwardNorm)"),
           gate: parts.gate.map { linear("\(inner).\($0)") }, up: linear("\(inner).\(parts.up)"),
-          down: linear("\(inner).\(parts.down)"), function: function, normsAfter: layer.layout.normsAfter))
+          down: linear("\(inner).\(parts.down)"), function: function, normsAfter: layer.layout.normsAfter,
+          dropout: (layout.dropout, layer.layout.dropout)))
     }
     let rotary = parts.rotary.flatMap { module($0) as? RotaryEmbedding }
     let positions = parts.positions.flatMap { module($0) as? Embedding }
@@ -144,6 +151,6 @@ extension CausalLanguageModel {
       inputProjection: parts.inputProjection.map { linear($0) },
       outputProjection: parts.outputProjection.map { linear($0) },
       finalNorm: parts.finalNorm.flatMap(norm), head: linear(parts.head),
-      contextLength: contextLength, angles: angles)
+      contextLength: contextLength, dropout: (parts.inputDropout, parts.layerDropout), angles: angles)
   }
 }

@@ -45,8 +45,14 @@ public final class Linear: LinearLayer {
       parameters: [("weight", weight)] + (bias.map { [("bias", $0)] } ?? []))
   }
 
-  public override func callAsFunction(_ x: Matrix<Float>) -> Matrix<Float> {
-    var y = weight.current.project(x, transposed: isTransposed)
+  public override func callAsFunction(_ x: Matrix<Float>) -> Matrix<Float> { product(x, roundsInputs: false) }
+
+  override func callAsFunction(_ x: Matrix<Float>, _ pass: Pass) -> Matrix<Float> {
+    product(x, roundsInputs: pass.roundsInputs)
+  }
+
+  private func product(_ x: Matrix<Float>, roundsInputs: Bool) -> Matrix<Float> {
+    var y = weight.current.project(x, transposed: isTransposed, roundsInputs: roundsInputs)
     if let bias { y.addToRows(bias.vector) }
     return y
   }

@@ -41,6 +41,13 @@ public struct ModelConfig: Sendable {
     return number
   }
 
+  /// A share of one; the fallback where it is absent or null. Throws `.configValue`.
+  public func share(_ key: String, default fallback: Double) throws(ModelError) -> Double {
+    let share = try number(key, default: fallback)
+    guard (0...1).contains(share) else { throw wrong(key, "a number from 0 to 1") }
+    return share
+  }
+
   /// True or false; the fallback where it is absent or null. Throws `.configValue`.
   public func flag(_ key: String, default fallback: Bool) throws(ModelError) -> Bool {
     guard let found = value(key) else { return fallback }

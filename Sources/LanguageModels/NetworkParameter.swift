@@ -96,7 +96,7 @@ public final class ParameterSource {
 
 extension WeightMatrix {
   /// A tensor that a merge computed, in its own dtype.
-  init(_ tensor: ChangedTensor) throws(ModelError) {
+  init(_ tensor: ComputedTensor) throws(ModelError) {
     guard let format = tensor.dtype.format, tensor.shape.count <= 2 else {
       throw .parameterType(path: "", name: tensor.name, found: tensor.dtype.rawValue)
     }

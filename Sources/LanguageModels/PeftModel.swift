@@ -137,7 +137,7 @@ public final class PeftModel {
       loaded.first { $0.name == entry.name }.map { MergePlan.Input($0.stored, weight: Double(entry.weight)) }
     }
     let tensors = try withAdapterErrors({ () throws(AdapterError) in
-      try MergePlan(base: model.base.path, adapters: inputs).changedTensors()
+      try AdapterMatch(base: model.base.path, adapters: inputs).computedTensors()
     })
     let values = try model.values(of: consume tensors)
     isMerged = true

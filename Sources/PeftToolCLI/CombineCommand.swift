@@ -29,7 +29,8 @@ enum CombineFlags {
       needs: "as-peft"),
     Flag(
       "base", value: "DIR", "the base model: for adapters that are more than factors, as DoRA is",
-      detail: "Their changes are computed whole, in memory. With --as-peft: for types that draw masks.", isModel: true),
+      detail: "Their changes are computed whole, a module at a time. With --as-peft: for types that draw masks.",
+      isModel: true, remedy: .giveBase),
   ]
 
   /// The method that was chosen; nil for the sum. Throws `UsageError.badValue`.
@@ -92,12 +93,7 @@ enum CombineFlags {
     options.isPlain = invocation.has("plain")
     options.averagesSaved = invocation.has("average-saved")
     options.ignoredConfigKeys = Set(invocation.all("ignore-config-key"))
-    if let base = invocation.value("base") {
-      for index in adapters.indices {
-        adapters[index].adapter = try await adapters[index].adapter.asPlainLoRA(
-          base: base, ignoredConfigKeys: options.ignoredConfigKeys)
-      }
-    }
+    options.base = invocation.value("base")
     report = try await AdapterCombination(adapters, options: options).write(
       to: output, replacing: invocation.has("force"), workers: try workerCount(invocation))
   }

@@ -19,6 +19,9 @@ enum CommandTable {
     Flag("threads", value: "N", summary, default: "2", takes: .integer(1...256))
   }
 
+  static let forceFlag = Flag(
+    "force", letter: "f", "replace OUT if it exists and is not empty", remedy: .replaceOutput)
+
   static let jsonFlag = Flag("json", "write the answer as one JSON document")
 
   /// - Parameter summary: what the command's page shows.
@@ -52,8 +55,20 @@ enum CommandTable {
     detail: "Merged models carry the digests of their adapters in the metadata of their files.",
     remedy: .allowRepeated)
 
-  private static let mergeFlags: [Flag] = outputFlags(allowRepeatedFlag)
+  private static let mergeFlags: [Flag] = outputFlags(allowRepeatedFlag, partFlag, finishFlag)
   private static let unmergeFlags: [Flag] = outputFlags()
+
+  private static let partFlag = Flag(
+    "part", value: "K/N", "do part K of N, counted from 1, for --finish to put together",
+    detail:
+      "For N programs that see the same files, such as the tasks of a job array. Each writes its share of the tensors into a "
+      + "directory beside OUT; a part that was killed is run again.", takes: .part, excludes: "finish")
+
+  private static let finishFlag = Flag(
+    "finish", "make OUT of its parts",
+    detail:
+      "Checks that all parts are done and of these inputs and options, writes the other files, and gives OUT its name. The result "
+      + "has the bytes of a merge in one go.")
 
   private static func outputFlags(_ more: Flag...) -> [Flag] {
     [
@@ -139,7 +154,7 @@ enum CommandTable {
         Every tensor of an adapter must resolve to exactly one tensor of the base, or nothing is written. OUT appears \
         whole or not at all.
         """,
-      run: mergeCommand),
+      run: mergeCommand, isShared: true),
     mergeModelsEntry,
     Command(
       name: "unmerge", summary: "take merged adapters out of a model again",
@@ -248,7 +263,7 @@ enum CommandTable {
       ],
       flags: [
         Flag("seed", value: "N", "seed of the random values", default: "0", takes: .integer(0...Int.max)),
-        Flag("force", letter: "f", "replace OUT if it exists and is not empty", remedy: .replaceOutput),
+        forceFlag,
         configKeyFlag, jsonFlag,
       ],
       detail: """
@@ -298,7 +313,7 @@ enum CommandTable {
         Flag(
           "component", value: "PART", "the part of a pipeline that an adapter of PEFT is for, such as unet",
           takes: .choice(["unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3"]), needs: "to"),
-        Flag("force", letter: "f", "replace OUT if it exists and is not empty", remedy: .replaceOutput),
+        forceFlag,
         Flag(
           "max-shard-size", value: "SIZE", "write shards of at most SIZE, such as 5GB",
           default: "the model's own shards"),

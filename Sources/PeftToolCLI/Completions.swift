@@ -84,7 +84,7 @@ enum Completions {
     case .choice(let words): "kind=words words=\(quoted(words.joined(separator: " ")))"
     case .file: "kind=file"
     case .directory: "kind=directory"
-    case .text, .integer, .number, .size: "kind=nothing"
+    case .text, .integer, .number, .size, .part: "kind=nothing"
     }
   }
 
@@ -105,7 +105,7 @@ enum Completions {
     case .choice(let words): "(\(words.map(zshPart).joined(separator: " ")))"
     case .file: "_files"
     case .directory: "_files -/"
-    case .text, .integer, .number, .size: " "
+    case .text, .integer, .number, .size, .part: " "
     }
   }
 
@@ -171,7 +171,7 @@ enum Completions {
     case .choice(let words): " -x -a \(fishQuoted(words.joined(separator: " ")))"
     case .file: " -r -F"
     case .directory: " -x -a '(__fish_complete_directories)'"
-    case .text, .integer, .number, .size: " -x"
+    case .text, .integer, .number, .size, .part: " -x"
     }
   }
 

@@ -2,6 +2,7 @@ internal import Glibc
 internal import PEFT
 internal import Synchronization
 internal import TensorFiles
+internal import Training
 
 /// Where a command's words go: the answer to standard output, everything else to standard error.
 public struct Console: Sendable {
@@ -21,6 +22,8 @@ public struct Console: Sendable {
   let writesToTerminal: Bool
   /// True if `--quiet` was given.
   var isQuiet = false
+  /// Those who run the command together; the first of them speaks.
+  var ranks: any Ranks = OneRank()
 
   /// A console of one's own, for tests.
   public init(
@@ -34,6 +37,13 @@ public struct Console: Sendable {
     self.writesToTerminal = writesToTerminal
     isTerminal = showsProgress
     progress = showsProgress ? .bar : .none
+  }
+
+  /// One of several ranks: all but the first say nothing.
+  func speaking(for ranks: any Ranks) -> Console {
+    var console = ranks.isFirst ? self : Console(output: { _ in }, error: { _ in })
+    console.ranks = ranks
+    return console
   }
 
   /// The process's own streams. A closed standard output ends the process with code 0: the reader has seen enough.
@@ -185,6 +195,8 @@ var peakResidentBytes: Int {
 
 /// Text from files made fit for a terminal: control characters as escapes but for `keeping`, and no more than `limit` characters.
 func printable(_ text: String, limit: Int = 2000, keeping kept: Set<Unicode.Scalar> = []) -> String {
+  // Most text needs no look at Unicode's tables.
+  if text.utf8.count <= limit, text.utf8.allSatisfy({ (0x20..<0x7F).contains($0) }) { return text }
   var result = ""
   for (index, scalar) in text.unicodeScalars.enumerated() {
     if index == limit { return result + "…" }

@@ -25,7 +25,9 @@ enum ErrorText {
 
   private static func text(_ error: AdapterError, of command: Command?) -> String {
     guard let remedy = error.remedy, let flag = command?.allFlags.first(where: { $0.remedy == remedy.kind }) else {
+      // Another command cures it.
       return error.facts
+        + (error.remedy == .giveBaseForPlainLoRA ? " 'peft-tool to-lora' with its base makes a plain LoRA of it." : "")
     }
     return "\(error.facts) \(sentence(remedy, "--\(flag.name)"))"
   }
@@ -39,6 +41,9 @@ enum ErrorText {
     case .allowNonFinite: "Pass \(flag) to go on."
     case .replaceOutput: "Pass \(flag) to replace it."
     case .allowDownloads: "It is downloaded without \(flag)."
+    case .giveRanks: "Give \(flag) or --energy."
+    case .giveBase, .giveBaseForPlainLoRA: "Give the base with \(flag)."
+    case .averageSaved: "\(flag) takes their weighted mean, if the weights do not sum to 0."
     }
   }
 }

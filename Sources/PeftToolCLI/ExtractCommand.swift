@@ -17,7 +17,7 @@ let extractEntry = Command(
         + "it."),
     Flag("with-norms", "store changed norms in full", detail: "As modules_to_save."),
     Flag("with-biases", "store changed biases in full", detail: "With bias \"all\"."),
-    WorkbenchCommands.forceFlag, WorkbenchCommands.decomposersFlag, CommandTable.jsonFlag,
+    CommandTable.forceFlag, WorkbenchCommands.decomposersFlag, CommandTable.jsonFlag,
   ],
   detail: """
     Writes the best approximation of each weight's change by fewer ranks as B·A, alpha = rank, in f32; weights that are equal are left \

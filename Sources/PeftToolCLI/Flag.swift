@@ -3,7 +3,7 @@ internal import TensorFiles
 
 /// What a word may be: shells complete it, and another word is refused before the command begins.
 enum Word: Sendable, Equatable {
-  case text, size, file, directory
+  case text, size, file, directory, part
   case integer(ClosedRange<Int>?)
   case number(ClosedRange<Double>?)
   case choice([String])
@@ -14,7 +14,7 @@ enum Word: Sendable, Equatable {
     case "N": self = .integer(nil)
     case "X", "P": self = .number(nil)
     case "SIZE": self = .size
-    case "FILE": self = .file
+    case "FILE", "PATH": self = .file
     case "DIR", "OUT": self = .directory
     default: self = .text
     }
@@ -33,6 +33,9 @@ enum Word: Sendable, Equatable {
       Double(word).map { $0.isFinite && range?.contains($0) ?? true } == true
         ? nil : "a number" + (range.map { Self.bounds(numberText($0.lowerBound), numberText($0.upperBound)) } ?? "")
     case .size: parseBytes(word) == nil ? "a size such as 5GB" : nil
+    case .part:
+      MergePart(word) == nil
+        ? "a part such as 3/8, counted from 1/8 to 8/8, of at most \(MergePart.greatestCount)" : nil
     case .choice(let words):
       words.contains(word) ? nil : "one of \(words.joined(separator: ", "))"
     }
@@ -117,13 +120,35 @@ struct Command: Sendable {
   /// One line.
   let summary: String
   let operands: [Operand]
-  let flags: [Flag]
+  private let makeFlags: @Sendable () -> [Flag]
   /// Paragraphs for the man page and the command's help.
   let detail: String
   let run: @Sendable (Invocation, Console) async throws -> Int32
   /// Options of which one must be given, and what there is for who wants neither.
-  var needsOne: [String] = []
-  var otherwise = ""
+  let needsOne: [String]
+  let otherwise: String
+  /// True if several ranks share the work.
+  let isShared: Bool
+
+  /// - Parameter flags: made when they are asked for, so that no command begins with those of all others.
+  init(
+    name: String, summary: String, operands: [Operand], flags: @autoclosure @escaping @Sendable () -> [Flag],
+    detail: String, run: @escaping @Sendable (Invocation, Console) async throws -> Int32, needsOne: [String] = [],
+    otherwise: String = "", isShared: Bool = false
+  ) {
+    self.name = name
+    self.summary = summary
+    self.operands = operands
+    makeFlags = flags
+    self.detail = detail
+    self.run = run
+    self.needsOne = needsOne
+    self.otherwise = otherwise
+    self.isShared = isShared
+  }
+
+  /// Its own options.
+  var flags: [Flag] { makeFlags() }
 }
 
 /// What was typed, checked against the table.
@@ -166,6 +191,7 @@ extension Command {
     var operands: [String] = []
     var values: [String: [String]] = [:]
     var position = 0
+    let allFlags = allFlags
     func take(_ flag: Flag, _ joined: String?) throws(UsageError) {
       guard let valueName = flag.value else {
         if let joined { throw .valueNotTaken(flag: flag.name, found: joined) }
@@ -225,6 +251,7 @@ extension Command {
         throw .badOperand(command: name, operand: operand.name, found: word, expected: expected)
       }
     }
+    let flags = flags
     for flag in flags where values[flag.name] != nil {
       if let other = flags.first(where: { $0.name == flag.excludes }), values[other.name] != nil {
         throw .conflict([flag, other].map { .init(flag: $0.name, summary: $0.summary) })
@@ -248,6 +275,7 @@ extension Command {
   var allFlags: [Flag] { flags + CommandTable.commonFlags }
 
   private func flag(named name: String) throws(UsageError) -> Flag {
+    let allFlags = allFlags
     if let flag = allFlags.first(where: { $0.name == name }) { return flag }
     let begun = allFlags.filter { $0.name.hasPrefix(name) }
     if begun.count == 1 && !name.isEmpty { return begun[0] }

@@ -58,7 +58,7 @@ internal import TensorFiles
       mismatch: match?.reason)
     try report.write(
       AdapterPage(
-        summary: summary, statistics: statistics, verdict: verdict, facts: factRows(summary),
+        summary: summary, statistics: statistics, verdict: verdict, facts: factRows(summary) + scaleRows(summary),
         modules: groupRows(summary),
         match: match?.fit, comparison: comparison
       ).page, console)
@@ -78,13 +78,21 @@ private func factRows(_ summary: AdapterSummary) -> [[String]] {
     let method = config.useRSLoRA ? "alpha/sqrt(r)" : "alpha/r"
     rows.append(["r, alpha", "\(config.rank), \(alphaText(config.alpha)) (scale = \(method))"])
     rows.append(["targets", targetsText(config.targetModules)])
-    if let saved = config.modulesToSave { rows.append(["modules to save", saved.joined(separator: ", ")]) }
+    if let saved = config.modulesToSave { rows.append(["modules to save", listText(saved)]) }
   }
   rows.append([
     "weights",
     "\(countText(summary.tensorCount, "tensor")), \(countText(summary.parameterCount, "parameter")), \(bytesRow(summary))",
   ])
-  return rows
+  // A text of the configuration may be of any length.
+  return rows.map { [$0[0], printable($0[1], limit: 600)] }
+}
+
+/// The scales and dtypes that the text's tables have by module, for a page's facts.
+private func scaleRows(_ summary: AdapterSummary) -> [[String]] {
+  let scales = Set(summary.modules.compactMap { $0.scaling?.scale }).sorted()
+  let dtypes = summary.bytesByDType.keys.map(\.rawValue).sorted()
+  return (scales.isEmpty ? [] : [["scale", listText(scales.map(numberText))]]) + [["dtype", listText(dtypes)]]
 }
 
 /// Modules and other tensors, layers folded, for a page.
@@ -111,8 +119,10 @@ private func printSummary(_ summary: AdapterSummary, _ console: Console) {
   }
   if config.peftType == .lora && !config.unknownKeys.isEmpty {
     console.line("")
-    let keys = config.unknownKeys.map { "\($0.key) = \($0.value.compactText)" }
-    console.line("unknown keys: \(keys.joined(separator: ", "))")
+    let keys = config.unknownKeys.map {
+      "\(printable($0.key, limit: 80)) = \(printable($0.value.compactText, limit: 80))"
+    }
+    console.line("unknown keys: \(listText(keys))")
   }
 }
 
@@ -133,7 +143,7 @@ private func targetsText(_ rule: ModuleRule?) -> String {
   guard let rule else { return "the model's default" }
   guard case .names(let names) = rule, names.count > 8 else { return rule.description }
   let last = Set(names.map { $0.split(separator: ".").last.map(String.init) ?? $0 }).sorted()
-  return "\(names.count) paths ending in \(last.joined(separator: ", "))"
+  return "\(grouped(names.count)) paths ending in \(listText(last))"
 }
 
 private func alphaText(_ alpha: PythonNumber?) -> String { alpha.map { numberText($0.doubleValue) } ?? "null" }

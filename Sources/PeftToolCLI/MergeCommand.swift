@@ -1,5 +1,6 @@
 internal import PEFT
 internal import TensorFiles
+internal import Training
 
 /// `peft-tool merge BASE ADAPTER... OUT`
 @Sendable func mergeCommand(_ invocation: Invocation, _ console: Console) async throws -> Int32 {
@@ -62,18 +63,36 @@ private func merge(_ invocation: Invocation, _ console: Console, unmerges: Bool)
   let started = Clock.seconds
   let workers = try workerCount(invocation)
   let output = invocation.operands[invocation.operands.count - 1]
-  let plan = try makePlan(invocation, unmerges: unmerges)
+  let ranks = console.ranks
+  if !ranks.isAlone, let flag = ["part", "finish"].first(where: invocation.has) {
+    throw UsageError.notForRanks(flag: flag)
+  }
+  let plan = try ranks.together { try makePlan(invocation, unmerges: unmerges) }
   let merger = Merger(plan, workers: workers)
+  let part = invocation.value("part").flatMap { MergePart($0) }
   if invocation.has("dry-run") {
-    try merger.check(output: output)
+    let more = try PartPreview(part, isLast: invocation.has("finish"), merger, output)
+    if part == nil, !invocation.has("finish") { try ranks.together { try merger.check(output: output) } }
     invocation.has("json")
-      ? console.json(planJSON(plan, workers)) : planLines(plan, workers, output).forEach(console.line)
+      ? console.json(more.adding(to: planJSON(plan, workers)))
+      : planLines(plan, workers, output, more).forEach(console.line)
     return 0
   }
   let bar = ProgressBar(console)
-  let outcome = try await merger.run(to: output) { progress in
-    bar.update(done: progress.writtenBytes, total: progress.totalBytes)
+  if let part {
+    let outcome = try await merger.run(part, to: output) { progress in
+      bar.update(done: progress.writtenBytes, total: progress.totalBytes)
+    }
+    bar.finish()
+    report(part, outcome, plan, seconds: Clock.seconds - started, console, asJSON: invocation.has("json"))
+    return 0
   }
+  let outcome =
+    invocation.has("finish")
+    ? try merger.finish(output)
+    : try await merger.run(to: output, sharedBy: ranks) { progress in
+      bar.update(done: progress.writtenBytes, total: progress.totalBytes)
+    }
   bar.finish()
   let seconds = Clock.seconds - started
   if invocation.has("json") {
@@ -106,7 +125,7 @@ private func accounting(_ plan: MergePlan) -> String {
   return parts.joined(separator: ", ")
 }
 
-private func planLines(_ plan: MergePlan, _ workers: Int, _ output: String) -> [String] {
+private func planLines(_ plan: MergePlan, _ workers: Int, _ output: String, _ more: PartPreview) -> [String] {
   let rows = [
     ["tensors", "\(plan.tensorCount), of which \(plan.mergedCount) are merged (\(bytesText(plan.mergedBytes)))"],
     ["peak memory", "about \(bytesText(plan.predictedPeakBytes(workers: workers))) beyond the program's own 10 MB"],
@@ -114,7 +133,7 @@ private func planLines(_ plan: MergePlan, _ workers: Int, _ output: String) -> [
     ["shards", plan.shardNames.joined(separator: ", ")],
     ["output", "\(output) (nothing was written)"],
   ]
-  return [accounting(plan)] + table(rows) + plan.notes.map { "note: \($0)" }
+  return [accounting(plan)] + table(rows + more.rows) + plan.notes.map { "note: \($0)" }
 }
 
 private func planJSON(_ plan: MergePlan, _ workers: Int) -> JSONValue {

@@ -11,7 +11,7 @@ let mergeModelsEntry = Command(
     Flag(
       "dry-run", letter: "n", "show the plan and write nothing",
       detail: "Reads the recipe, finds every tensor's sources and parameters, checks shapes, space and places."),
-    Flag("force", letter: "f", "replace OUT if it exists and is not empty", remedy: .replaceOutput),
+    CommandTable.forceFlag,
     Flag(
       "random-seed", value: "N", "seed of the methods that draw: dare and della",
       detail: "The draws are torch's, in the order in which mergekit makes them.", default: "0",
@@ -54,7 +54,7 @@ let mergeModelsEntry = Command(
   let hub = Hub(isOffline: invocation.has("offline"))
   let plan = try RecipePlan(MergeRecipe(path: invocation.operands[0]), options: options) {
     word throws(AdapterError) in
-    guard FileSystem.kind(word) == nil, let repository = Repository(word) else { return word }
+    guard let repository = try ModelWord.repository(word, hub) else { return word }
     return try hub.directory(of: repository) { downloads.update($0) }
   }
   let merger = RecipeMerger(plan, workers: workers)

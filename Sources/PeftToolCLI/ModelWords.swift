@@ -62,8 +62,13 @@ struct ModelWord {
     return try repository(place, hub) == nil ? (text, nil) : (place, weight)
   }
 
+  /// The repository that a word names; nil for a path, which every word is that leads somewhere.
+  static func repository(_ word: String, _ hub: Hub) throws(AdapterError) -> Repository? {
+    FileSystem.kind(word) == nil ? try Repository(address: word, endpoint: hub.endpoint) : nil
+  }
+
   private func repository(_ place: String, _ hub: Hub) throws(AdapterError) -> Repository? {
-    isModel ? try Repository(address: place, endpoint: hub.endpoint) : nil
+    isModel ? try Self.repository(place, hub) : nil
   }
 
   /// Throws if the word leads nowhere, as far as can be said without the hub, and for a weight that is none.
@@ -80,7 +85,7 @@ struct ModelWord {
   /// The word with a directory in the place of a repository's name.
   func located(_ hub: Hub, _ report: @escaping (HubProgress) -> Void) throws -> String {
     let (place, weight) = try parts(hub)
-    guard FileSystem.kind(place) == nil, let repository = try repository(place, hub) else { return text }
+    guard let repository = try repository(place, hub) else { return text }
     return try directory(of: repository, hub, report) + (weight.map { ":\($0)" } ?? "")
   }
 

@@ -3,13 +3,11 @@ internal import TensorFiles
 
 private let adapterOperand = Operand(name: "ADAPTER", summary: "directory of the adapter", isModel: true)
 private let outputOperand = Operand(name: "OUT", summary: "directory to be made")
-private let forceFlag = Flag(
-  "force", letter: "f", "replace OUT if it exists and is not empty", remedy: .replaceOutput)
 private let baseFlag = Flag("base", value: "DIR", "the model that the adapter is for", isModel: true)
 
 let slimEntry = Command(
   name: "slim", summary: "leave out of an adapter what its base has itself",
-  operands: [adapterOperand, outputOperand], flags: [baseFlag, forceFlag, CommandTable.jsonFlag],
+  operands: [adapterOperand, outputOperand], flags: [baseFlag, CommandTable.forceFlag, CommandTable.jsonFlag],
   detail: """
     PEFT stores embeddings beside a LoRA on them, and modules in full that modules_to_save names, whether training changed them \
     or not. Those whose values are the base's are left out; a saved module only if all of its tensors are. All other tensors \
@@ -19,7 +17,7 @@ let slimEntry = Command(
 
 let renameKeysEntry = Command(
   name: "rename-keys", summary: "give an adapter's modules the names that they have in a base",
-  operands: [adapterOperand, outputOperand], flags: [baseFlag, forceFlag, CommandTable.jsonFlag],
+  operands: [adapterOperand, outputOperand], flags: [baseFlag, CommandTable.forceFlag, CommandTable.jsonFlag],
   detail: """
     Releases of transformers differ in parts that only wrap a model, such as language_model. Each module is found in the base by \
     the end of its name; several answers, or none, are an error. Targets and patterns of the configuration follow.
@@ -41,7 +39,7 @@ let fixConfigEntry = Command(
   name: "fix-config", summary: "write an adapter's configuration for an earlier release of PEFT",
   operands: [adapterOperand, outputOperand],
   flags: [
-    Flag("target-peft", value: "RELEASE", "the release that is to read it, such as 0.13"), forceFlag,
+    Flag("target-peft", value: "RELEASE", "the release that is to read it, such as 0.13"), CommandTable.forceFlag,
     CommandTable.jsonFlag,
   ],
   detail: """

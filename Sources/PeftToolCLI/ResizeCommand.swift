@@ -5,7 +5,7 @@ internal import TensorFiles
 enum RankFlags {
   static let rank = Flag(
     "rank", letter: "r", value: "N", "give every module this rank",
-    detail: "With one of the rules below it is the greatest rank that the rule may choose.")
+    detail: "With one of the rules below it is the greatest rank that the rule may choose.", remedy: .giveRanks)
   static let energy = Flag(
     "energy", value: "P", "keep the fewest directions with this share of each change's sum of squares",
     detail: "From 0 to 1; 0.9 keeps an error of at most the root of 0.1 of the change.")
@@ -16,6 +16,8 @@ enum RankFlags {
   static let frobenius = Flag(
     "sv-fro", value: "P", "keep the fewest singular values with this share of the root of their sum of squares",
     excludes: "energy")
+
+  static let all = [rank, energy, ratio, cumulative, frobenius]
 
   /// The rule that was given; nil if there is none. Throws `UsageError`.
   static func rule(_ invocation: Invocation) throws(UsageError) -> RankRule? {
@@ -54,17 +56,20 @@ enum RankFlags {
   guard var rule = try RankFlags.rule(invocation) else {
     throw UsageError.oneNeeded(
       command: "resize",
-      [RankFlags.rank, RankFlags.energy, RankFlags.ratio, RankFlags.cumulative, RankFlags.frobenius].map {
-        .init(flag: $0.name, summary: $0.summary)
-      })
+      RankFlags.all.map { .init(flag: $0.name, summary: $0.summary) })
   }
   rule.countsAsKohya = invocation.has("as-kohya")
   let output = invocation.operands[1]
-  let resize = try AdapterResize(
-    StoredAdapter(directory: invocation.operands[0]), rule: rule,
-    ignoredConfigKeys: Set(invocation.all("ignore-config-key")))
-  let report = try await resize.write(
-    to: output, replacing: invocation.has("force"), workers: try workerCount(invocation))
+  let (replacing, workers) = (invocation.has("force"), try workerCount(invocation))
+  let ignored = Set(invocation.all("ignore-config-key"))
+  let parts = try StoredAdapter.all(at: invocation.operands[0]).map { component, adapter in
+    (component: component ?? "", resize: try AdapterResize(adapter, rule: rule, ignoredConfigKeys: ignored))
+  }
+  let report =
+    parts.count == 1
+    ? try await parts[0].resize.write(to: output, replacing: replacing, workers: workers)
+    : try await AdapterResize.write(
+      parts, from: invocation.operands[0], to: output, replacing: replacing, workers: workers)
   console.report(report, of: output, seconds: Clock.seconds - started, asJSON: invocation.has("json"))
   return 0
 }

@@ -13,6 +13,12 @@ func bytesText(_ count: Int) -> String {
 /// A number of things: "1 tensor", "2 tensors".
 func countText(_ count: Int, _ noun: String) -> String { "\(grouped(count)) \(noun)\(count == 1 ? "" : "s")" }
 
+/// Names on one line: all of a few, or the first and how many more there are.
+func listText(_ names: [String]) -> String {
+  let shown = names.prefix(8).joined(separator: ", ")
+  return names.count > 8 ? "\(shown) and \(grouped(names.count - 8)) more" : shown
+}
+
 /// A number without needless zeros: "2", "0.5", "11.3137".
 func numberText(_ value: Double) -> String {
   var text = fixed(value, 4)
@@ -32,18 +38,19 @@ func shortText(_ value: Double) -> String {
 /// As `shortText`, or a dash.
 func dashed(_ value: Double?) -> String { value.map(shortText) ?? "–" }
 
-/// Rows with their columns aligned, two spaces apart; the last column is not padded.
+/// Rows with their columns aligned, two spaces apart; the last column is not padded. Cells of more than 120 characters, which only files
+/// have, are not what others are aligned to.
 func table(_ rows: [[String]]) -> [String] {
   var widths: [Int] = []
   for row in rows {
     for (index, cell) in row.enumerated() {
       if index == widths.count { widths.append(0) }
-      widths[index] = max(widths[index], cell.count)
+      widths[index] = max(widths[index], min(cell.count, 120))
     }
   }
   return rows.map { row in
     row.enumerated().map { index, cell in
-      index == row.count - 1 ? cell : cell + String(repeating: " ", count: widths[index] - cell.count)
+      index == row.count - 1 ? cell : cell + String(repeating: " ", count: max(0, widths[index] - cell.count))
     }.joined(separator: "  ")
   }
 }

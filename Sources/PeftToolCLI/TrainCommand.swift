@@ -14,10 +14,23 @@ extension CommandTable {
       Operand(name: "DATA", summary: "JSONL, JSON or text file of records, or a directory of them"),
       Operand(name: "OUT", summary: "directory to be made"),
     ],
-    flags: TrainingArguments.settings.map { setting in
+    flags: trainFlags,
+    detail: """
+      Trains a LoRA on the layers of a decoder as transformers' Trainer with PEFT does: the same order of batches, dropout masks, loss, \
+      clipping, fused AdamW and schedules for the same seed, in f32 on the CPU. A line of DATA holds input_ids with labels, text, \
+      prompt and completion, or messages. OUT is an adapter that PEFT loads.
+
+      'mpirun -n R peft-tool train ...', of a program that was built with MPI, shares the batches of each step among R ranks: the same run, \
+      to the bit, as one program with R times --gradient-accumulation-steps.
+      """,
+    run: trainCommand, isShared: true)
+
+  private static let trainFlags: [Flag] =
+    TrainingArguments.settings.map { setting in
       Flag(
         setting.name.replacing("_", with: "-"), value: setting.isSwitch ? nil : "VALUE", setting.summary,
-        default: setting.isSwitch ? nil : setting.defaultText)
+        default: setting.isSwitch ? nil : setting.defaultText,
+        takes: setting.choices.isEmpty ? nil : .choice(setting.choices))
     } + [
       Flag("gradient-checkpointing", "the old name of --activation-checkpointing"),
       Flag("warmup-ratio", value: "X", "the old name of --warmup-steps, for a share"),
@@ -52,41 +65,54 @@ extension CommandTable {
           + "all settings that decide the result must be what they were; what differs is named."),
       Flag("force", letter: "f", "replace OUT if it exists and is not empty", remedy: .replaceOutput),
       jsonFlag,
-    ],
-    detail: """
-      Trains a LoRA on the layers of a decoder as transformers' Trainer with PEFT does: the same order of batches, dropout masks, loss, \
-      clipping, fused AdamW and schedules for the same seed, in f32 on the CPU. A line of DATA holds input_ids with labels, text, \
-      prompt and completion, or messages. OUT is an adapter that PEFT loads.
-      """,
-    run: trainCommand)
+    ]
+}
+
+/// What a run is made of, read and checked.
+private struct PreparedTraining {
+  let trainer: Trainer
+  let run: TrainingRun
+  let summary: TrainingSummary
+  let held: TrainingData?
+  let contextLength: Int
+
+  init(_ invocation: Invocation, _ settings: TrainingSettings, _ ranks: any Ranks) throws {
+    let (base, config, data, output) = (
+      invocation.operands[0], invocation.operands[1], invocation.operands[2], invocation.operands[3]
+    )
+    if settings.resumed == nil, ranks.isFirst {
+      try OutputDirectory.check(
+        target: output, replacing: invocation.has("force"),
+        inputs: [base, config, data, settings.evaluationData(data), invocation.value("arguments")].compactMap { $0 })
+    }
+    let model = try CausalLanguageModel(directory: base)
+    let reader = try recordReader(settings, base, model)
+    let records = try TrainingData(path: data, reader)
+    held = try settings.evaluationData(data).map { path in try TrainingData(path: path, reader) }
+    let adapter = try startingAdapter(config, base: model.base, seed: settings.arguments.seed)
+    try settings.check(adapter.config)
+    let trained = try TrainableModel(model, adapter: adapter, seed: settings.arguments.seed)
+    try trained.check(records.records, path: data)
+    trainer = Trainer(
+      trained, records: records.records, arguments: settings.arguments, padsLeft: padsLeft(base), ranks: ranks)
+    let all = model.parameterCount + trained.parameters.count
+    run = try TrainingRun(
+      trainer, held: held?.records ?? [], output: output, config: adapter.config, base: try model.base.fingerprint(),
+      parameters: all - model.embeddingParameterCount)
+    summary = TrainingSummary(trainer, records, parameters: all, weightBytes: model.base.checkpoint.dataBytes)
+    contextLength = model.contextLength
+  }
 }
 
 /// `peft-tool train BASE CONFIG DATA OUT`
 @Sendable func trainCommand(_ invocation: Invocation, _ console: Console) async throws -> Int32 {
-  let (base, config, data, output) = (
-    invocation.operands[0], invocation.operands[1], invocation.operands[2], invocation.operands[3]
-  )
-  let settings = try TrainingSettings(invocation)
+  let (base, data, output) = (invocation.operands[0], invocation.operands[2], invocation.operands[3])
+  let ranks = console.ranks
+  let settings = try ranks.together { try TrainingSettings(invocation) }
   for note in settings.notes { console.note(note) }
-  if settings.resumed == nil {
-    try OutputDirectory.check(
-      target: output, replacing: invocation.has("force"),
-      inputs: [base, config, data, settings.evaluationData(data), invocation.value("arguments")].compactMap { $0 })
-  }
-  let model = try CausalLanguageModel(directory: base)
-  let reader = try recordReader(settings, base, model)
-  let records = try TrainingData(path: data, reader)
-  let held = try settings.evaluationData(data).map { path in try TrainingData(path: path, reader) }
-  let adapter = try startingAdapter(config, base: model.base, seed: settings.arguments.seed)
-  try settings.check(adapter.config)
-  let trained = try TrainableModel(model, adapter: adapter, seed: settings.arguments.seed)
-  try trained.check(records.records, path: data)
-  let trainer = Trainer(trained, records: records.records, arguments: settings.arguments, padsLeft: padsLeft(base))
-  let all = model.parameterCount + trained.parameters.count
-  let run = try TrainingRun(
-    trainer, held: held?.records ?? [], output: output, config: adapter.config, base: try model.base.fingerprint(),
-    parameters: all - model.embeddingParameterCount)
-  let summary = TrainingSummary(trainer, records, parameters: all, weightBytes: model.base.checkpoint.dataBytes)
+  let prepared = try ranks.together { try PreparedTraining(invocation, settings, ranks) }
+  let (trainer, run, summary, held) = (prepared.trainer, prepared.run, prepared.summary, prepared.held)
+  try run.checkRanks()
   if invocation.has("dry-run") {
     summary.show(console, asJSON: invocation.has("json"))
     return 0
@@ -96,25 +122,30 @@ extension CommandTable {
     guard let path = resumed == "last" ? run.newestCheckpoint : resumed else {
       throw TrainingError.noCheckpoint(path: output)
     }
-    try run.resume(from: path)
+    try ranks.together { try run.resume(from: path) }
     console.note(
       trainer.step < trainer.steps
         ? "going on from \(path): step \(trainer.step) of \(trainer.steps)"
         : "\(path) is at the last step, \(trainer.steps): nothing is left to train")
   } else {
-    try Task.checkCancellation()
-    if FileSystem.kind(output) != nil { try FileSystem.remove(output) }
+    try ranks.together {
+      try Task.checkCancellation()
+      if ranks.isFirst, FileSystem.kind(output) != nil { try FileSystem.remove(output) }
+    }
   }
   let before = settings.resumed == nil ? held.map { trainer.evaluate($0.records) } : nil
   if let before { console.note("evaluation before: loss \(fixed(before.loss, 4))") }
-  let report = try invocation.value("report").map { path in
-    try TrainingReport(
-      path: path, replacing: invocation.has("force") || settings.resumed != nil, run: run, lines: summary.head,
-      names: (base, invocation.operands[1], data),
-      samples: try TextSamples(invocation, base: base, context: model.contextLength))
-  }
+  let report =
+    try ranks.isFirst
+    ? invocation.value("report").map { path in
+      try TrainingReport(
+        path: path, replacing: invocation.has("force") || settings.resumed != nil, run: run, lines: summary.head,
+        names: (base, invocation.operands[1], data),
+        samples: try TextSamples(invocation, base: base, context: prepared.contextLength))
+    } : nil
   try report?.begin(samplesFirst: settings.resumed == nil)
-  let log = try invocation.value("log").map { try TrainingLog(path: $0, goingOnFrom: trainer.step) }
+  let log =
+    try !ranks.isFirst ? nil : invocation.value("log").map { try TrainingLog(path: $0, goingOnFrom: trainer.step) }
   let lines = TrainingLines(console, first: trainer.step, steps: trainer.steps)
   try Interruption.patiently {
     try run.run { event in

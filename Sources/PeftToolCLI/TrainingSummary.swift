@@ -39,7 +39,8 @@ struct TrainingSummary {
     let plan = trainer.memoryPlan
     let started = Clock.seconds
     let tried = trainer.tryBatch()
-    let seconds = (Clock.seconds - started) * Double(trainer.runTokens) / Double(max(1, tried))
+    let seconds =
+      (Clock.seconds - started) * Double(trainer.runTokens) / Double(max(1, tried)) / Double(trainer.ranks.count)
     guard !asJSON else {
       console.json(
         .object([

@@ -16,6 +16,9 @@ enum UsageError: Error, Equatable {
   case conflict([Alternative])
   case oneNeeded(command: String, [Alternative], otherwise: String = "")
   case needsOther(flag: String, needed: String)
+  case withoutMPI(count: Int)
+  case needsOneProgram(command: String)
+  case notForRanks(flag: String)
   case unknownOrder(found: String, nearest: [String])
   case orderNeeds(order: String, what: String)
   case conversationTooLong(tokens: Int, limit: Int)
@@ -53,6 +56,13 @@ extension UsageError: CustomStringConvertible {
     case .oneNeeded(let command, let alternatives, let otherwise):
       "\(command): give one of: \(choice(alternatives)).\(otherwise.isEmpty ? "" : " ")\(otherwise)"
     case .needsOther(let flag, let needed): "--\(flag) means nothing without --\(needed). Give both, or neither."
+    case .withoutMPI(let count):
+      "mpirun started \(count) of this program, which was built without MPI. Build it with 'swift build --traits MPI', or run "
+        + "one without mpirun."
+    case .needsOneProgram(let command):
+      "\(command) is run by one program; of several that mpirun starts only merge and train share the work. Leave out mpirun."
+    case .notForRanks(let flag):
+      "--\(flag) is for programs that are started one by one; under mpirun each rank does its part. Leave it out."
     case .unknownOrder(let found, let nearest):
       "unknown command '\(found)'." + suggestion(nearest)
         + " /help lists them; a message that begins with / takes a second one."

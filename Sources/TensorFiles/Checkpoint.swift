@@ -14,7 +14,8 @@ public struct Checkpoint: Sendable {
   public let shards: [SafetensorsFile]
   /// The index, if there is one: its file's name and content.
   public let index: ShardIndex?
-  private let locations: [ExactName: Location]
+  /// Shard and place in it, by name; empty for a single file, which knows its own.
+  private let places: [ExactName: (shard: Int, place: Int)]
 
   public static let singleName = "model.safetensors"
   public static let indexName = "model.safetensors.index.json"
@@ -24,16 +25,19 @@ public struct Checkpoint: Sendable {
   public let aliases: [ExactName: String]
 
   /// Where a tensor lies, or nil.
-  public subscript(_ name: String) -> Location? { locations[name] }
+  public subscript(_ name: String) -> Location? { self[ExactName(name)] }
 
   /// As for plain text.
-  public subscript(_ name: ExactName) -> Location? { locations[name] }
+  public subscript(_ name: ExactName) -> Location? {
+    if shards.count == 1 { return shards[0][name].map { Location(shard: 0, entry: $0) } }
+    return places[name].map { Location(shard: $0.shard, entry: shards[$0.shard].entries[$0.place]) }
+  }
 
   /// All names, in the order of their code points.
   public let names: [String]
 
   /// Number of tensors.
-  public var tensorCount: Int { locations.count }
+  public var tensorCount: Int { names.count }
 
   /// Bytes of tensor data in all shards.
   public var dataBytes: Int {
@@ -100,7 +104,7 @@ public struct Checkpoint: Sendable {
   private init(index: ShardIndex) throws(TensorFileError) {
     let directory = FileSystem.parentDirectory(index.path)
     var shards: [SafetensorsFile] = []
-    var locations: [ExactName: Location] = [:]
+    var places: [ExactName: (shard: Int, place: Int)] = [:]
     var aliases: [ExactName: String] = [:]
     for (name, tensors) in index.tensorsByShard {
       let path = FileSystem.join(directory, name)
@@ -115,13 +119,13 @@ public struct Checkpoint: Sendable {
         throw .tensorMissingFromShard(path: index.path, tensor: tensor, shard: name)
       }
       for file in files {
-        for entry in file.entries {
+        for (place, entry) in file.entries.enumerated() {
           let listed = index.shardOfTensor[entry.name]
           guard let listed, listed.isExactly(name) else {
             throw .tensorNotInIndex(
               path: index.path, tensor: entry.name, shard: name, listedIn: index.shardOfTensor[entry.name])
           }
-          locations[entry.name] = Location(shard: shards.count, entry: entry)
+          places[entry.name] = (shards.count, place)
         }
         shards.append(file)
       }
@@ -131,8 +135,8 @@ public struct Checkpoint: Sendable {
     self.directory = directory
     self.shards = shards
     self.index = index
-    self.locations = locations
-    names = locations.keys.sorted().map(\.text)
+    self.places = places
+    names = places.keys.sorted().map(\.text)
   }
 }
 
@@ -158,10 +162,14 @@ extension Checkpoint {
     self.directory = directory
     self.shards = shards
     self.index = index
-    locations = Dictionary(
-      uniqueKeysWithValues: shards.enumerated().flatMap { number, shard in
-        shard.entries.map { (ExactName($0.name), Location(shard: number, entry: $0)) }
-      })
-    names = locations.keys.sorted().map(\.text)
+    let isSingle = shards.count == 1
+    places =
+      isSingle
+      ? [:]
+      : Dictionary(
+        uniqueKeysWithValues: shards.enumerated().flatMap { number, shard in
+          shard.entries.enumerated().map { (ExactName($1.name), (number, $0)) }
+        })
+    names = (isSingle ? shards[0].entries.map { ExactName($0.name) } : Array(places.keys)).sorted().map(\.text)
   }
 }

@@ -56,6 +56,9 @@ extension StringProtocol {
     utf8.count == other.utf8.count && utf8.elementsEqual(other.utf8)
   }
 
+  /// True if the first code points are those of `prefix`.
+  package func startsExactly(_ prefix: some StringProtocol) -> Bool { utf8.starts(with: prefix.utf8) }
+
   /// True if the last code points are those of `suffix`.
   package func endsExactly(_ suffix: some StringProtocol) -> Bool {
     utf8.count >= suffix.utf8.count && utf8.suffix(suffix.utf8.count).elementsEqual(suffix.utf8)

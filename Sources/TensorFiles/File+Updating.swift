@@ -3,7 +3,19 @@ internal import Glibc
 extension OpenFile {
   /// Opens a regular file to go on writing it, or makes it. Links are not followed. Throws `.system`, `.notAFile`.
   package static func open(updating path: String) throws(TensorFileError) -> OpenFile {
-    let descriptor = Glibc.open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0o666)
+    try open(path, O_RDWR, 0o666)
+  }
+
+  /// Opens a regular file of which other programs write other bytes, or makes it. Links are not followed. Throws `.system`, `.notAFile`.
+  ///
+  /// For writing only: a client of NFS that may read too sends whole pages, and with them old bytes that are not its own.
+  /// - Parameter permissions: what `FilePermissions.restrict` is to leave in the end; until then the owner may write.
+  package static func open(sharing path: String, permissions: FilePermissions) throws(TensorFileError) -> OpenFile {
+    try open(path, O_WRONLY, permissions.whileWritten.mode)
+  }
+
+  private static func open(_ path: String, _ access: Int32, _ mode: mode_t) throws(TensorFileError) -> OpenFile {
+    let descriptor = Glibc.open(path, access | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, mode)
     guard descriptor >= 0 else { throw .system(path: path, operation: "create", code: errno) }
     let file = OpenFile(path: path, descriptor: descriptor)
     var status = stat()

@@ -14,6 +14,15 @@ public struct FilePermissions: Sendable, Hashable {
   }
 
   private init(mode: mode_t) { self.mode = mode }
+
+  /// The same, and the owner may write: for a file that is opened again before it is whole.
+  var whileWritten: FilePermissions { FilePermissions(mode: mode | 0o200) }
+
+  /// Takes from a file what these do not give. Throws `.system`.
+  package func restrict(_ path: String) throws(TensorFileError) {
+    guard let now = FileSystem.mode(path), chmod(path, now & mode) != 0 else { return }
+    throw .system(path: path, operation: "change the permissions of", code: errno)
+  }
 }
 
 extension FileSystem {

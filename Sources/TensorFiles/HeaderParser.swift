@@ -31,8 +31,12 @@ struct HeaderParser {
     let root = document.root
     guard root.pointee.type == JSON_OBJECT else { throw .headerNotObject(path: path) }
     var result = Result()
+    let count = json_object_size(root)
+    guard count <= SafetensorsFile.tensorLimit else {
+      throw .tooManyTensors(path: path, count: count, limit: SafetensorsFile.tensorLimit)
+    }
     var claims: [Claim] = []
-    claims.reserveCapacity(json_object_size(root))
+    claims.reserveCapacity(count)
     for (name, value) in JSONMembers(root) {
       if name == "__metadata__" {
         result.metadata = try metadata(value)
@@ -80,16 +84,16 @@ struct HeaderParser {
     else {
       throw .nameTooDeep(path: path, tensor: name, limit: TensorEntry.partLimit)
     }
-    let value = JSONValue(json)
-    guard let members = value.members else {
-      throw .entryMalformed(path: path, tensor: name, field: "entry", found: value.compactText)
+    guard json.pointee.type == JSON_OBJECT else {
+      throw .entryMalformed(path: path, tensor: name, field: "entry", found: JSONValue(json).compactText)
     }
-    unknownKeys += members.filter { !["dtype", "shape", "data_offsets"].contains($0.key) }.map { "\(name).\($0.key)" }
-    let dtypeName = try field("dtype", of: value, tensor: name) { $0.stringValue }
-    let shapeValues = try field("shape", of: value, tensor: name) { $0.elements }
-    let offsetValues = try field("data_offsets", of: value, tensor: name) { $0.elements }
-    let shape = try numbers(shapeValues, field: "shape", tensor: name)
-    let offsets = try numbers(offsetValues, field: "data_offsets", tensor: name)
+    if json_object_size(json) != 3 {
+      unknownKeys += JSONMembers(json).map(\.key).filter { !["dtype", "shape", "data_offsets"].contains($0) }
+        .map { "\(name).\($0)" }
+    }
+    let dtypeName = JSONValue(try field("dtype", JSON_STRING, of: json, tensor: name)).stringValue ?? ""
+    let shape = try numbers("shape", of: json, tensor: name)
+    let offsets = try numbers("data_offsets", of: json, tensor: name)
     guard offsets.count == 2 else {
       throw .entryMalformed(path: path, tensor: name, field: "data_offsets", found: "\(offsets.count) numbers")
     }
@@ -99,23 +103,30 @@ struct HeaderParser {
     return Claim(name: name, dtype: dtype, shape: shape, begin: offsets[0], end: offsets[1])
   }
 
-  private func field<Value>(
-    _ key: String, of entry: JSONValue, tensor: String, as convert: (JSONValue) -> Value?
-  ) throws(TensorFileError) -> Value {
-    let found = entry[key]
-    guard let found, let value = convert(found) else {
-      throw .entryMalformed(path: path, tensor: tensor, field: key, found: found?.compactText ?? "nothing")
+  private func field(
+    _ key: StaticString, _ type: json_type, of entry: OpaquePointerToJSON, tensor: String
+  ) throws(TensorFileError) -> OpaquePointerToJSON {
+    // Soundness: a static string ends with a zero.
+    let found = json_object_getn(
+      entry, UnsafeRawPointer(key.utf8Start).assumingMemoryBound(to: CChar.self), key.utf8CodeUnitCount)
+    guard let found, found.pointee.type == type else {
+      throw .entryMalformed(
+        path: path, tensor: tensor, field: "\(key)", found: found.map { JSONValue($0).compactText } ?? "nothing")
     }
-    return value
+    return found
   }
 
   private func numbers(
-    _ values: [JSONValue], field: String, tensor: String
+    _ key: StaticString, of entry: OpaquePointerToJSON, tensor: String
   ) throws(TensorFileError) -> [Int] {
+    let list = try field(key, JSON_ARRAY, of: entry, tensor: tensor)
     var numbers: [Int] = []
-    for value in values {
-      guard let number = value.integerValue, number >= 0 else {
-        throw .numberInvalid(path: path, tensor: tensor, field: field, found: value.compactText)
+    numbers.reserveCapacity(json_array_size(list))
+    for index in 0..<json_array_size(list) {
+      guard let value = json_array_get(list, index) else { continue }
+      let number = value.pointee.type == JSON_INTEGER ? Int(json_integer_value(value)) : -1
+      guard number >= 0 else {
+        throw .numberInvalid(path: path, tensor: tensor, field: "\(key)", found: JSONValue(value).compactText)
       }
       numbers.append(number)
     }
@@ -127,8 +138,7 @@ struct HeaderParser {
     var entries: [TensorEntry] = []
     entries.reserveCapacity(claims.count)
     var previousEnd = 0
-    for claim in claims.sorted(by: { ($0.begin, $0.end, ExactName($0.name)) < ($1.begin, $1.end, ExactName($1.name)) })
-    {
+    for claim in inOrder(claims) {
       let size = try byteCount(claim)
       guard claim.begin <= claim.end else {
         throw .offsetsReversed(path: path, tensor: claim.name, begin: claim.begin, end: claim.end)
@@ -156,6 +166,13 @@ struct HeaderParser {
       throw .trailingBytes(path: path, expectedBytes: previousEnd, foundBytes: dataBytes)
     }
     return entries
+  }
+
+  /// By their bytes. Nearly all files have them so.
+  private func inOrder(_ claims: [Claim]) -> [Claim] {
+    let isOrdered = claims.indices.dropFirst().allSatisfy { claims[$0 - 1].end <= claims[$0].begin }
+    if isOrdered, claims.allSatisfy({ $0.begin < $0.end }) { return claims }
+    return claims.sorted { ($0.begin, $0.end, ExactName($0.name)) < ($1.begin, $1.end, ExactName($1.name)) }
   }
 
   private func byteCount(_ claim: Claim) throws(TensorFileError) -> Int {

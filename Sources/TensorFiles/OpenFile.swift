@@ -51,7 +51,7 @@ public final class OpenFile: Sendable {
   }
 
   /// Creates a file without a name in TMPDIR or /tmp, gone with the last reference. Throws `.system`.
-  static func temporary(named path: String) throws(TensorFileError) -> OpenFile {
+  package static func temporary(named path: String) throws(TensorFileError) -> OpenFile {
     let directory = getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp"
     let descriptor = Glibc.open(directory, linux_temporary_flags(), 0o600)
     guard descriptor >= 0 else { throw .system(path: directory, operation: "create a temporary file in", code: errno) }
@@ -67,23 +67,38 @@ public final class OpenFile: Sendable {
 
   /// Fills `destination` from `byteOffset`. Throws `.system`, or `.shortRead` when the file ends first.
   public func read(into destination: inout MutableRawSpan, at byteOffset: Int) throws(TensorFileError) {
-    let wanted = destination.byteCount
-    var done = 0
-    var failure: Int32 = 0
-    // Soundness: pread writes at most `wanted - done` bytes from `done` on.
-    destination.withUnsafeMutableBytes { bytes in
-      guard let base = bytes.baseAddress else { return }
-      while done < wanted {
-        let count = pread(descriptor, base + done, wanted - done, off_t(byteOffset + done))
-        if count < 0 && errno == EINTR { continue }
-        if count < 0 { failure = errno }
-        if count <= 0 { return }
-        done += count
-      }
+    // Soundness: the span's memory is there until the closure ends.
+    let end = destination.withUnsafeMutableBytes { read(into: $0, at: byteOffset) }
+    try check(end, of: destination.byteCount, at: byteOffset)
+  }
+
+  /// Fills a part of `buffer`, from `place` on, with the bytes of `range`. Traps past the buffer's end. Throws as `read(into:at:)`.
+  package func read(_ range: Range<Int>, into buffer: inout [UInt8], at place: Int) throws(TensorFileError) {
+    precondition(place >= 0 && place + range.count <= buffer.count, "bytes past the buffer's end")
+    // Soundness: the array's memory is there until the closure ends, and the range was checked.
+    let end = buffer.withUnsafeMutableBytes { bytes in
+      read(into: UnsafeMutableRawBufferPointer(rebasing: bytes[place..<place + range.count]), at: range.lowerBound)
     }
-    if failure != 0 { throw .system(path: path, operation: "read", code: failure) }
-    if done < wanted {
-      throw .shortRead(path: path, byteOffset: byteOffset, expectedBytes: wanted, foundBytes: done)
+    try check(end, of: range.count, at: range.lowerBound)
+  }
+
+  private func read(into destination: UnsafeMutableRawBufferPointer, at byteOffset: Int) -> (done: Int, code: Int32) {
+    var done = 0
+    guard let base = destination.baseAddress else { return (0, 0) }
+    while done < destination.count {
+      let count = pread(descriptor, base + done, destination.count - done, off_t(byteOffset + done))
+      if count < 0 && errno == EINTR { continue }
+      if count < 0 { return (done, errno) }
+      if count == 0 { break }
+      done += count
+    }
+    return (done, 0)
+  }
+
+  private func check(_ end: (done: Int, code: Int32), of wanted: Int, at byteOffset: Int) throws(TensorFileError) {
+    guard end.code == 0 else { throw .system(path: path, operation: "read", code: end.code) }
+    guard end.done == wanted else {
+      throw .shortRead(path: path, byteOffset: byteOffset, expectedBytes: wanted, foundBytes: end.done)
     }
   }
 

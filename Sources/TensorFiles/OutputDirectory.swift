@@ -17,11 +17,11 @@ public final class OutputDirectory: Sendable {
 
   /// Makes the hidden directory.
   ///
-  /// - Parameter source: a directory that a new one is as private as.
+  /// - Parameter sources: directories that a new one is as private as.
   /// Throws `.outputExists` if the target exists, is not an empty directory, and `replacing` is false;
   /// `.outputNotDirectory` if something else is there; `.outputIsMountPoint`; `.outputOverlapsInput` if it is, contains or
   /// lies inside one of `inputs`, links followed; `.system`.
-  public init(target: String, replacing: Bool, inputs: [String], like source: String? = nil) throws(TensorFileError) {
+  public init(target: String, replacing: Bool, inputs: [String], like sources: [String] = []) throws(TensorFileError) {
     try Self.check(target: target, replacing: replacing, inputs: inputs)
     let place = FileSystem.canonicalPathOfFuture(target)
     let parent = FileSystem.parentDirectory(place)
@@ -30,24 +30,60 @@ public final class OutputDirectory: Sendable {
     Self.removeAbandoned(in: parent, prefix: prefix)
     let workPath = FileSystem.join(parent, "\(prefix)\(getpid())-\(UInt32.random(in: 0...UInt32.max))")
     try FileSystem.makeDirectory(workPath)
-    // What is written is as private from the start as what it will replace.
-    if let mode = FileSystem.mode(place) {
-      _ = chmod(workPath, mode & 0o777 | 0o700)
-    } else if let mode = source.flatMap({ FileSystem.mode($0) }), let own = FileSystem.mode(workPath) {
-      _ = chmod(workPath, own & (mode | 0o7700))
-    }
-    let lock = open(workPath, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-    guard lock >= 0, flock(lock, LOCK_EX | LOCK_NB) == 0 else {
-      let code = errno
-      if lock >= 0 { close(lock) }
+    Self.makePrivate(workPath, place: place, like: sources)
+    do throws(TensorFileError) { lock = try Self.lock(workPath) } catch {
       rmdir(workPath)
-      throw .system(path: workPath, operation: "lock", code: code)
+      throw error
     }
     self.target = target
     self.workPath = workPath
     self.place = place
-    self.lock = lock
     self.replacing = replacing
+  }
+
+  /// Takes over a directory that others wrote on the target's file system.
+  ///
+  /// Throws as the other, and `.system` while another program has taken it over.
+  package init(staged workPath: String, target: String, replacing: Bool, inputs: [String]) throws(TensorFileError) {
+    try Self.check(target: target, replacing: replacing, inputs: inputs)
+    lock = try Self.lock(workPath)
+    self.target = target
+    self.workPath = workPath
+    place = FileSystem.canonicalPathOfFuture(target)
+    self.replacing = replacing
+  }
+
+  private static func lock(_ path: String) throws(TensorFileError) -> Int32 {
+    let lock = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    guard lock >= 0, flock(lock, LOCK_EX | LOCK_NB) == 0 else {
+      let code = errno
+      if lock >= 0 { close(lock) }
+      throw .system(path: path, operation: "lock", code: code)
+    }
+    return lock
+  }
+
+  /// What is written is as private from the start as what it will replace.
+  private static func makePrivate(_ path: String, place: String, like sources: [String]) {
+    if let mode = FileSystem.mode(place) {
+      _ = chmod(path, mode & 0o777 | 0o700)
+    } else if let own = FileSystem.mode(path) {
+      let modes = sources.compactMap { FileSystem.mode($0) }
+      if !modes.isEmpty { _ = chmod(path, modes.reduce(own) { $0 & ($1 | 0o7700) }) }
+    }
+  }
+
+  /// A hidden name beside a target's, the same for every program that knows the target.
+  package static func hiddenPath(beside target: String, suffix: String) -> String {
+    let place = FileSystem.canonicalPathOfFuture(target)
+    return FileSystem.join(FileSystem.parentDirectory(place), ".\(FileSystem.lastComponent(place)).\(suffix)")
+  }
+
+  /// Makes a directory, if it is not there, and those above it; as private as what will be at `target`. Throws `.system`.
+  package static func makeHidden(_ path: String, for target: String, like sources: [String]) throws(TensorFileError) {
+    guard FileSystem.kind(path) == nil else { return }
+    try FileSystem.makeDirectories(path)
+    makePrivate(path, place: FileSystem.canonicalPathOfFuture(target), like: sources)
   }
 
   deinit { close(lock) }

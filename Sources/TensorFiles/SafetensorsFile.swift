@@ -7,6 +7,10 @@ public struct SafetensorsFile: Sendable {
   /// The format's limit on the header's length.
   public static let headerLimit = 100_000_000
 
+  /// Tensors that a model may have, in all its files together: half as many again as the largest mixtures of experts. Each takes
+  /// a kilobyte of memory or two until a merge is written.
+  public static let tensorLimit = 250_000
+
   public let file: OpenFile
   /// `__metadata__` in the order of the file; empty if absent.
   public let metadata: [JSONValue.Member]
@@ -22,7 +26,10 @@ public struct SafetensorsFile: Sendable {
   public var path: String { file.path }
 
   /// The entry of that name, if the file has it.
-  public subscript(_ name: String) -> TensorEntry? { positions[name].map { entries[$0] } }
+  public subscript(_ name: String) -> TensorEntry? { self[ExactName(name)] }
+
+  /// As for plain text.
+  public subscript(_ name: ExactName) -> TensorEntry? { positions[name].map { entries[$0] } }
 
   /// Opens a file and checks its header in full.
   ///

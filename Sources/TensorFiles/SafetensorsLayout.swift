@@ -35,11 +35,14 @@ public struct SafetensorsLayout: Sendable {
   ///
   /// `metadata` is kept as given, with `format: pt` added if it has no `format`: transformers refuses a file without.
   /// - Parameter namesFormat: false for files of others than transformers, which do not name it.
-  /// Throws `.headerTooLargeToWrite`.
+  /// Throws `.tooManyTensors`, `.headerTooLargeToWrite`.
   public init(
     path: String, items: [Item], metadata: [JSONValue.Member] = [], alignment: Alignment = .cacheLine,
     namesFormat: Bool = true
   ) throws(TensorFileError) {
+    guard items.count <= SafetensorsFile.tensorLimit else {
+      throw .tooManyTensors(path: path, count: items.count, limit: SafetensorsFile.tensorLimit)
+    }
     var metadata = metadata
     if namesFormat, !metadata.contains(where: { $0.key == "format" }) {
       metadata.append(JSONValue.Member("format", .string("pt")))
@@ -92,6 +95,18 @@ public struct SafetensorsLayout: Sendable {
   public func create(at path: String, permissions: FilePermissions = .open) throws(TensorFileError) -> OpenFile {
     let file = try OpenFile.create(path, permissions: permissions)
     try begin(file)
+    return file
+  }
+
+  /// Opens the file that several programs write, or creates it with its full length. Throws `.system`, `.notAFile`.
+  ///
+  /// - Parameter writingHeader: for one of the programs.
+  package func open(
+    at path: String, writingHeader: Bool, permissions: FilePermissions
+  ) throws(TensorFileError) -> OpenFile {
+    let file = try OpenFile.open(sharing: path, permissions: permissions)
+    try file.allocate(fileBytes)
+    if writingHeader { try file.write(header.span.bytes, at: 0) }
     return file
   }
 

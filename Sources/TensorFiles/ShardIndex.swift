@@ -8,13 +8,16 @@ public struct ShardIndex: Sendable {
   /// The shard of each tensor.
   package let shardOfTensor: [ExactName: String]
 
-  /// Throws `.jsonInvalid`, `.indexMalformed`, and `.indexPathEscapes` for a shard that is no plain file name.
+  /// Throws `.jsonInvalid`, `.indexMalformed`, `.tooManyTensors`, and `.indexPathEscapes` for a shard that is no plain file name.
   public init(path: String) throws(TensorFileError) {
     let document = try JSONValue(contentsOf: path)
     guard let map = document["weight_map"]?.members else {
       throw .indexMalformed(path: path, reason: "no object 'weight_map'")
     }
     guard !map.isEmpty else { throw .indexMalformed(path: path, reason: "'weight_map' is empty") }
+    guard map.count <= SafetensorsFile.tensorLimit else {
+      throw .tooManyTensors(path: path, count: map.count, limit: SafetensorsFile.tensorLimit)
+    }
     var byShard: [ExactName: [String]] = [:]
     var shardOfTensor: [ExactName: String] = [:]
     for member in map {

@@ -52,6 +52,8 @@ extension TensorFileError: CustomStringConvertible {
         + "The download was cut short; fetch it again."
     case .trailingBytes(let path, let expected, let found):
       "\(path): \(found) bytes of data, but the tensors end at \(expected): bytes after the last tensor are not allowed."
+    case .tooManyTensors(let path, let count, let limit):
+      "\(path): \(count) tensors; a model may have \(limit). Store experts stacked, in one tensor a layer."
     case .headerTooLargeToWrite(let path, let bytes, let limit):
       "\(path): the header would take \(bytes) bytes; the format allows \(limit). Use smaller shards."
     case .indexMalformed(let path, let reason):

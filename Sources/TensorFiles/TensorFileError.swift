@@ -37,6 +37,8 @@ public enum TensorFileError: Error, Sendable, Equatable {
   case sizeMismatch(path: String, tensor: String, expectedBytes: Int, foundBytes: Int)
   /// A tensor's name has more parts than any model's.
   case nameTooDeep(path: String, tensor: String, limit: Int)
+  /// A header or an index with more tensors than models have.
+  case tooManyTensors(path: String, count: Int, limit: Int)
   /// Two tensors share bytes.
   case overlap(path: String, tensor: String, begin: Int, previousEnd: Int)
   /// Bytes between two tensors, or before the first, belong to none.

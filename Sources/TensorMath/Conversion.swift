@@ -44,15 +44,20 @@ public func encode(
   source.withUnsafeBufferPointer { floats in
     destination.withUnsafeMutableBytes { bytes in
       guard let from = floats.baseAddress, let to = bytes.baseAddress else { return }
-      switch format {
-      case .bf16: kernels_f32_to_bf16(from, to.assumingMemoryBound(to: UInt16.self), count)
-      case .f16: kernels_f32_to_f16(from, to.assumingMemoryBound(to: UInt16.self), count)
-      case .f32: to.assumingMemoryBound(to: Float.self).update(from: from, count: count)
-      case .f64:
-        let doubles = to.assumingMemoryBound(to: Double.self)
-        for index in 0..<count { doubles[index] = Double(floats[index]) }
-      }
+      encode(from, to: format, into: to, count)
     }
+  }
+}
+
+/// As `encode`, for memory that the caller knows to be long enough.
+func encode(_ from: UnsafePointer<Float>, to format: FloatFormat, into to: UnsafeMutableRawPointer, _ count: Int) {
+  switch format {
+  case .bf16: kernels_f32_to_bf16(from, to.assumingMemoryBound(to: UInt16.self), count)
+  case .f16: kernels_f32_to_f16(from, to.assumingMemoryBound(to: UInt16.self), count)
+  case .f32: to.assumingMemoryBound(to: Float.self).update(from: from, count: count)
+  case .f64:
+    let doubles = to.assumingMemoryBound(to: Double.self)
+    for index in 0..<count { doubles[index] = Double(from[index]) }
   }
 }
 

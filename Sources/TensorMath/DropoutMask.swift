@@ -13,8 +13,16 @@ public struct DropoutMask: Sendable {
     probability: Double, rows: [Bool], columns: Int, from generator: inout TorchGenerator
   ) {
     scale = Float(1 / (1 - probability))
+    bits = Self.bits(probability, rows: rows, columns, &generator)
+  }
+
+  /// Bits of the rows that are held, one after the other. Where all is dropped torch draws nothing.
+  static func bits(
+    _ probability: Double, rows: [Bool], _ columns: Int, _ generator: inout TorchGenerator
+  ) -> [UInt64] {
     let held = rows.count { $0 }
     var bits = [UInt64](repeating: 0, count: (held * columns + 63) / 64)
+    guard probability < 1 else { return bits }
     var place = 0
     var start = 0
     while start < rows.count {
@@ -29,7 +37,7 @@ public struct DropoutMask: Sendable {
       }
       start = end
     }
-    self.bits = bits
+    return bits
   }
 
   /// x with dropped elements zero and the others scaled. Traps if the mask is shorter.

@@ -25,8 +25,11 @@ public struct SequenceAttention: Sendable {
   private static let tileRows = 32
 
   /// softmax(scale · q·Kᵀ)·V. `q` is `[rows, heads · width]`, `k` and `v` `[rows, keyHeads · width]`; `lengths` add up to the rows.
+  ///
+  /// - Parameter mask: what dropout keeps of the softmax.
   public func callAsFunction(
-    _ q: LentMatrix, _ k: LentMatrix, _ v: LentMatrix, lengths: [Int], in workspace: Workspace
+    _ q: LentMatrix, _ k: LentMatrix, _ v: LentMatrix, lengths: [Int], mask: AttentionMask? = nil,
+    in workspace: Workspace
   ) -> LentMatrix {
     check(q, k, v, lengths)
     let result = workspace.matrix(q.rows, q.columns)
@@ -39,6 +42,17 @@ public struct SequenceAttention: Sendable {
       let place = (tile.sequence + tile.first) * heads * width + head * width
       withUnsafeTemporaryAllocation(of: Float.self, capacity: tile.rows * tile.length) { scores in
         guard let scores = scores.baseAddress else { return }
+        if let mask {
+          let (begin, seen) = span(tile)
+          let keys = own + begin * keyHeads * width
+          shares(tile, begin: begin, seen: seen, scores, pointers.q + place, pointers.k + keys)
+          for row in 0..<tile.rows { drop(mask, tile, head, row, begin: begin, scores + row * seen) }
+          cblas_sgemm(
+            CblasRowMajor, CblasNoTrans, CblasNoTrans, blasint(tile.rows), blasint(width), blasint(seen), 1, scores,
+            blasint(seen), pointers.v + keys, blasint(keyHeads * width), 0, pointers.out + place,
+            blasint(heads * width))
+          return
+        }
         kernels_attend(
           pointers.q + place, heads * width, tile.rows, pointers.k + own, pointers.v + own, keyHeads * width, width,
           tile.first, tile.length, window ?? 0, scale, scores, pointers.out + place)
@@ -52,7 +66,8 @@ public struct SequenceAttention: Sendable {
   /// Scores are computed anew, for a tile of queries at a time: no more than 32 × length of them exist for a thread. A key's gradient is
   /// summed over queries by one thread in their order.
   public func gradients(
-    _ q: LentMatrix, _ k: LentMatrix, _ v: LentMatrix, _ g: LentMatrix, lengths: [Int], in workspace: Workspace
+    _ q: LentMatrix, _ k: LentMatrix, _ v: LentMatrix, _ g: LentMatrix, lengths: [Int], mask: AttentionMask? = nil,
+    in workspace: Workspace
   ) -> (q: LentMatrix, k: LentMatrix, v: LentMatrix) {
     check(q, k, v, lengths)
     precondition(g.count == q.count, "extents differ")
@@ -81,11 +96,9 @@ public struct SequenceAttention: Sendable {
           for head in keyHead * (heads / keyHeads)..<(keyHead + 1) * (heads / keyHeads) {
             let own = tile.sequence * keyHeads * width + keyHead * width
             let place = (tile.sequence + tile.first) * heads * width + head * width
-            let seen = tile.first + tile.rows
-            let begin = window.map { max(0, tile.first + 1 - $0) } ?? 0
-            let keys = own + begin * keyHeads * width
+            let keys = own + span(tile).begin * keyHeads * width
             self.tile(
-              tile, begin: begin, seen: seen - begin, shares, shares + most,
+              tile, head, mask, shares, shares + most,
               (from.q + place, from.k + keys, from.v + keys, from.g + place), (to.q + place, to.k + keys, to.v + keys))
           }
         }
@@ -94,30 +107,70 @@ public struct SequenceAttention: Sendable {
     return result
   }
 
+  /// The first key that a tile's queries see, and how many they see from there on.
+  private func span(_ tile: Tile) -> (begin: Int, seen: Int) {
+    let begin = window.map { max(0, tile.first + 1 - $0) } ?? 0
+    return (begin, tile.first + tile.rows - begin)
+  }
+
+  /// The keys that a query of a tile sees, counted from the tile's first.
+  private func keys(_ tile: Tile, _ row: Int, begin: Int) -> Range<Int> {
+    let last = tile.first + row + 1
+    return (window.map { max(0, last - $0) } ?? 0) - begin..<last - begin
+  }
+
+  /// softmax(scale · q·Kᵀ) of a tile's queries; zero where a query does not see.
+  private func shares(
+    _ tile: Tile, begin: Int, seen: Int, _ p: UnsafeMutablePointer<Float>, _ q: UnsafeMutablePointer<Float>,
+    _ k: UnsafeMutablePointer<Float>
+  ) {
+    let (keys, width) = (blasint(seen), blasint(self.width))
+    cblas_sgemm(
+      CblasRowMajor, CblasNoTrans, CblasTrans, blasint(tile.rows), keys, width, scale, q, blasint(heads * self.width),
+      k,
+      blasint(keyHeads * self.width), 0, p, keys)
+    for row in 0..<tile.rows {
+      let (line, own) = (p + row * seen, self.keys(tile, row, begin: begin))
+      for index in 0..<own.lowerBound { line[index] = 0 }
+      kernels_softmax(line + own.lowerBound, own.count)
+      for index in own.upperBound..<seen { line[index] = 0 }
+    }
+  }
+
+  /// Drops what a mask says of a query's shares, or of their gradients.
+  private func drop(
+    _ mask: AttentionMask, _ tile: Tile, _ head: Int, _ row: Int, begin: Int, _ line: UnsafeMutablePointer<Float>
+  ) {
+    let own = keys(tile, row, begin: begin)
+    mask.drop(
+      line + own.lowerBound, own.count, first: begin + own.lowerBound, sequence: tile.index, head: head,
+      query: tile.first + row)
+  }
+
   private func tile(
-    _ tile: Tile, begin: Int, seen: Int, _ p: UnsafeMutablePointer<Float>, _ dp: UnsafeMutablePointer<Float>,
+    _ tile: Tile, _ head: Int, _ mask: AttentionMask?, _ p: UnsafeMutablePointer<Float>,
+    _ dp: UnsafeMutablePointer<Float>,
     _ from: (
       q: UnsafeMutablePointer<Float>, k: UnsafeMutablePointer<Float>, v: UnsafeMutablePointer<Float>,
       g: UnsafeMutablePointer<Float>
     ),
     _ to: (q: UnsafeMutablePointer<Float>, k: UnsafeMutablePointer<Float>, v: UnsafeMutablePointer<Float>)
   ) {
+    let (begin, seen) = span(tile)
     let (rows, queryStride, keyStride) = (blasint(tile.rows), blasint(heads * width), blasint(keyHeads * width))
     let (keys, width) = (blasint(seen), blasint(self.width))
-    cblas_sgemm(
-      CblasRowMajor, CblasNoTrans, CblasTrans, rows, keys, width, scale, from.q, queryStride, from.k, keyStride, 0, p,
-      keys)
+    shares(tile, begin: begin, seen: seen, p, from.q, from.k)
     cblas_sgemm(
       CblasRowMajor, CblasNoTrans, CblasTrans, rows, keys, width, 1, from.g, queryStride, from.v, keyStride, 0, dp, keys
     )
     for row in 0..<tile.rows {
-      let last = tile.first + row + 1 - begin
-      let first = window.map { max(0, tile.first + row + 1 - $0) - begin } ?? 0
+      let own = self.keys(tile, row, begin: begin)
       let (line, slope) = (p + row * seen, dp + row * seen)
-      for index in 0..<first { (line[index], slope[index]) = (0, 0) }
-      kernels_softmax(line + first, last - first)
-      kernels_softmax_gradient(line + first, slope + first, scale, last - first)
-      for index in last..<seen { (line[index], slope[index]) = (0, 0) }
+      if let mask { drop(mask, tile, head, row, begin: begin, slope) }
+      for index in 0..<own.lowerBound { slope[index] = 0 }
+      kernels_softmax_gradient(line + own.lowerBound, slope + own.lowerBound, scale, own.count)
+      for index in own.upperBound..<seen { slope[index] = 0 }
+      if let mask { drop(mask, tile, head, row, begin: begin, line) }
     }
     cblas_sgemm(
       CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, width, keys, 1, dp, keys, from.k, keyStride, 0, to.q, queryStride
@@ -130,6 +183,8 @@ public struct SequenceAttention: Sendable {
 
   /// Neighbouring queries of one sequence.
   private struct Tile {
+    /// The sequence's number.
+    let index: Int
     /// The sequence's first row, and its length.
     let sequence: Int
     let length: Int
@@ -140,10 +195,10 @@ public struct SequenceAttention: Sendable {
 
   private func tiles(_ lengths: [Int]) -> [Tile] {
     var (tiles, start): ([Tile], Int) = ([], 0)
-    for length in lengths {
+    for (index, length) in lengths.enumerated() {
       for first in stride(from: 0, to: length, by: Self.tileRows) {
         tiles.append(
-          Tile(sequence: start, length: length, first: first, rows: min(Self.tileRows, length - first)))
+          Tile(index: index, sequence: start, length: length, first: first, rows: min(Self.tileRows, length - first)))
       }
       start += length
     }

@@ -70,6 +70,15 @@ extension TorchGenerator {
     return values
   }
 
+  /// As `normal` for a tensor of 16 bits, before rounding: only whole blocks are drawn before the rest.
+  public mutating func narrowNormal(count: Int, mean: Double, deviation: Double) -> [Float] {
+    let whole = count / 16 * 16
+    var values = normal(count: count < 16 ? count : whole, mean: mean, deviation: deviation)
+    guard whole < count, count >= 16 else { return values }
+    values.removeLast(16 - (count - whole))
+    return values + normal(count: 16, mean: mean, deviation: deviation)
+  }
+
   private static func pair(_ values: inout [Float], _ start: Int, _ mean: Float, _ deviation: Float) {
     for index in start..<start + 8 {
       let radius = (-2 * TorchMath.log(1 - values[index])).squareRoot()

@@ -59,8 +59,9 @@ public struct WeightMatrix: @unchecked Sendable {
 
   /// x · Wᵀ for W `[out, in]`, or x · W for W `[in, out]` if `transposed`. x is `[tokens, in]`. Traps if the extents do not fit.
   ///
-  /// Precision: sums in f32.
-  public func project(_ x: Matrix<Float>, transposed: Bool = false) -> Matrix<Float> {
+  /// Precision: sums in f32. With `roundsInputs`, x is rounded to bf16 beside a W `[out, in]` of bf16 where there are more than four
+  /// tokens and the processor multiplies bf16.
+  public func project(_ x: Matrix<Float>, transposed: Bool = false, roundsInputs: Bool = false) -> Matrix<Float> {
     let (out, input) = transposed ? (columns, rows) : (rows, columns)
     precondition(x.columns == input, "inputs do not fit")
     let count = x.rows * out
@@ -68,7 +69,7 @@ public struct WeightMatrix: @unchecked Sendable {
     let values = [Float](unsafeUninitializedCapacity: count) { to, initialized in
       x.values.withUnsafeBufferPointer { from in
         guard count > 0, let from = from.baseAddress, let to = to.baseAddress else { return }
-        kernels_project(kernelFormat, pointer, out, input, transposed ? 1 : 0, 0, from, x.rows, to)
+        kernels_project(kernelFormat, pointer, out, input, transposed ? 1 : 0, roundsInputs ? 0 : 1, from, x.rows, to)
       }
       initialized = count
     }

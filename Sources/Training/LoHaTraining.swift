@@ -96,6 +96,7 @@ extension TrainedMethod {
           parameterNames: ["w1", "w2"].flatMap { ["\(stem).hada_\($0)_a", "\(stem).hada_\($0)_b"] })
         parts.linears[path] = adapter
         if dropout.module > 0 { parts.occasional.append(adapter) }
+        if dropout.module > 0 || dropout.ranks > 0 { parts.drawsVary = true }
       }
     })
 }

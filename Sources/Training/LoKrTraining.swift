@@ -143,6 +143,7 @@ extension TrainedMethod {
           parameterNames: pairs.flatMap { [$0.a] + ($0.b.map { [$0] } ?? []) })
         parts.linears[path] = adapter
         if dropout.module > 0 { parts.occasional.append(adapter) }
+        if dropout.module > 0 || dropout.ranks > 0 { parts.drawsVary = true }
       }
     })
 }

@@ -52,7 +52,7 @@ extension TrainedMethod {
     let (a, b) = ("\(stem).lora_A.weight", "\(stem).lora_B.weight")
     let rank = reader.shape(a).first ?? 0
     try reader.train(a, [nil, layer.inFeatures])
-    try reader.train(b, [layer.outFeatures, rank])
+    let frozenB = try second(reader, b, [layer.outFeatures, rank])
     try reader.carryBase(path, layer.weight)
     let magnitude = "\(stem).lora_magnitude_vector"
     if reader.config.useDoRA {
@@ -72,9 +72,23 @@ extension TrainedMethod {
     if hasBias { try reader.train(bias, [layer.outFeatures]) }
     reader.make { store, parts in
       parts.linears[path] = LoRATraining(
-        a: store.parameter(a), b: store.parameter(b), bias: hasBias ? store.parameter(bias) : nil, scale: scale,
+        a: store.parameter(a), b: frozenB.map { store.frozen($0, rows: layer.outFeatures) } ?? store.parameter(b),
+        bias: hasBias ? store.parameter(bias) : nil, scale: scale,
         dropout: dropout)
     }
+  }
+
+  /// Has B trained; the values of one that stays as it is: MiCA's.
+  ///
+  /// Source: peft/tuners/lora/variants.py `MiCALinearVariant`, `MiCAEmbeddingVariant`.
+  private static func second(
+    _ reader: AdapterReader, _ name: String, _ shape: [Int]
+  ) throws(ModelError) -> [Float]? {
+    guard reader.config.initLoRAWeights.stringValue?.lowercased() == "mica" else {
+      try reader.train(name, shape)
+      return nil
+    }
+    return try reader.carry(name, shape)
   }
 
   private static func embedding(_ reader: AdapterReader, _ path: String, _ stem: String) throws(ModelError) {
@@ -83,14 +97,16 @@ extension TrainedMethod {
     let (a, b) = ("\(stem).lora_embedding_A", "\(stem).lora_embedding_B")
     let rank = reader.shape(a).first ?? 0
     try reader.train(a, [nil, table.rows])
-    try reader.train(b, [table.columns, rank])
+    let frozenB = try second(reader, b, [table.columns, rank])
     try reader.carryBase(path, table)
     let magnitude = "\(stem).lora_magnitude_vector"
     let hasMagnitude = reader.config.useDoRA
     if hasMagnitude { try reader.train(magnitude, [table.columns]) }
     let scale = try scale(reader, path)
     reader.make { store, parts in
-      let factors = EmbeddingLoRATraining(a: store.parameter(a), b: store.parameter(b), scale: scale)
+      let factors = EmbeddingLoRATraining(
+        a: store.parameter(a), b: frozenB.map { store.frozen($0, rows: table.columns) } ?? store.parameter(b),
+        scale: scale)
       parts.embedding =
         hasMagnitude
         ? EmbeddingDoRATraining(factors, magnitude: store.parameter(magnitude), table: table) : factors

@@ -9,7 +9,7 @@ public struct MemoryPlan: Sendable, Equatable {
   public let keptBytes: Int
   /// What is needed for a while: of a layer, of its way back, and of the head.
   public let scratchBytes: Int
-  /// Values, gradients and both moments of the trained parameters.
+  /// Values, gradients and both moments of the trained parameters; with several batches a step, their sum too.
   public let parameterBytes: Int
 
   /// All of it: what the run's workspace comes to.
@@ -24,7 +24,8 @@ extension Trainer {
   public var memoryPlan: MemoryPlan {
     let tokens = largestBatch
     return model.memoryPlan(
-      tokens: tokens.all, labelled: tokens.labelled, checkpointed: arguments.checkpointsActivations)
+      tokens: tokens.all, labelled: tokens.labelled, checkpointed: arguments.checkpointsActivations,
+      sums: arguments.accumulationSteps > 1)
   }
 
   /// Tokens of all records.
@@ -68,7 +69,7 @@ extension Trainer {
 
 extension TrainableModel {
   /// The memory of a batch of so many tokens.
-  func memoryPlan(tokens: Int, labelled: Int, checkpointed: Bool) -> MemoryPlan {
+  func memoryPlan(tokens: Int, labelled: Int, checkpointed: Bool, sums: Bool = false) -> MemoryPlan {
     let ranks = parameters.entries.filter { $0.name.hasSuffix("lora_A.weight") }.reduce(0) {
       $0 + ($1.shape.first ?? 0)
     }
@@ -86,7 +87,7 @@ extension TrainableModel {
     return MemoryPlan(
       batchTokens: tokens, keptBytes: 4 * tokens * kept,
       scratchBytes: 4 * max(tokens * scratch, head + 2 * tokens * hidden),
-      parameterBytes: 16 * parameters.count)
+      parameterBytes: (sums ? 20 : 16) * parameters.count)
   }
 }
 

@@ -72,6 +72,14 @@ public final class ParameterStore {
       gradient: LentMatrix(gradients, from: entry.offset, rows: rows, columns: columns))
   }
 
+  /// Values that stay as they are where a parameter is expected: their gradient is summed, and goes nowhere.
+  func frozen(_ values: [Float], rows: Int) -> TrainedParameter {
+    let columns = values.count / max(1, rows)
+    let value = workspace.matrix(rows, columns)
+    value.copy(values)
+    return TrainedParameter(value: value, gradient: workspace.zeros(rows, columns))
+  }
+
   /// The values of a parameter. Traps on a name that is not there.
   public func values(of name: String) -> [Float] { parameter(name).value.values }
 

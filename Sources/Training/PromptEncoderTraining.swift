@@ -3,7 +3,8 @@ internal import PEFT
 internal import TensorFiles
 internal import TensorMath
 
-/// The encoder of p-tuning, or the projection of prefix tuning, in training: a table of virtual tokens through linear layers.
+/// The encoder of p-tuning, or the projection of prefix tuning, in training: a table of virtual tokens through linear layers, and
+/// through an LSTM before them if there is one.
 ///
 /// Gradients, for a layer y = xWᵀ + b: dW = gᵀx, db = Σ g, dx = gW, times the slope of what stands before it: [x > 0] or 1 - x².
 /// Source: peft/tuners/p_tuning/model.py `PromptEncoder.forward`; prefix_tuning/model.py `PrefixEncoder.forward`.
@@ -15,6 +16,8 @@ final class PromptEncoderTraining {
   }
 
   private let table: TrainedParameter
+  /// Both directions of each layer.
+  private let recurrent: [[LSTMTraining]]
   private let layers: [Layer]
   private let activation: PromptEncoder.Activation
   /// What the layers make of the table, and where its gradient is summed.
@@ -22,8 +25,11 @@ final class PromptEncoderTraining {
   /// What each layer was given last.
   private var inputs: [LentMatrix] = []
 
-  init(table: TrainedParameter, layers: [Layer], activation: PromptEncoder.Activation, in workspace: Workspace) {
-    (self.table, self.layers, self.activation) = (table, layers, activation)
+  init(
+    table: TrainedParameter, recurrent: [[LSTMTraining]] = [], layers: [Layer], activation: PromptEncoder.Activation,
+    in workspace: Workspace
+  ) {
+    (self.table, self.recurrent, self.layers, self.activation) = (table, recurrent, layers, activation)
     let width = layers.last?.weight.value.rows ?? table.value.columns
     output = TrainedParameter(
       value: workspace.zeros(table.value.rows, width), gradient: workspace.zeros(table.value.rows, width))
@@ -33,6 +39,12 @@ final class PromptEncoderTraining {
   func encode(in workspace: Workspace) {
     inputs = []
     var x = table.value
+    for directions in recurrent {
+      let parts = directions.map { $0.encode(x, in: workspace) }
+      x = workspace.matrix(x.rows, parts[0].columns + parts[1].columns)
+      x.setColumns(from: 0, parts[0])
+      x.setColumns(from: parts[0].columns, parts[1])
+    }
     for (index, layer) in layers.enumerated() {
       inputs.append(x)
       let next = workspace.matrix(x.rows, layer.weight.value.rows)
@@ -56,6 +68,14 @@ final class PromptEncoderTraining {
       next.setProduct(g, layer.weight.value)
       if index > 0 { next.copy(zip(next.values, x.values).map { $0 * activation.slope(ofValue: $1) }) }
       g = next
+    }
+    for directions in recurrent.reversed() {
+      let width = g.columns / 2
+      let back = directions.enumerated().map {
+        $1.backward(g.columns($0 * width..<($0 + 1) * width, in: workspace), in: workspace)
+      }
+      back[0].add(back[1])
+      g = back[0]
     }
     table.gradient.add(g)
   }
@@ -95,6 +115,24 @@ extension AdapterReader {
     add(
       ParameterStore.Initial(
         name: "\(stem).embedding.weight", shape: [encoder.tokens, encoder.width], values: encoder.table))
+    var recurrent: [[(names: [String], isReverse: Bool)]] = []
+    for (index, directions) in (encoder.recurrent?.layers ?? []).enumerated() {
+      recurrent.append([])
+      for direction in directions {
+        let ending = "_l\(index)" + (direction.isReverse ? "_reverse" : "")
+        let gates = 4 * direction.hidden
+        let parts: [(name: String, shape: [Int], values: [Float])] = [
+          ("weight_ih", [gates, direction.input], direction.inputWeight),
+          ("weight_hh", [gates, direction.hidden], direction.hiddenWeight),
+          ("bias_ih", [gates], direction.inputBias), ("bias_hh", [gates], direction.hiddenBias),
+        ]
+        let names = parts.map { "\(stem).lstm_head.\($0.name)\(ending)" }
+        for (name, part) in zip(names, parts) {
+          add(ParameterStore.Initial(name: name, shape: part.shape, values: part.values))
+        }
+        recurrent[index].append((names, direction.isReverse))
+      }
+    }
     var names: [(weight: String, bias: String)] = []
     for (index, layer) in encoder.layers.enumerated() {
       let name = "\(stem).\(layersName).\(2 * index)"
@@ -105,6 +143,15 @@ extension AdapterReader {
     make { store, parts in
       let training = PromptEncoderTraining(
         table: store.parameter("\(stem).embedding.weight"),
+        recurrent: recurrent.map {
+          $0.map { direction in
+            let parameters = direction.names.map(store.parameter)
+            return LSTMTraining(
+              .init(
+                inputWeight: parameters[0], hiddenWeight: parameters[1], inputBias: parameters[2],
+                hiddenBias: parameters[3]), isReverse: direction.isReverse)
+          }
+        },
         layers: names.map { .init(weight: store.parameter($0.weight), bias: store.parameter($0.bias)) },
         activation: encoder.activation, in: store.workspace)
       parts.encoder = training

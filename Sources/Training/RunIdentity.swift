@@ -34,6 +34,14 @@ public struct RunIdentity: Sendable, Equatable {
     ]
   }
 
+  /// The first key whose values differ in two documents of documents.
+  static func firstDifference(_ first: JSONValue?, _ other: JSONValue?) -> String {
+    for part in first?.members ?? [] {
+      for member in part.value.members ?? [] where other?[part.key]?[member.key] != member.value { return member.key }
+    }
+    return "its settings"
+  }
+
   /// The first part that is another one in `json`.
   func difference(to json: JSONValue) -> (name: String, found: String, expected: String)? {
     for part in parts where json[part.key] != .string(part.value) {

@@ -24,6 +24,8 @@ public final class TrainableModel {
   private let head: AdaptedLinear
   /// The lowest layer with something to train.
   let lowest: Int
+  /// Layers that a batch of the step went through.
+  private var reached: Set<Int> = []
 
   init(
     _ model: FrozenModel, parameters: ParameterStore, parts: TrainedParts, carried: [CarriedTensor] = [],
@@ -60,11 +62,18 @@ public final class TrainableModel {
   }
 
   /// Forgets which adapters took part in a step.
-  func beginStep() { for adapter in parts.occasional { adapter.takesPart = false } }
+  func beginStep() {
+    for adapter in parts.occasional { adapter.takesPart = false }
+    reached = []
+  }
 
-  /// Parameters of adapters that were left out of all batches of the step.
+  /// Parameters of adapters and layers that were left out of all batches of the step.
   var leftOut: Set<ExactName> {
-    Set(exactly: parts.occasional.filter { !$0.takesPart }.flatMap(\.parameterNames))
+    let stems = model.layers.indices.filter { !reached.contains($0) }.map {
+      "\(AdapterReader.stem(model.layers[$0].path))."
+    }
+    let unreached = parameters.entries.map(\.name).filter { name in stems.contains { name.startsExactly($0) } }
+    return Set(exactly: parts.occasional.filter { !$0.takesPart }.flatMap(\.parameterNames) + unreached)
   }
 
   /// What the method does after the optimizer's step `step`, counted from 0.
@@ -94,9 +103,18 @@ public final class TrainableModel {
     var x = embed(batch, pass)
     if let projection = model.inputProjection { x = projection(x, in: workspace) }
     if let positions = model.positions { addPositions(to: x, positions, pass.lengths) }
+    let inputMask = pass.mask(model.dropout.input, columns: x.columns)
+    if let inputMask { x = inputMask(x, in: workspace) }
+    // Nil for a layer that is left out.
     var tapes: [TrainedLayer.Tape?] = []
-    var resumed: [(x: LentMatrix, generator: TorchGenerator)] = []
+    var resumed: [(x: LentMatrix, generator: TorchGenerator)?] = []
     for (index, layer) in layers.enumerated() {
+      if trains, model.dropout.layers > 0, pass.drawnShare() < Float(model.dropout.layers) {
+        guard index >= lowest else { continue }
+        if checkpointsActivations { resumed.append(nil) } else { tapes.append(nil) }
+        continue
+      }
+      if trains { reached.insert(index) }
       let keeps = trains && index >= lowest
       if keeps && checkpointsActivations { resumed.append((x, pass.generator)) }
       let (output, tape) = layer.forward(x, pass, keeps: keeps && !checkpointsActivations)
@@ -111,17 +129,19 @@ public final class TrainableModel {
     for index in stride(from: layers.count - 1, through: lowest, by: -1) {
       let tape: TrainedLayer.Tape?
       if checkpointsActivations {
-        let (input, state) = resumed.removeLast()
-        pass.generator = state
-        tape = layers[index].forward(input, pass, keeps: true).tape
+        tape = resumed.removeLast().flatMap { input, state in
+          pass.generator = state
+          return layers[index].forward(input, pass, keeps: true).tape
+        }
       } else {
         tape = tapes.removeLast()
       }
-      guard let tape, let next = layers[index].backward(g, tape, pass, wantsInput: index > lowest || trainsInput)
+      guard let tape else { continue }
+      guard let next = layers[index].backward(g, tape, pass, wantsInput: index > lowest || trainsInput)
       else { break }
       g = next
     }
-    if trainsInput { inputBackward(g, batch, pass) }
+    if trainsInput { inputBackward(inputMask.map { $0(g, in: workspace) } ?? g, batch, pass) }
     return loss
   }
 

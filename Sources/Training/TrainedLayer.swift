@@ -18,6 +18,8 @@ struct TrainedLayer {
     /// The second sum, where a norm follows it.
     let last: LentMatrix?
     let kept: [(any Kept)?]
+    /// What the model's own dropout keeps: of attention's softmax, and of what both parts add.
+    let masks: (shares: AttentionMask?, attention: DropoutMask?, feedForward: DropoutMask?)
   }
 
   let layer: FrozenDecoderLayer
@@ -80,10 +82,11 @@ struct TrainedLayer {
       k = norms.key(k, width: layer.attention.width, in: workspace)
     }
     rotate(q, k, pass, back: false)
+    let shares = pass.attentionMask(layer.dropout.attention, heads: layer.attention.heads)
     let seen =
-      prefix?.attend(layer.attention, q, k, v, pass)
-      ?? layer.attention(q, k, v, lengths: pass.lengths, in: workspace)
-    let middle = run(output, seen)
+      prefix?.attend(layer.attention, q, k, v, shares, pass)
+      ?? layer.attention(q, k, v, lengths: pass.lengths, mask: shares, in: workspace)
+    let (middle, attentionMask) = dropped(run(output, seen), pass)
     middle.add(x)
     let inner = layer.normsAfter ? attentionNorm(middle, in: workspace) : middle
     let normalised = layer.normsAfter ? inner : feedForwardNorm(middle, in: workspace)
@@ -91,7 +94,7 @@ struct TrainedLayer {
     let raised = run(up, normalised)
     let hidden =
       opened.map { layer.function($0, times: raised, in: workspace) } ?? layer.function(raised, in: workspace)
-    let sum = run(down, hidden)
+    let (sum, feedForwardMask) = dropped(run(down, hidden), pass)
     sum.add(inner)
     let result = layer.normsAfter ? feedForwardNorm(sum, in: workspace) : sum
     guard keeps else { return (result, nil) }
@@ -99,8 +102,14 @@ struct TrainedLayer {
       result,
       Tape(
         x: x, attention: (q, k, v, seen), unnormalised: unnormalised, middle: middle, gate: opened, up: raised,
-        last: layer.normsAfter ? sum : nil, kept: kept)
+        last: layer.normsAfter ? sum : nil, kept: kept, masks: (shares, attentionMask, feedForwardMask))
     )
+  }
+
+  /// What a part adds, as the model's dropout leaves it.
+  private func dropped(_ x: LentMatrix, _ pass: TrainingPass) -> (LentMatrix, DropoutMask?) {
+    let mask = pass.mask(layer.dropout.sums, columns: x.columns)
+    return (mask.map { $0(x, in: pass.workspace) } ?? x, mask)
   }
 
   /// Adds to the adapters' gradients. The gradient of the layer's input, if it is wanted.
@@ -122,7 +131,7 @@ struct TrainedLayer {
     let places = (gate: first, up: first + (gate == nil ? 0 : 1), down: first + (gate == nil ? 1 : 2))
     let wantsHidden = wantsNormalised || gate?.isTrained ?? false || up.isTrained
     let hiddenGradient = down.backward(
-      sumGradient,
+      tape.masks.feedForward.map { $0(sumGradient, in: workspace) } ?? sumGradient,
       input: {
         tape.gate.map { layer.function($0, times: tape.up, in: workspace) } ?? layer.function(tape.up, in: workspace)
       }, kept: tape.kept[places.down], pass, wantsInput: wantsHidden)
@@ -141,8 +150,9 @@ struct TrainedLayer {
     }
     guard let normalisedGradient else { return nil }
     // The first sum: middle = x + output(seen).
-    let middleGradient = workspace.zeros(g.rows, tape.middle.columns)
+    let middleGradient = workspace.matrix(g.rows, tape.middle.columns)
     if layer.normsAfter {
+      middleGradient.clear()
       normalisedGradient.add(sumGradient)
       attentionNorm.backward(of: tape.middle, normalisedGradient, to: middleGradient, in: workspace)
     } else {
@@ -151,7 +161,8 @@ struct TrainedLayer {
     }
     guard wantsMiddle else { return nil }
     let seenGradient = output.backward(
-      middleGradient, input: { tape.attention.seen }, kept: tape.kept[projections.count], pass,
+      tape.masks.attention.map { $0(middleGradient, in: workspace) } ?? middleGradient, input: { tape.attention.seen },
+      kept: tape.kept[projections.count], pass,
       wantsInput: wantsInput || trainsProjections)
     guard let seenGradient else { return nil }
     let inputGradient = projectionsBackward(
@@ -171,8 +182,8 @@ struct TrainedLayer {
     let workspace = pass.workspace
     let (q, k, v, _) = tape.attention
     var gradients =
-      prefix?.gradients(layer.attention, q, k, v, g, pass)
-      ?? layer.attention.gradients(q, k, v, g, lengths: pass.lengths, in: workspace)
+      prefix?.gradients(layer.attention, q, k, v, g, tape.masks.shares, pass)
+      ?? layer.attention.gradients(q, k, v, g, lengths: pass.lengths, mask: tape.masks.shares, in: workspace)
     rotate(gradients.q, gradients.k, pass, back: true)
     if let norms = headNorms, let before = tape.unnormalised {
       let width = layer.attention.width

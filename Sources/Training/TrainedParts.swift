@@ -19,6 +19,8 @@ struct TrainedParts {
   var encoder: PromptEncoderTraining?
   /// Adapters that may be left out of a batch.
   var occasional: [any OccasionalAdapter] = []
+  /// True if what was drawn decides how many numbers a batch draws.
+  var drawsVary = false
   /// What a method adds to the loss and does after a step.
   var budget: (any TrainedBudget)?
 

@@ -17,20 +17,21 @@ struct TrainedPrefix {
   }
 
   func attend(
-    _ attention: SequenceAttention, _ q: LentMatrix, _ k: LentMatrix, _ v: LentMatrix, _ pass: TrainingPass
+    _ attention: SequenceAttention, _ q: LentMatrix, _ k: LentMatrix, _ v: LentMatrix, _ mask: AttentionMask?,
+    _ pass: TrainingPass
   ) -> LentMatrix {
     let (keys, values) = extended(k, v, pass)
-    return attention(spread(q, pass), keys, values, lengths: lengths(pass), in: pass.workspace)
+    return attention(spread(q, pass), keys, values, lengths: lengths(pass), mask: mask, in: pass.workspace)
       .gathering(places(pass), in: pass.workspace)
   }
 
   func gradients(
     _ attention: SequenceAttention, _ q: LentMatrix, _ k: LentMatrix, _ v: LentMatrix, _ g: LentMatrix,
-    _ pass: TrainingPass
+    _ mask: AttentionMask?, _ pass: TrainingPass
   ) -> (q: LentMatrix, k: LentMatrix, v: LentMatrix) {
     let (keys, values) = extended(k, v, pass)
     let all = attention.gradients(
-      spread(q, pass), keys, values, spread(g, pass), lengths: lengths(pass), in: pass.workspace)
+      spread(q, pass), keys, values, spread(g, pass), lengths: lengths(pass), mask: mask, in: pass.workspace)
     var start = 0
     for length in lengths(pass) {
       for row in 0..<self.values.value.rows {

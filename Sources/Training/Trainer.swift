@@ -35,7 +35,10 @@ public final class Trainer {
   public let steps: Int
   let records: [TrainingRecord]
   let order: BatchOrder
+  /// Those who train together: each computes some of a step's batches.
+  public let ranks: any Ranks
   private let optimizer: AdamW
+  private let gradients: StepGradients
   let padsLeft: Bool
   /// Steps done.
   public internal(set) var step = 0
@@ -43,9 +46,15 @@ public final class Trainer {
   var epochGenerator: TorchGenerator
 
   /// - Parameter padsLeft: the tokenizer's padding side, which decides which draws of dropout meet which tokens.
+  /// - Parameter ranks: with R of them the run is that of one with R times the batches of a step, to the bit.
   public init(
-    _ model: TrainableModel, records: [TrainingRecord], arguments: TrainingArguments, padsLeft: Bool = false
+    _ model: TrainableModel, records: [TrainingRecord], arguments: TrainingArguments, padsLeft: Bool = false,
+    ranks: any Ranks = OneRank()
   ) {
+    var arguments = arguments
+    arguments.accumulationSteps *= ranks.count
+    self.ranks = ranks
+    gradients = StepGradients(model, ranks: ranks)
     self.model = model
     self.records = records
     self.padsLeft = padsLeft
@@ -53,7 +62,6 @@ public final class Trainer {
     steps =
       arguments.maxSteps > 0
       ? arguments.maxSteps : Int((arguments.epochs * Double(order.stepsPerEpoch)).rounded(.up))
-    var arguments = arguments
     if let share = arguments.warmupShare {
       arguments.schedule.warmupSteps = Int((share * Double(steps)).rounded(.up))
     }
@@ -109,12 +117,8 @@ public final class Trainer {
   private func take(_ batches: [TokenBatch], epoch: Double, endsEpoch: Bool) throws -> TrainingStep {
     let labelled = batches.reduce(0) { $0 + $1.labelledCount }
     let parameters = model.parameters
-    parameters.gradients.clear()
-    model.beginStep()
-    var loss = 0.0
-    for batch in batches {
-      loss += model.addGradients(of: batch, share: 1 / Double(max(1, labelled)), smoothing: arguments.labelSmoothing)
-    }
+    let loss = try gradients.add(
+      batches, share: 1 / Double(max(1, labelled)), smoothing: arguments.labelSmoothing)
     guard loss.isFinite else { throw TrainingError.notFinite(step: step + 1, what: "the loss", checkpoint: nil) }
     let norm = parameters.clipGradients(to: arguments.maxGradientNorm)
     guard norm.isFinite else {
@@ -138,14 +142,22 @@ public final class Trainer {
   /// Source: transformers/trainer.py `Trainer.evaluation_loop`.
   public func evaluate(_ records: [TrainingRecord]) -> Evaluation {
     let smoothing = arguments.labelSmoothing
+    let batches = stride(from: 0, to: records.count, by: arguments.evaluationBatchSize).map { start in
+      TokenBatch(Array(records[start..<min(start + arguments.evaluationBatchSize, records.count)]), padsLeft: padsLeft)
+    }
+    // Each rank computes some, and all add them in the batches' order.
+    let own = stride(from: ranks.rank, to: batches.count, by: ranks.count).flatMap { index -> [Double] in
+      let share = 1 / Double(max(1, batches[index].labelledCount))
+      let loss = model.loss(of: batches[index], share: share, smoothing: smoothing)
+      return [loss, smoothing == 0 ? loss : model.loss(of: batches[index], share: share)]
+    }
+    let all = ranks.gather(own)
     var (sum, total, labelled) = (0.0, 0.0, 0)
-    for start in stride(from: 0, to: records.count, by: arguments.evaluationBatchSize) {
-      let part = records[start..<min(start + arguments.evaluationBatchSize, records.count)]
-      let batch = TokenBatch(Array(part), padsLeft: padsLeft)
+    for (index, batch) in batches.enumerated() {
+      let place = 2 * (index / ranks.count)
       let count = max(1, batch.labelledCount)
-      let loss = model.loss(of: batch, share: 1 / Double(count), smoothing: smoothing)
-      sum += loss * Double(part.count)
-      total += (smoothing == 0 ? loss : model.loss(of: batch, share: 1 / Double(count))) * Double(count)
+      sum += all[index % ranks.count][place] * Double(batch.rowCount)
+      total += all[index % ranks.count][place + 1] * Double(count)
       labelled += count
     }
     return Evaluation(loss: sum / Double(max(1, records.count)), lossPerToken: total / Double(max(1, labelled)))

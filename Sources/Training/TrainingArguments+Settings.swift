@@ -10,6 +10,8 @@ extension TrainingArguments {
     package var isSwitch = false
     /// Its value where none is given.
     package var defaultText: String?
+    /// The words that it may be; empty where it is no choice of words.
+    package var choices: [String] = []
     /// True if a run that goes on from a checkpoint may have another value: the trained numbers do not depend on it.
     var mayChange = false
     /// What the value may be, for messages.
@@ -118,7 +120,8 @@ extension TrainingArguments {
     let words = choices.map(\.rawValue)
     let expected = words.dropLast().joined(separator: ", ") + " or \(words.last ?? "")"
     return Setting(
-      name: name, summary: summary, defaultText: TrainingArguments()[keyPath: path].rawValue, expected: expected,
+      name: name, summary: summary, defaultText: TrainingArguments()[keyPath: path].rawValue, choices: words,
+      expected: expected,
       read: { .string($0[keyPath: path].rawValue) },
       set: { arguments, value in
         // YAML 1.1 and flags without quotes give `no` as a truth value.

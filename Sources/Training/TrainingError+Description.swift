@@ -25,6 +25,9 @@ extension TrainingError: CustomStringConvertible {
     case .otherRun(let path, let what, let found, let expected):
       "\(path): it belongs to another run: \(what) is \(found) now, and was \(expected). "
         + "Give what it was, or begin a new run with the checkpoint as CONFIG."
+    case .otherRank(let rank, let what):
+      "rank \(rank): \(what) is not what rank 0 has. All ranks need the same base, records, configuration and options, "
+        + "and processors of one kind."
     case .contradiction(let text): text
     case .file(let error): error.description
     case .model(let error): error.description

@@ -17,6 +17,8 @@ public enum TrainingError: Error, Equatable, Sendable {
   case badCheckpoint(path: String, reason: String)
   /// A checkpoint of another run.
   case otherRun(path: String, what: String, found: String, expected: String)
+  /// A rank that was given something else than rank 0.
+  case otherRank(rank: Int, what: String)
   /// Settings that do not go together.
   case contradiction(String)
   case file(TensorFileError)

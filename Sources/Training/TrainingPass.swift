@@ -61,7 +61,21 @@ public struct TokenBatch: Sendable, Equatable {
   var lengths: [Int] { sequences.map(\.count) }
   /// Tokens of the padded batch.
   var paddedCount: Int { rowLengths.count * paddedLength }
+  /// Rows of the padded batch.
+  var rowCount: Int { rowLengths.count }
   var tokenCount: Int { sequences.reduce(0) { $0 + $1.count } }
+
+  /// Where each sequence lies in the padded batch.
+  var places: [AttentionMask.Place] {
+    var (places, row, start) = ([AttentionMask.Place](), 0, 0)
+    for sequence in sequences {
+      let padding = padsLeft ? paddedLength - rowLengths[row] : 0
+      places.append(.init(row: row, gap: padding + start))
+      start += sequence.count
+      if start == rowLengths[row] { (row, start) = (row + 1, 0) }
+    }
+    return places
+  }
 
   /// For each row of the padded batch whether it holds a token, or one of `count` rows that stand before each sequence.
   func heldRows(after count: Int) -> [Bool] {
@@ -80,6 +94,11 @@ final class TrainingPass {
   let lengths: [Int]
   /// For each row of the padded batch whether it holds a token: dropout draws for all of them.
   let heldRows: [Bool]
+  private let places: [AttentionMask.Place]
+  /// Positions of the padded batch's rows, with rows before the tokens.
+  private let paddedLength: Int
+  /// Rows or positions before each sequence's tokens.
+  private let before: (rows: Int, positions: Int)
   /// False for evaluation: nothing is dropped.
   let drops: Bool
   /// torch's global generator.
@@ -100,6 +119,9 @@ final class TrainingPass {
     self.generator = generator
     self.lengths = lengths
     heldRows = batch.heldRows(after: rowsBefore)
+    places = batch.places
+    paddedLength = batch.paddedLength + rowsBefore
+    before = (rowsBefore, prefix)
     angles = model.angles.map { angles in
       var (cosines, sines): ([Float], [Float]) = ([], [])
       let all = angles(longest + prefix)
@@ -114,6 +136,14 @@ final class TrainingPass {
 
   /// A number as `torch.rand` draws it, of `[0, 1)`.
   func drawnShare() -> Float { Float(generator.nextBits() & 0xFF_FFFF) * 0x1p-24 }
+
+  /// A mask for what queries see of keys, or nil where it drops nothing.
+  func attentionMask(_ probability: Double, heads: Int) -> AttentionMask? {
+    guard drops && probability > 0 else { return nil }
+    return AttentionMask(
+      probability: probability, places: places, heads: heads, queries: paddedLength,
+      keys: paddedLength + before.positions, before: before.rows + before.positions, from: &generator)
+  }
 
   /// A mask for inputs of a dropout, or nil where it drops nothing.
   func mask(_ probability: Double, columns: Int) -> DropoutMask? {

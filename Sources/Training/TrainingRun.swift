@@ -52,8 +52,23 @@ public final class TrainingRun {
   /// The adapter as it is now, in memory. Throws `.model` with `.adapter`.
   public func adapter() throws(TrainingError) -> StoredAdapter { try trainer.model.adapter(config: config) }
 
-  /// The newest checkpoint of the run's directory.
-  public var newestCheckpoint: String? { TrainingCheckpoint.all(in: output).last?.path }
+  /// The newest checkpoint of the run's directory, as rank 0 sees it.
+  public var newestCheckpoint: String? {
+    let path = trainer.ranks.shared(TrainingCheckpoint.all(in: output).last?.path ?? "")
+    return path.isEmpty ? nil : path
+  }
+
+  /// Checks that all ranks have the same base, records, configuration and settings. Throws `.otherRank`.
+  public func checkRanks() throws(TrainingError) {
+    guard !trainer.ranks.isAlone else { return }
+    let text = JSONValue.object([
+      .init("identity", identity.json), .init("arguments", trainer.arguments.json),
+    ]).compactText
+    let others = trainer.ranks.gather(Array(text.utf8)).map { JSONValue(parsing: String(decoding: $0, as: UTF8.self)) }
+    for (rank, other) in others.enumerated() where other != others[0] {
+      throw .otherRank(rank: rank, what: RunIdentity.firstDifference(others[0], other))
+    }
+  }
 
   /// Goes on from a checkpoint of this run: its parameters, moments, generator and history.
   ///
@@ -73,7 +88,7 @@ public final class TrainingRun {
     do {
       try trainer.run { step in
         var goesOn = try report(.step(step))
-        goesOn = try after(step, report) && goesOn
+        goesOn = trainer.ranks.allAgree(try after(step, report) && goesOn)
         guard goesOn || step.step == trainer.steps else {
           if savedStep != step.step { goesOn = try save(report) && goesOn }
           throw TrainingError.interrupted(
@@ -138,14 +153,29 @@ public final class TrainingRun {
     return true
   }
 
+  /// Checks that all ranks still have the same parameters: those of processors that compute other bits drift apart. Throws `.otherRank`.
+  private func checkParameters() throws(TrainingError) {
+    guard !trainer.ranks.isAlone else { return }
+    var hash = SHA256()
+    hash.add(trainer.model.parameters.values.values.span.bytes)
+    let digests = trainer.ranks.gather(Array(hash.finish().utf8))
+    if let rank = digests.firstIndex(where: { $0 != digests[0] }) {
+      throw .otherRank(rank: rank, what: "what its processor computed of the same gradients")
+    }
+  }
+
   private func save(_ report: (Event) throws -> Bool) throws -> Bool {
+    try checkParameters()
     let checkpoint = TrainingCheckpoint(step: trainer.step, of: output)
     if let step = history.bestStep {
       let best = TrainingCheckpoint(step: step, of: output)
       if best == checkpoint || FileSystem.kind(best.path) == .directory { history.bestCheckpoint = best.path }
     }
-    try write(checkpoint, epoch: epoch)
     savedStep = trainer.step
+    // Nobody goes on before it is there.
+    defer { trainer.ranks.wait() }
+    guard trainer.ranks.isFirst else { return try report(.saved(checkpoint.path)) }
+    try write(checkpoint, epoch: epoch)
     do throws(TensorFileError) {
       try TrainingCheckpoint.rotate(
         in: output, limit: trainer.arguments.saveLimit, best: history.bestCheckpoint)
@@ -169,7 +199,8 @@ public final class TrainingRun {
       ], trainer.step, epoch)
     guard trainer.arguments.loadsBest, let best = history.bestCheckpoint else { return }
     try loadParameters(best)
-    guard trainer.arguments.saveLimit == 1 else { return }
+    trainer.ranks.wait()
+    guard trainer.arguments.saveLimit == 1, trainer.ranks.isFirst else { return }
     do throws(TensorFileError) {
       for checkpoint in TrainingCheckpoint.all(in: output) where checkpoint.path != best { try checkpoint.remove() }
     } catch { throw TrainingError.file(error) }
@@ -178,10 +209,12 @@ public final class TrainingRun {
   /// The best checkpoint, whose adapter the run ends with; nil where the last step's is meant.
   public var bestCheckpoint: String? { trainer.arguments.loadsBest ? history.bestCheckpoint : nil }
 
-  /// Writes the trained adapter and trainer_state.json to the run's directory.
+  /// Writes the trained adapter and trainer_state.json to the run's directory. Of several ranks the first does.
   ///
   /// Throws `.file`.
   public func finish() throws(TrainingError) {
+    try checkParameters()
+    guard trainer.ranks.isFirst else { return }
     let text = history.text(plan, trainer, epoch: epoch, saves: false)
     let write = { [self] (directory: OutputDirectory) throws(TensorFileError) in
       try trainer.model.write(to: directory, config: config)

@@ -7,8 +7,11 @@ import Testing
 @Suite struct AgreementTests {
   private static let cases = (try? FileSystem.names(in: Fixtures.path("agreement"))) ?? []
   private static let merged = cases.filter { FileSystem.exists(Fixtures.path("agreement/\($0)/merged")) }
-  /// A change of one side of a tied pair, which PEFT's merge makes to both.
-  private static let oneSided = ["tie-head", "tie-head-dora", "tie-embedding", "tie-stored-twice-head", "tie-gpt2"]
+  /// A change of one side of a tied pair, which PEFT's merge makes to both, or of each side, of which it makes the sum.
+  private static let changedTies = [
+    "tie-head", "tie-head-dora", "tie-embedding", "tie-stored-twice-head", "tie-gpt2", "tie-both", "tie-both-gpt2",
+    "tie-bias-all",
+  ]
 
   private func verifier(_ name: String, of model: String, _ rounding: MergeVerifier.Rounding) throws -> MergeVerifier {
     let root = Fixtures.path("agreement/\(name)")
@@ -27,10 +30,10 @@ import Testing
     #expect(wrong.isEmpty, "\(wrong)")
     let files = try verifier.fileDifferences(directory: model)
     #expect(files.allSatisfy { !$0.decides }, "\(files)")
-    #expect(files.contains { $0.message.contains("is tied to") } == Self.oneSided.contains(name))
+    #expect(files.contains { $0.message.contains("is tied to") } == Self.changedTies.contains(name))
   }
 
-  @Test(arguments: oneSided)
+  @Test(arguments: changedTies)
   func aTieThatPEFTsMergeKeepsIsNotWhatTheAdapterDoes(name: String) async throws {
     let root = Fixtures.path("agreement/\(name)")
     let strict = try verifier(name, of: "\(root)/merged", .strict)
@@ -38,13 +41,13 @@ import Testing
     // The base itself is no merge, and neither is one with another change.
     #expect(try await verifier(name, of: "\(root)/base", .peft).run().contains { !$0.agrees })
     let other = name == "tie-embedding" ? "tie-stored-twice-head" : "tie-embedding"
-    if name != "tie-gpt2" {
+    if !["tie-gpt2", "tie-both-gpt2", "tie-bias-all"].contains(name) {
       let found = try await verifier(name, of: Fixtures.path("agreement/\(other)/merged"), .peft).run()
       #expect(found.contains { !$0.agrees })
     }
   }
 
-  @Test(arguments: oneSided)
+  @Test(arguments: changedTies)
   func ourMergeOfATiedModelIsStillRecognised(name: String) async throws {
     let root = Fixtures.path("agreement/\(name)")
     let scratch = try ScratchDirectory()
@@ -107,5 +110,19 @@ import Testing
     try OpenFile.create(scratch("model/config.json")).write("{")
     let damaged = try #require(Validation(path: scratch("model")).findings.first)
     #expect(damaged.place.hasSuffix("config.json") && !damaged.message.contains(scratch.path), "\(damaged)")
+  }
+
+  /// A weight of torch's `weight_norm`, under both of its names.
+  @Test(arguments: ["parametrizations.weight.original1", "weight_v"])
+  func aNormedWeightIsRefusedForThatReason(name: String) throws {
+    let (scratch, root) = (try ScratchDirectory(), Fixtures.path("merge/llama-f32-qv"))
+    try FileSystem.makeDirectory(scratch("base"))
+    try renameTensors("\(root)/base/model.safetensors", to: scratch("base/model.safetensors")) {
+      $0.replacing("layers.0.self_attn.q_proj.weight", with: "layers.0.self_attn.q_proj.\(name)")
+    }
+    let error = #expect(throws: AdapterError.self) {
+      try MergePlan(base: scratch("base"), adapter: "\(root)/adapter")
+    }
+    #expect(error?.description.contains("the weight is normed") == true)
   }
 }

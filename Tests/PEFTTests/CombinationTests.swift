@@ -111,6 +111,46 @@ import Testing
     #expect(throws: AdapterError.self) { try AdapterCombination(inputs(1, -1), options: options) }
   }
 
+  /// Trained rows, biases and heads beside factors, and targets by a pattern, by layers and by all but some, against PEFT's own.
+  @Test func whatAdaptersHoldBesideFactorsIsCombinedAsPEFTAppliesIt() async throws {
+    let scratch = try ScratchDirectory()
+    let saved = Fixtures.path("workbench/combine-saved")
+    let weights = [("one", 1.5), ("two", -0.5), ("three", 2)]
+    let report = try await AdapterCombination(
+      try weights.map { (try StoredAdapter(directory: "\(saved)/\($0.0)"), $0.1) }
+    ).write(to: scratch("out"))
+    #expect(report.error < 1e-6)
+    let made = try AdapterChanges(scratch("out"))
+    let expected = try AdapterChanges.expected("\(saved)/expected.safetensors")
+    var changes: [String: Matrix<Double>] = [:]
+    for (name, value) in expected {
+      let parts = name.split(separator: "/").map(String.init)
+      switch parts[0] {
+      case "delta": changes[parts[1]] = value
+      case "bias":
+        // PEFT reads a bias of a module with factors from the layer within, and leaves all others as they were.
+        let path = parts[1].dropLast(".bias".count)
+        let stored = try made.values("base_model.model.\(path).base_layer.bias")
+        #expect(stored.count == value.values.count && made.file["base_model.model.\(path).bias"] == nil)
+        for (x, y) in zip(stored, value.values) { #expect(abs(x - y) < 1e-6, "\(name)") }
+      default:
+        let tokens = made.config.trainableTokenIndices["embed"]?.elements?.compactMap(\.integerValue) ?? []
+        let token = try #require(Int(parts[1]))
+        let row = try #require(tokens.firstIndex(of: token))
+        let rows = try made.values("base_model.model.embed.token_adapter.trainable_tokens_delta")
+        #expect(rows.count == 4 * 6)
+        for (x, y) in zip(rows[row * 6..<row * 6 + 6], value.values) { #expect(x == y, "\(name)") }
+      }
+    }
+    #expect(changes.count == 6 && made.changes.count == 6 && made.error(against: changes) < 1e-6)
+    #expect(made.config.modulesToSave == ["head"] && made.config.bias == "all")
+    // Weights that do not sum to 1 leave a part of the base's biases that is not known.
+    let error = #expect(throws: AdapterError.self) {
+      try AdapterCombination(try weights.map { (try StoredAdapter(directory: "\(saved)/\($0.0)"), 1) })
+    }
+    #expect(error?.description.contains("weights that sum to 2") == true, "\(String(describing: error))")
+  }
+
   private func matrix(_ file: SafetensorsFile, _ name: String) throws -> Matrix<Double> {
     try AdapterChanges.matrix(file, try #require(file[name], "\(name)"))
   }

@@ -287,6 +287,47 @@ import Testing
         == .pattern(#"proj_out|single_transformer_blocks\.0\.proj_out|single_transformer_blocks\.1\.proj_out"#))
   }
 
+  /// What Flux's makers have as modules of their own is carried whatever the method is; parts of a fused one need factors.
+  @Test(arguments: ["methods/lokr/adapter", "methods/loha/adapter"])
+  func anAdapterOfFluxsUnfusedModulesIsCarriedWhateverItsMethod(source: String) throws {
+    let scratch = try ScratchDirectory()
+    let stored = try StoredAdapter(directory: Fixtures.path(source))
+    let tensors = stored.weights.entries.filter { $0.name.contains(".layers.0.") && $0.name.contains("q_proj") }
+    #expect(!tensors.isEmpty)
+    func made(_ module: String, at output: String) throws {
+      var config = stored.config
+      config.targetModules = .names([module])
+      let names = tensors.map { entry in
+        "base_model.model.\(module).\(entry.name.split(separator: ".").last.map(String.init) ?? "")"
+      }
+      try StoredAdapter.write(
+        config, zip(names, tensors).map { .init(name: $0, dtype: $1.dtype, shape: $1.shape) }, to: output
+      ) { sink throws(AdapterError) in
+        for (name, entry) in zip(names, tensors) { try sink.copy(entry, of: stored.weights, to: name) }
+      }
+    }
+    var options = AdapterConversion.Options()
+    (options.imageModel, options.component) = (.flux, "transformer")
+    try made("transformer_blocks.0.ff.net.0.proj", at: scratch("alone"))
+    let conversion = try AdapterConversion(scratch("alone"), options: options)
+    #expect(conversion.obstacles(to: .kohya).isEmpty)
+    try conversion.write(.kohya, to: scratch("flux.safetensors"))
+    let names = try SafetensorsFile(path: scratch("flux.safetensors")).entries.map(\.name)
+    #expect(
+      names.count == tensors.count + 1 && names.allSatisfy { $0.hasPrefix("lora_unet_double_blocks_0_img_mlp_0.") })
+    try AdapterConversion(scratch("flux.safetensors"), options: options).write(.peft, to: scratch("again"))
+    let (again, alone) = (
+      try SafetensorsFile(path: scratch("again/adapter_model.safetensors")),
+      try SafetensorsFile(path: scratch("alone/adapter_model.safetensors"))
+    )
+    // LyCORIS has no scale for whole factors of LoKr, so that one of them takes it up.
+    if source.contains("loha") { try expectSame(again, alone, source) }
+    #expect(again.entries.map(\.name) == alone.entries.map(\.name))
+    try made("transformer_blocks.0.attn.to_q", at: scratch("fused"))
+    let refused = try AdapterConversion(scratch("fused"), options: options).obstacles(to: .kohya)
+    #expect(refused.contains { $0.what.contains("attn.to_q") && $0.cure == "peft-tool to-lora ADAPTER OUT" })
+  }
+
   @Test func damagedFilesOfEveryFormAreReadOrRefusedButNeverTrap() throws {
     let scratch = try ScratchDirectory()
     var generator = SeededGenerator(seed: 41)

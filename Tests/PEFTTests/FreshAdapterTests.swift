@@ -72,6 +72,25 @@ import Testing
     #expect(try !AdapterInitializer(base: base, config: config, configPath: "x", seed: 1).isInModelOrder)
   }
 
+  @Test func anLSTMThatDropsIsNotStarted() throws {
+    let base = try BaseModel(path: Fixtures.path("merge/llama-f32-qv/base"), taskType: "CAUSAL_LM")
+    func maker(_ settings: String) throws -> AdapterInitializer {
+      let json = try #require(
+        JSONValue(
+          parsing: """
+            {"peft_type": "P_TUNING", "task_type": "CAUSAL_LM", "num_virtual_tokens": 2, "encoder_dropout": 0.1, \(settings)}
+            """))
+      return try AdapterInitializer(base: base, config: PeftConfig(json: json, path: "x"), configPath: "x", seed: 1)
+    }
+    let error = #expect(throws: AdapterError.self) {
+      try maker(#""encoder_reparameterization_type": "LSTM""#).made()
+    }
+    #expect("\(error.map(String.init(describing:)) ?? "")".contains("encoder_dropout 0.1"))
+    // torch drops between layers: one layer drops nothing, nor does an MLP.
+    _ = try maker(#""encoder_reparameterization_type": "LSTM", "encoder_num_layers": 1"#).made()
+    _ = try maker(#""encoder_reparameterization_type": "MLP""#).made()
+  }
+
   @Test(arguments: [
     #""peft_type": "ADAMSS""#, #""init_lora_weights": "eva""#, #""init_lora_weights": "pissa_niter_4""#,
     #""init_lora_weights": "pissa", "use_dora": true"#, #""use_dora": true, "init_lora_weights": false"#,

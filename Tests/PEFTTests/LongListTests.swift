@@ -112,4 +112,11 @@ import Testing
       settings: targets == "all" ? #", "target_modules": "all-linear""# : #", "target_modules": [\#(targets)]"#)
     #expect(try await readAll(scratch).mergedCount == modules.count)
   }
+
+  @Test(arguments: ["target_modules", "exclude_modules"]) func aLongListIsWrittenInOnePass(key: String) throws {
+    let names = (0..<200_000).map { "\"n\($0)\"" } + ["\"n7\"", "\"q_proj\""]
+    let json = #"{"peft_type": "LORA", "\#(key)": [\#(names.joined(separator: ", "))]}"#
+    let config = try PeftConfig(json: #require(JSONValue(parsing: json)), path: "c")
+    #expect(config.json[key]?.elements?.count == 200_001)
+  }
 }

@@ -50,6 +50,12 @@ import Testing
       abs(ours.squareRoot() - peft.change.squareRoot()) <= slack * peft.change.squareRoot(), "\(ours) \(peft.change)")
     #expect(statistics.rows.allSatisfy { $0.health == ($0.norm == 0 ? .untrained : .ok) })
     #expect(statistics.rows.contains { $0.relativeNorm != nil })
+    let before = try Checkpoint(path: "\(root)/base")
+    for row in statistics.rows where before["\(row.path).weight"]?.entry.dtype.isComputable == true {
+      guard let norm = row.norm, let relative = row.relativeNorm, row.elementCount != nil else { continue }
+      let weight = try doubles(before, "\(row.path).weight").reduce(0) { $0 + $1 * $1 }.squareRoot()
+      #expect(abs(relative * weight - norm) <= 1e-6 * norm, "\(row.path)")
+    }
   }
 
   @Test(arguments: merged)

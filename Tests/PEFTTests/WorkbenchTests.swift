@@ -110,27 +110,83 @@ import Testing
   func whatIsMoreThanFactorsIsRefusedByName(directory: String) throws {
     let stored = try StoredAdapter(directory: Fixtures.path("\(directory)/adapter"))
     let error = #expect(throws: AdapterError.self) { try AdapterCombination([(stored, 1), (stored, 1)]) }
-    guard case .notPossible(_, let what, let reason)? = error else {
+    guard case .optionNeeded(_, let what, _, let option)? = error else {
       Issue.record("\(error as Any)")
       return
     }
-    #expect(what.hasPrefix("combining ") && reason.contains("to-lora"))
+    #expect(what.hasPrefix("combining ") && option == .giveBaseForPlainLoRA)
+  }
+
+  private static func match(_ base: String, _ adapter: String) throws -> AdapterMatch {
+    try AdapterMatch(base: base, adapters: [MergePlan.Input(adapter)])
   }
 
   @Test(arguments: ["merge/llama-dora", "variants/llama-pissa", "methods/lokr", "methods/oft"])
   func withItsBaseAnAdapterOfAnyMethodIsCombined(name: String) async throws {
     let scratch = try ScratchDirectory()
     let (base, directory) = (Fixtures.path("\(name)/base"), Fixtures.path("\(name)/adapter"))
-    let plain = try await StoredAdapter(directory: directory).asPlainLoRA(base: base)
-    let report = try await AdapterCombination([(plain, 0.5), (plain, 0.5)]).write(to: scratch("out"))
+    let stored = try StoredAdapter(directory: directory)
+    var options = AdapterCombination.Options()
+    options.base = base
+    let report = try await AdapterCombination([(stored, 0.5), (stored, 0.5)], options: options).write(
+      to: scratch("out"))
     #expect(report.error < 1e-6)
-    let wanted = try MergePlan(base: base, adapter: directory).changedTensors(widening: true)
-    let found = try MergePlan(base: base, adapter: scratch("out")).changedTensors(widening: true)
+    let wanted = try Self.match(base, directory).computedTensors(widening: true)
+    let found = try Self.match(base, scratch("out")).computedTensors(widening: true)
     let byName = Dictionary(found.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
     for tensor in wanted where tensor.dtype == .f32 {
       let (a, b) = (AdapterChanges.floats(tensor.bytes), AdapterChanges.floats(try #require(byName[tensor.name]).bytes))
       let worst = zip(a, b).map { abs($0 - $1) }.max() ?? 0
       #expect(worst <= (a.map(abs).max() ?? 0) * 2e-5, "\(tensor.name): \(worst)")
+    }
+  }
+
+  /// DoRA and a plain LoRA of one model, by a rule of ranks and by a method: against the sum of the changes that a merge makes.
+  @Test(
+    arguments: [RankRule(.fixed(40)), RankRule(.energy(1)), nil],
+    [nil, CombinationMethod.dare(density: 1, elects: false)])
+  func aComputedChangeIsAddedToStoredFactors(rule: RankRule?, method: CombinationMethod?) async throws {
+    let scratch = try ScratchDirectory()
+    let base = Fixtures.path("merge/llama-dora/base")
+    let dora = try StoredAdapter(directory: Fixtures.path("merge/llama-dora/adapter"))
+    // The same factors without their magnitudes.
+    var config = dora.config
+    config.useDoRA = false
+    let entries = dora.weights.entries.filter { !$0.name.contains("magnitude") }
+    let plain = try StoredAdapter(
+      config, entries.map { .init(name: $0.name, dtype: $0.dtype, shape: $0.shape) }, named: "plain"
+    ) { sink throws(AdapterError) in
+      for entry in entries { try sink.copy(entry, of: dora.weights, to: entry.name) }
+    }
+    try plain.save(to: scratch("plain"))
+    var options = AdapterCombination.Options()
+    (options.rule, options.method, options.base) = (rule, method, base)
+    guard method == nil || rule != nil else {
+      #expect(throws: AdapterError.self) { try AdapterCombination([(dora, 0.5), (plain, -2)], options: options) }
+      return
+    }
+    let report = try await AdapterCombination([(dora, 0.5), (plain, -2)], options: options).write(to: scratch("out"))
+    #expect(report.error < 1e-4)
+    func changes(_ adapter: String) throws -> [String: [Double]] {
+      var found: [String: [Double]] = [:]
+      let checkpoint = try Checkpoint(path: base)
+      for tensor in try MergePlan(base: base, adapter: adapter).changedTensors(widening: true)
+      where tensor.dtype == .f32 {
+        let location = try #require(checkpoint[tensor.name])
+        let before = try AdapterChanges.matrix(checkpoint.shards[location.shard], location.entry).values
+        found[tensor.name] = zip(AdapterChanges.floats(tensor.bytes), before).map { Double($0) - $1 }
+      }
+      return found
+    }
+    let (first, second, made) = (
+      try changes(Fixtures.path("merge/llama-dora/adapter")), try changes(scratch("plain")), try changes(scratch("out"))
+    )
+    #expect(Set(made.keys) == Set(first.keys) && !made.isEmpty)
+    for (name, values) in made {
+      let wanted = zip(try #require(first[name]), try #require(second[name])).map { 0.5 * $0 - 2 * $1 }
+      let size = wanted.map(abs).max() ?? 0
+      let worst = zip(values, wanted).map { abs($0 - $1) }.max() ?? 0
+      #expect(worst <= size * 1e-4, "\(name): \(worst) of \(size)")
     }
   }
 
@@ -200,6 +256,49 @@ import Testing
     #expect(try AdapterChanges(scratch("sum")).error(against: source.changes) < 1e-6)
   }
 
+  @Test func theFactorsOfALoRAThatWaitsForTokensAreResized() async throws {
+    let scratch = try ScratchDirectory()
+    let directory = "\(root)/resize/adapter"
+    var config = try PeftConfig.load(directory: directory)
+    config.aloraInvocationTokens = .array([.integer(5), .integer(7)])
+    let stored = StoredAdapter(config, weights: try Adapter.openWeights(directory), named: "waiting")
+    let report = try await AdapterResize(stored, rule: RankRule(.fixed(2))).write(to: scratch("out"))
+    let plain = try await AdapterResize(StoredAdapter(directory: directory), rule: RankRule(.fixed(2)))
+      .write(to: scratch("plain"))
+    #expect(report.error == plain.error && report.error > 0)
+    #expect(try PeftConfig.load(directory: scratch("out")).aloraInvocationTokens == config.aloraInvocationTokens)
+    #expect(
+      try contents(scratch("out/adapter_model.safetensors")) == contents(scratch("plain/adapter_model.safetensors")))
+    // Merging it stays impossible.
+    #expect(throws: AdapterError.self) { try Adapter(directory: scratch("out")) }
+  }
+
+  @Test(arguments: ["kohya-sd1", "kohya-sdxl", "kohya-flux"])
+  func aFileOfKohyasIsResizedAsWhatItIs(name: String) async throws {
+    let scratch = try ScratchDirectory()
+    let path = Fixtures.path("dialects/\(name)/foreign.safetensors")
+    let parts = try StoredAdapter.all(at: path)
+    #expect(!parts.isEmpty && parts.allSatisfy { $0.component != nil })
+    let rule = RankRule(.ratio(3), limit: 2, countsAsKohya: true)
+    let resizes = try parts.map { ($0.component ?? "", try AdapterResize($0.adapter, rule: rule)) }
+    let report = try await AdapterResize.write(resizes, from: path, to: scratch("out"))
+    var modules = 0
+    for (component, adapter) in parts {
+      let component = try #require(component)
+      try adapter.save(to: scratch("whole-\(component)"))
+      let source = try AdapterChanges(scratch("whole-\(component)"))
+      let made = try AdapterChanges(scratch("out/\(component)"))
+      for module in report.modules where module.path.hasPrefix("\(component).") {
+        let path = String(module.path.dropFirst(component.count + 1))
+        let error = made.error(against: source.changes, path: path)
+        #expect(abs(error - module.error) < 1e-6, "\(path): \(error), \(module.error)")
+        #expect(module.rank <= 2 && abs(made.scale(path) - source.scale(path)) < 1e-9)
+        modules += 1
+      }
+    }
+    #expect(modules == report.modules.count && modules > 0)
+  }
+
   // MARK: Converting
 
   @Test func aLoHaBecomesALoRAOfTheRanksThatPEFTGivesIt() async throws {
@@ -247,14 +346,14 @@ import Testing
     for name in try Self.convertible {
       let (base, adapter) = (Fixtures.path("\(name)/base"), Fixtures.path("\(name)/adapter"))
       guard FileSystem.kind(base) == .directory, let stored = try? StoredAdapter(directory: adapter),
-        let plan = try? MergePlan(base: base, adapter: adapter)
+        let match = try? Self.match(base, adapter)
       else { continue }
       guard let conversion = try Self.conversion(of: stored, base: base) else { continue }
       let out = scratch("out-\(converted)")
       let report = try await conversion.write(to: out)
       #expect(report.error < 0.01, "\(name)")
-      let wanted = try plan.changedTensors(widening: true)
-      let found = try MergePlan(base: base, adapter: out).changedTensors(widening: true)
+      let wanted = try match.computedTensors(widening: true)
+      let found = try Self.match(base, out).computedTensors(widening: true)
       #expect(Set(wanted.map(\.name)) == Set(found.map(\.name)), "\(name)")
       let byName = Dictionary(found.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
       for tensor in wanted where tensor.dtype == .f32 {

@@ -29,6 +29,40 @@ import Testing
     #expect(served.code == 1 && served.output.contains("OUT --ignore-config-key odd_scale, if"))
   }
 
+  /// A configuration is as long as its maker likes.
+  @Test(arguments: ["target_modules", "modules_to_save", "odd", "base_model_name_or_path", "pattern"])
+  func whatIsLongInAConfigurationIsShortInWordsAndWholeInJSON(key: String) async throws {
+    let scratch = try ScratchDirectory()
+    let source = Fixtures.path("merge/llama-f32-qv/adapter")
+    try copyDirectory(source, to: scratch("adapter"))
+    var config = try JSONValue(contentsOf: "\(source)/adapter_config.json")
+    let names = (0..<300_000).map { "name\($0)" }
+    switch key {
+    case "odd": for name in names.prefix(5000) { config[name] = .string(name) }
+    case "base_model_name_or_path": config[key] = .string(names.joined(separator: "/"))
+    case "pattern": config["target_modules"] = .string("q_proj|v_proj|" + names.prefix(9000).joined(separator: "|"))
+    case "modules_to_save": config[key] = .array(names.map { .string($0) })
+    default: config[key] = .array((["q_proj", "v_proj"] + names).map { .string($0) })
+    }
+    try overwrite(scratch("adapter/adapter_config.json"), config.compactText)
+    let answer = await run("inspect", scratch("adapter"))
+    #expect(answer.code == 0 && answer.output.utf8.count < 4000, "\(answer.output.prefix(2000))")
+    let ending = ["base_model_name_or_path", "pattern"].contains(key) ? "…" : "more"
+    #expect(answer.output.contains { $0.isNewline } && answer.output.contains(ending))
+    if key != "pattern" { #expect(answer.output.contains("name1")) }
+    let whole = await run("inspect", "--json", scratch("adapter"))
+    #expect(whole.output.contains(key == "odd" ? "name4999" : key == "pattern" ? "name8999" : "name299999"))
+  }
+
+  /// A name with a part for each of many layers, beside others in one column.
+  @Test func aNameOfManyLayersThatAreNoRangeIsBounded() async throws {
+    let scratch = try ScratchDirectory()
+    let adapter = try manyModules((0..<2000).map { "model.layers.\(2 * $0).q_proj" }, in: scratch)
+    let answer = await run("inspect", adapter)
+    #expect(answer.code == 0 && answer.output.utf8.count < 3000, "\(answer.output)")
+    #expect(answer.output.contains("{0,2,4,6,") && answer.output.contains(",…,3998}") && answer.output.contains("2000"))
+  }
+
   @Test func controlCharactersFromFilesAreEscaped() async throws {
     let answer = await run("inspect", "/nonexistent/\u{1B}[31mred\u{7}")
     #expect(answer.code == 2 && !answer.error.contains("\u{1B}") && !answer.error.contains("\u{7}"))

@@ -31,6 +31,20 @@ struct MergeModelsTests {
     #expect(await run("merge-models", path, scratch("out"), "--force").code == 0)
   }
 
+  @Test(arguments: [
+    ("hf://owner/absent-model@v2", "owner/absent-model"),
+    ("https://huggingface.co/owner/absent-model/tree/main", "owner/absent-model"),
+    ("hf://datasets/owner/name", "expected a model, and not one of the hub's datasets"),
+    ("https://elsewhere.example/owner/name", "expected a page of"),
+  ])
+  func aModelOfARecipeIsAnAddressAsOperandsAre(address: String, said: String) async throws {
+    let scratch = try ScratchDirectory()
+    let text = "merge_method: passthrough\nmodels: [{model: \"\(address)\"}]\n"
+    let answer = await run("merge-models", try Self.recipe(scratch, text), scratch("out"), "--offline")
+    #expect(answer.code == 2 && answer.error.contains(said), "\(answer.error)")
+    #expect(FileSystem.kind(scratch("out")) == nil)
+  }
+
   @Test func whatARecipeCannotSayIsNamed() async throws {
     let scratch = try ScratchDirectory()
     let text = "merge_method: linear\nmodels: [{model: models/one, parameters: {wieght: 1}}]\n"

@@ -21,6 +21,10 @@ import Testing
     .adapterDType(path: "p", tensor: "t", dtype: .i8), .tensorMissing(path: "p", module: "m", tensor: "t"),
     .methodShape(path: "p", tensor: "t", found: [1], expected: [[2]]), .methodIndex(path: "p", tensor: "t", limit: 3),
     .unsupported(path: "p", what: "w", reason: "r."), .notPossible(path: "p", what: "w", reason: "r."),
+    .optionNeeded(path: "p", what: "w", reason: "r.", option: .giveRanks),
+    .optionNeeded(path: "p", what: "w", reason: "r.", option: .giveBase),
+    .optionNeeded(path: "p", what: "w", reason: "r.", option: .giveBaseForPlainLoRA),
+    .optionNeeded(path: "p", what: "w", reason: "r.", option: .averageSaved),
     .notMade(path: "p", what: "w", reason: "r."), .freshTensorTooLarge(path: "p", tensor: "t", shape: [1]),
     .uncountable(path: "p", what: "w", reason: "r."), .moduleNotTargeted(path: "p", module: "m", targets: "t"),
     .unmatched(base: "b", modules: ["m"], matched: 0, total: 1, nearest: ["n"]),
@@ -43,13 +47,13 @@ import Testing
     .hubBusy(name: "n", reason: "r", seconds: 300), .downloadInterrupted(name: "n"),
     .notMerged(model: "m", adapter: "a", weight: 1, merged: []), .configChanged(model: "m", path: "p"),
     .badAddress(found: "f", expected: "e"), .overwritten(model: "m", adapter: "a", tensor: "t", by: "b"),
-    .irreversible(path: "p", what: "w", reason: "r."),
+    .irreversible(path: "p", what: "w", reason: "r."), .parts(.missing(staging: "s", parts: [1], count: 2)),
     .file(
       .resultNotFinite(path: "p", tensor: "t", dtype: .f16, element: [0], cameSo: false)),
   ]
 
   @Test func everyCaseOfAnErrorIsLookedAt() throws {
-    let source = try FileSystem.text(FileSystem.join(Fixtures.root, "Sources/PEFT/AdapterError.swift"))
+    let source = try FileSystem.text(FileSystem.join(Fixtures.root, "Sources/PEFT/Adapter/AdapterError.swift"))
     var names: Set<String> = []
     for line in source.split(separator: "\n") {
       let words = line.split(separator: " ")

@@ -68,6 +68,8 @@ struct ReportBrowserTests {
     let found = try #require(answer(dom))
     #expect(
       found["overflow"]?.compactText == "[0,0]" && found["outside"]?.elements?.isEmpty == true, "\(found.compactText)")
+    // On a wide screen a row is one line.
+    #expect(found["lines"]?.integerValue == 1 || width < 1000, "\(found.compactText)")
   }
 
   /// The page as it is, with its own policy.
@@ -111,6 +113,8 @@ struct ReportBrowserTests {
         if (box.width < 1 || box.height < 7 || box.left < 0 || box.right > innerWidth + 1 || style.visibility != 'visible')
           found.outside.push(node.data.trim().slice(0, 40));
       }
+      const row = document.querySelector('.map .kind:not(.axis) .cells');
+      found.lines = new Set([...row.children].map(e => e.getBoundingClientRect().top)).size;
       const cell = document.querySelector('.map input');
       cell.focus();
       const tip = cell.parentElement.querySelector('.tip').getBoundingClientRect();

@@ -74,6 +74,29 @@ import Testing
     #expect(whole.contains("layer 1, mlp.up_proj: ‖ΔW‖/‖W‖ \(share),"))
   }
 
+  @Test func theFactsNameRankAlphaScaleDtypeBaseMethodAndTargets() async throws {
+    let page = try await page(["inspect", adapter])
+    for (name, value) in [
+      ("type", "LORA"), ("r, alpha", "4, 8 (scale = alpha/r)"), ("scale", "2"), ("dtype", "F32"),
+      ("base model", "fixtures/llama-bf16-all-linear"),
+    ] {
+      #expect(page.contains("<dt>\(name)</dt><dd>\(value)</dd>"), "\(name)")
+    }
+    #expect(page.contains("<dt>targets</dt><dd>14 paths ending in down_proj"))
+  }
+
+  @Test func aPlotOfSingularValuesHasTheDecadesThatItsValuesTake() async throws {
+    let page = try await page(["inspect", adapter])
+    let rows = try await ModuleStatistics(directory: adapter).rows
+    let shares = rows.flatMap { row in row.singularValues.map { $0 / row.singularValues[0] } }
+    let labels = ["1", "0.1", "0.01", "0.001", "0.0001"].map { "dominant-baseline=\"middle\">\($0)</text>" }
+    // The lowest line of all plots is the first that no value is below, but for the fourth.
+    let lowest = try #require(labels.indices.last { page.contains(labels[$0]) })
+    let least = try #require(shares.min())
+    #expect(lowest == 4 || least >= [1, 0.1, 0.01, 0.001][lowest])
+    #expect(lowest == 1 || least < [1, 0.1, 0.01, 0.001][lowest - 1])
+  }
+
   @Test(arguments: ["ia3", "loha", "oft", "vera", "prompt-tuning", "ln-tuning", "trainable-tokens", "lokr-convolution"])
   func everyMethodHasAPageWithWhatApplies(name: String) async throws {
     let root = Fixtures.path("methods/\(name)")

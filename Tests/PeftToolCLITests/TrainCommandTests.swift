@@ -1,10 +1,11 @@
 import Foundation
 import PEFT
-import PeftToolCLI
 import Synchronization
 import TensorFiles
 import TestSupport
 import Testing
+
+@testable import PeftToolCLI
 
 /// `train`, and the road from `init` to `merge`.
 @Suite struct TrainCommandTests {
@@ -66,10 +67,13 @@ import Testing
     #expect(answer.code == 0, "\(answer.error)")
     let page = try FileSystem.text(scratch("pages/run.html"))
     #expect(page.contains("finished at step 12 of 12") && !page.contains("refresh"))
-    #expect(!page.contains("http") && !page.contains("src=") && !page.contains("<script") && !page.contains("<b>&<"))
+    for part in ["http:", "https:", "src=", "<script", "<b>&<"] { #expect(!page.contains(part), "\(part)") }
     #expect(page.contains("&lt;b&gt;&amp;"))
+    #expect(page.contains("default-src 'none'") && page.contains("class=\"verdict good\""))
     // Samples before, at three evaluations; the last of them is at the end.
-    for step in [0, 4, 8, 12] { #expect(page.components(separatedBy: "<th>step \(step)</th>").count == 3, "\(step)") }
+    for step in [0, 4, 8, 12] {
+      #expect(page.components(separatedBy: "<th scope=\"row\">step \(step)</th>").count == 3, "\(step)")
+    }
     let curve = try #require(page.components(separatedBy: "id=\"loss\"").last?.components(separatedBy: "</svg>").first)
     let points = try #require(curve.components(separatedBy: "points=\"").last?.components(separatedBy: "\"").first)
     #expect(points.split(separator: " ").count == 12)
@@ -164,6 +168,39 @@ import Testing
     #expect(
       json?["trainable_parameters"]
         == JSONValue(parsing: await run("count", "--json", chat, config).output)?["trainable"])
+  }
+
+  /// Each line of what a run will be, in words and as JSON, against the run itself.
+  @Test func aDryRunForetellsTheRun() async throws {
+    let (scratch, config, data) = try prepared()
+    let words = [
+      "train", chat, config, data, scratch("out"), "--num-train-epochs", "3", "--per-device-train-batch-size", "1",
+      "--gradient-accumulation-steps", "2", "--save-strategy", "no", "--log", scratch("log.jsonl"),
+    ]
+    let text = await run(words + ["--dry-run"]).output
+    let json = try #require(JSONValue(parsing: await run(words + ["--dry-run", "--json"]).output))
+    #expect(!FileSystem.exists(scratch("log.jsonl")))
+    let counted = JSONValue(parsing: await run("count", "--json", chat, config).output)
+    for (own, other) in [("trainable_parameters", "trainable"), ("all_parameters", "all")] {
+      let number = try #require(json[own]?.integerValue)
+      #expect(counted?[other] == .integer(number) && text.contains(": \(grouped(number)) ||"), "\(own) \(text)")
+    }
+    let answer = JSONValue(parsing: await run(words + ["--json"]).output)
+    #expect(json["steps"] == answer?["steps"] && json["tokens"] == answer?["tokens"])
+    let lines = try FileSystem.text(scratch("log.jsonl")).split(separator: "\n")
+    #expect(json["steps"] == .integer(lines.count))
+    #expect(text.contains(", \(lines.count) steps\n"), "\(text)")
+    let tokens = try #require(json["tokens"]?.integerValue)
+    #expect(text.contains("tokens of the run            \(grouped(tokens))\n"), "\(text)")
+    // Memory is the sum of what it is for, and the trained parameters' part is theirs: values, gradients, their sum and two moments.
+    let parts = ["weight_bytes", "activation_bytes", "scratch_bytes", "parameter_bytes"].map {
+      json[$0]?.integerValue ?? -1
+    }
+    #expect(json["memory_bytes"] == .integer(parts.reduce(0, +)) && parts.allSatisfy { $0 > 0 })
+    #expect(parts[3] == 20 * (json["trainable_parameters"]?.integerValue ?? 0))
+    #expect(text.contains("memory") && text.contains(bytesText(parts.reduce(0, +))))
+    guard case .number(let seconds)? = json["seconds"] else { throw CancellationError() }
+    #expect(seconds > 0 && text.contains("\ntime ") && text.hasSuffix(" tokens\n"))
   }
 
   @Test func aFileOfSettingsIsReadAndTheCommandLineWins() async throws {

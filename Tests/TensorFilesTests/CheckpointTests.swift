@@ -219,4 +219,23 @@ import Testing
     let text = #"{"b":1,"a":1.0,"c":[true,null,"é\n"]}"#
     #expect(JSONValue(parsing: text)?.compactText == text)
   }
+
+  /// The largest mixtures of experts have 150,000. What has more would take minutes and gigabytes to no end.
+  @Test func moreTensorsThanModelsHaveAreRefused() throws {
+    let scratch = try ScratchDirectory()
+    let count = SafetensorsFile.tensorLimit + 1
+    let entries = (0..<count).map { #""w\#($0)": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}"# }
+    let header = Array("{\(entries.joined(separator: ","))}".utf8)
+    let length = (0..<8).map { UInt8(truncatingIfNeeded: header.count >> ($0 * 8)) }
+    try overwrite(scratch("model.safetensors"), length + header)
+    let error = #expect(throws: TensorFileError.self) { try Checkpoint(path: scratch("model.safetensors")) }
+    #expect(error.map(caseName) == "tooManyTensors")
+    let map = (0..<count).map { #""w\#($0)": "a.safetensors""# }.joined(separator: ",")
+    try overwrite(scratch("model.safetensors.index.json"), #"{"weight_map": {\#(map)}}"#)
+    let other = #expect(throws: TensorFileError.self) { try Checkpoint(path: scratch("model.safetensors.index.json")) }
+    #expect(other.map(caseName) == "tooManyTensors")
+    let items = (0..<count).map { SafetensorsLayout.Item(name: "w\($0)", dtype: .f32, shape: []) }
+    let written = #expect(throws: TensorFileError.self) { try SafetensorsLayout(path: "out", items: items) }
+    #expect(written.map(caseName) == "tooManyTensors")
+  }
 }

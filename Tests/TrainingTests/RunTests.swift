@@ -30,9 +30,15 @@ struct RecordedRun: CustomTestStringConvertible {
     "gpt2-vera", "gpt2-all", "gemma-embedding-dora", "opt-embedding-dora", "qwen3-head-dora", "llama-loha-patterns",
     "qwen3-tokens-apart", "llama-tokens-dora",
     "llama-p-tuning", "opt-p-tuning", "llama-prefix-projection", "gpt2-prefix-projection",
+    "llama-mica", "gpt2-mica", "llama-p-tuning-lstm", "opt-p-tuning-lstm",
     // What is left out at random, and rotations within bounds.
     "llama-loha-dropout", "llama-loha-grouped", "llama-lokr-dropout", "llama-lokr-dropout-scaled", "llama-boft-dropout",
     "llama-oft-dropout", "llama-coft", "llama-coft-shared",
+    // Models that drop themselves.
+    "gpt2-drops-lora", "gpt2-drops-accumulated", "gpt2-drops-embedding", "gpt2-drops-upper", "gpt2-drops-prompt",
+    "gpt2-drops-prefix", "opt-drops-lora", "opt-drops-left", "opt-drops-prompt-left", "opt-drops-prefix-left",
+    "opt-drops-all-lora", "opt-drops-all-accumulated", "opt-drops-all-prefix", "llama-drops-lora",
+    "llama-drops-prefix", "mistral-drops-lora",
     // The Trainer's own settings.
     "neftune", "neftune-opt", "grouped", "loraplus", "left",
   ].map { RecordedRun(name: $0) }
@@ -50,7 +56,9 @@ struct RecordedRun: CustomTestStringConvertible {
     return found
   }
 
-  func trainer(_ change: (inout TrainingArguments) -> Void = { _ in }) throws -> Trainer {
+  func trainer(
+    ranks: any Ranks = OneRank(), _ change: (inout TrainingArguments) -> Void = { _ in }
+  ) throws -> Trainer {
     let json = try json()
     let base = try CausalLanguageModel(directory: Fixtures.path("training/bases/\(json["base"]?.stringValue ?? "")"))
     var arguments = TrainingArguments()
@@ -61,7 +69,8 @@ struct RecordedRun: CustomTestStringConvertible {
       seed: UInt64(json["adapter_seed"]?.integerValue ?? 42))
     let records = [[TrainingRecord]](repeating: try Self.records(), count: json["repeats"]?.integerValue ?? 1)
     return Trainer(
-      model, records: records.flatMap { $0 }, arguments: arguments, padsLeft: json["padding_side"] == .string("left"))
+      model, records: records.flatMap { $0 }, arguments: arguments, padsLeft: json["padding_side"] == .string("left"),
+      ranks: ranks)
   }
 
   static func records() throws -> [TrainingRecord] {

@@ -100,6 +100,14 @@ extension String {
       ("peft-tool merge --max-sh", "peft-tool merge --max-shard-size"),
       ("peft-tool validate Fixtures/safet", "peft-tool validate Fixtures/safetensors"),
       ("peft-tool merge --progress js", "peft-tool merge --progress json"),
+      ("peft-tool to-l", "peft-tool to-lora"),
+      ("peft-tool convert --to koh", "peft-tool convert --to kohya"),
+      ("peft-tool combine --method dare_t", "peft-tool combine --method dare_ties"),
+      ("peft-tool train --lr-scheduler-type cosine_", "peft-tool train --lr-scheduler-type cosine_with_restarts"),
+      (
+        "peft-tool train --resume-from-checkpoint Fixtures/safet",
+        "peft-tool train --resume-from-checkpoint Fixtures/safetensors"
+      ),
     ])
   fileprivate func aLineIsCompletedInEachShell(shell: Shell, line: (typed: String, whole: String)) throws {
     let scratch = try ScratchDirectory()

@@ -65,6 +65,24 @@ import Testing
     }
   }
 
+  @Test func whatIsMadeOfSeveralIsAsPrivateAsTheMostPrivateOfThem() throws {
+    try overwrite(
+      scratch("recipe.yml"),
+      "merge_method: linear\nmodels: [{model: base, parameters: {weight: 1}}, {model: secret, parameters: {weight: 1}}]\n"
+    )
+    try shell(
+      "cp -r base secret; chmod 750 secret; chmod 600 secret/model-00001-of-00004.safetensors; umask 022; "
+        + "peft-tool merge-models -q recipe.yml mixed --max-shard-size 10KB")
+    #expect(mode("mixed") == "750")
+    for (name, mode) in try modes("mixed") where name.contains("safetensors") { #expect(mode == "600", "\(name)") }
+    try shell(
+      "chmod 755 adapter; chmod 644 adapter/*; cp -r adapter hidden; chmod 700 hidden; chmod 640 hidden/adapter_model.safetensors; "
+        + "umask 022; peft-tool combine -q adapter hidden sum; peft-tool resize -q hidden small --rank 1")
+    for output in ["sum", "small"] {
+      #expect(mode(output) == "700" && mode("\(output)/adapter_model.safetensors") == "640", "\(output)")
+    }
+  }
+
   @Test func aReadOnlyBaseMergesToReadOnlyFilesInADirectoryOfOnesOwn() throws {
     try shell("chmod 444 base/*.*; chmod 555 base; umask 022; peft-tool merge -q base adapter out; chmod 755 base")
     #expect(mode("out") == "755" || mode("out") == "700", "\(mode("out"))")

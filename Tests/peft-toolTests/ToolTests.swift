@@ -160,6 +160,45 @@ func built(_ name: String) -> URL {
     #expect(left.isEmpty)
   }
 
+  @Test func aKilledPartOfAMergeIsRunAgain() throws {
+    let scratch = try ScratchDirectory()
+    let (base, adapter) = try largeBase(scratch)
+    #expect(try run("peft-tool", ["merge", base, adapter, scratch("whole")]).code == 0)
+    let expected = try SHA256.digest(of: OpenFile.open(reading: scratch("whole/model.safetensors")))
+    var generator = SeededGenerator(seed: 29)
+    var killed = 0
+    for count in [1, 3] {
+      for number in 1...count {
+        // Each is killed at some moments, and at last comes to its end.
+        for attempt in 0..<3 {
+          let process = Process()
+          process.executableURL = built("peft-tool")
+          process.arguments = ["merge", "--quiet", "--part", "\(number)/\(count)", base, adapter, scratch("out")]
+          process.standardOutput = FileHandle.nullDevice
+          try process.run()
+          if attempt < 2 {
+            usleep(UInt32.random(in: 0..<120_000, using: &generator))
+            kill(process.processIdentifier, SIGKILL)
+          }
+          process.waitUntilExit()
+          #expect(FileSystem.kind(scratch("out")) == nil)
+          guard process.terminationReason == .uncaughtSignal else {
+            #expect(process.terminationStatus == 0)
+            break
+          }
+          killed += 1
+          let early = try run("peft-tool", ["merge", "--finish", base, adapter, scratch("out")])
+          #expect(early.code == 2 && !FileSystem.exists(scratch("out")), "\(early.error)")
+        }
+      }
+      #expect(try run("peft-tool", ["merge", "--finish", base, adapter, scratch("out")]).code == 0)
+      #expect(try SHA256.digest(of: OpenFile.open(reading: scratch("out/model.safetensors"))) == expected)
+      #expect(try FileSystem.names(in: scratch.path).filter { $0.hasPrefix(".") } == [])
+      try FileSystem.remove(scratch("out"))
+    }
+    #expect(killed > 0)
+  }
+
   /// ENOSPC and EIO at every call that writes, one after the other.
   @Test(arguments: [ENOSPC, EIO], ["merge/llama-sharded", "merge/bert-sequence-classifier"])
   func aFailureOfAnyWriteLeavesNothingAndSaysSo(code: Int32, name: String) throws {

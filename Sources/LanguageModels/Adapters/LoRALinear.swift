@@ -53,15 +53,16 @@ public final class LoRALinear: LinearLayer {
 
   func remove(_ name: String) { adapters.removeAll { $0.name == name } }
 
-  public override func callAsFunction(_ x: Matrix<Float>) -> Matrix<Float> { adapted(x, rowsBefore: x.rows) }
+  public override func callAsFunction(_ x: Matrix<Float>) -> Matrix<Float> { adapted(x, base(x), rowsBefore: x.rows) }
 
   override func callAsFunction(_ x: Matrix<Float>, _ pass: Pass) -> Matrix<Float> {
-    adapted(x, rowsBefore: pass.rowsBeforeAdapter(of: x.rows))
+    adapted(x, base(x, pass), rowsBefore: pass.rowsBeforeAdapter(of: x.rows))
   }
 
+  /// - Parameter output: the layer's own.
   /// - Parameter rowsBefore: rows at the beginning that an aLoRA leaves alone.
-  private func adapted(_ x: Matrix<Float>, rowsBefore: Int) -> Matrix<Float> {
-    var y = base(x)
+  private func adapted(_ x: Matrix<Float>, _ output: Matrix<Float>, rowsBefore: Int) -> Matrix<Float> {
+    var y = output
     for (name, weight) in active {
       guard weight != 0, let factors = adapters.first(where: { $0.name == name })?.factors, !factors.isFolded else {
         continue

@@ -43,15 +43,15 @@ struct LoadedAdapter {
       try addFactors(model)
       return
     }
-    let plan = try withAdapterErrors({ () throws(AdapterError) in
-      try MergePlan(base: model.base.path, adapters: [MergePlan.Input(stored)])
+    let match = try withAdapterErrors({ () throws(AdapterError) in
+      try AdapterMatch(base: model.base.path, adapters: [MergePlan.Input(stored)])
     })
-    try use(plan, model)
+    try use(match, model)
   }
 
-  private mutating func use(_ plan: MergePlan, _ model: CausalLanguageModel) throws(ModelError) {
+  private mutating func use(_ match: AdapterMatch, _ model: CausalLanguageModel) throws(ModelError) {
     var apart: Set<ExactName> = []
-    let adapter = plan.adapter
+    let adapter = match.adapters[0]
     let isApart = staysApart
     if config.peftType == .lora && (config.targetParameters ?? []).isEmpty && config.useBDLoRA.isEmptyOrFalse {
       let scaling = try withAdapterErrors({ () throws(AdapterError) in
@@ -70,16 +70,15 @@ struct LoadedAdapter {
     }
     // In f32, as all sums are: rounded to the base's dtype they would be another model's than PEFT's, which adds while it runs.
     let changed = try withAdapterErrors({ () throws(AdapterError) in
-      try plan.changedTensors(skipping: apart, widening: true)
+      try match.computedTensors(skipping: apart, widening: true)
     })
     replaced = try model.values(of: consume changed)
   }
 
   /// True for a plain LoRA: s·B·A beside a weight that stays what it is.
   private var staysApart: Bool {
-    config.peftType == .lora && !config.useDoRA && config.kasaConfig == .null && config.useBDLoRA.isEmptyOrFalse
-      && (config.targetParameters ?? []).isEmpty && !config.ensureWeightTying
-      && !["pissa", "olora"].contains(config.initLoRAWeights.stringValue?.lowercased() ?? "")
+    config.peftType == .lora && config.loraExtra == nil && (config.targetParameters ?? []).isEmpty
+      && !config.ensureWeightTying
   }
 
   private mutating func addFactors(_ model: CausalLanguageModel) throws(ModelError) {
@@ -127,7 +126,7 @@ struct LoadedAdapter {
 
   private func matrix(_ entry: TensorEntry, _ file: SafetensorsFile) throws(ModelError) -> WeightMatrix {
     let bytes = try asModelError { () throws(TensorFileError) in try file.file.bytes(entry.byteRange) }
-    return try WeightMatrix(ChangedTensor(name: entry.name, dtype: entry.dtype, shape: entry.shape, bytes: bytes))
+    return try WeightMatrix(ComputedTensor(name: entry.name, dtype: entry.dtype, shape: entry.shape, bytes: bytes))
   }
 }
 
@@ -159,7 +158,7 @@ extension CausalLanguageModel {
   /// Tensors that a merge computed, by the names of the parameters whose place they take. Throws `.unsupported` for one that is none's.
   ///
   /// Memory: each tensor's bytes go as soon as its value is made.
-  func values(of tensors: consuming [ChangedTensor]) throws(ModelError) -> [ExactName: WeightMatrix] {
+  func values(of tensors: consuming [ComputedTensor]) throws(ModelError) -> [ExactName: WeightMatrix] {
     let names = parameterNames
     var values: [ExactName: WeightMatrix] = [:]
     while let tensor = tensors.popLast() {

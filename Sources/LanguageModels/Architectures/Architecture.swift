@@ -26,13 +26,18 @@ public struct Architecture: Sendable {
     public var finalNorm: String?
     /// The path of the head, a linear layer.
     public var head = "lm_head"
+    /// Share of what enters the first layer that training drops.
+    public var inputDropout = 0.0
+    /// Share of passes in which training leaves a layer out.
+    public var layerDropout = 0.0
     /// Greatest number of positions.
     public let contextLength: Int
 
     public init(
       root: NetworkModule, embedding: String, positions: String? = nil, inputProjection: String? = nil,
       outputProjection: String? = nil, rotary: String? = nil, layers: String, attentionName: String = "self_attn",
-      finalNorm: String? = nil, head: String = "lm_head", contextLength: Int
+      finalNorm: String? = nil, head: String = "lm_head", inputDropout: Double = 0, layerDropout: Double = 0,
+      contextLength: Int
     ) {
       self.root = root
       self.embedding = embedding
@@ -44,6 +49,8 @@ public struct Architecture: Sendable {
       self.attentionName = attentionName
       self.finalNorm = finalNorm
       self.head = head
+      self.inputDropout = inputDropout
+      self.layerDropout = layerDropout
       self.contextLength = contextLength
     }
   }

@@ -14,7 +14,7 @@ extension Architecture {
     let scales = try config.flag("scale_attn_weights", default: true)
     let embedding = Embedding(try source.matrix("transformer.wte.weight", vocabulary, hidden))
     func dropout(_ key: String) throws(ModelError) -> NetworkModule {
-      Inert("Dropout", details: "p=\(pythonNumber(try config.number(key, default: 0.1))), inplace=False")
+      Inert("Dropout", details: "p=\(pythonNumber(try config.share(key, default: 0.1))), inplace=False")
     }
     var layers: [NetworkModule] = []
     for index in 0..<(try config.count("n_layer", default: 12)) {
@@ -22,7 +22,8 @@ extension Architecture {
       let width = hidden / heads
       let scale = (scales ? 1 / Float(width).squareRoot() : 1) / (scalesByLayer ? Float(index + 1) : 1)
       let layout = Attention.Layout(
-        projections: ["c_attn"], output: "c_proj", heads: heads, keyHeads: heads, width: width, scale: scale)
+        projections: ["c_attn"], output: "c_proj", heads: heads, keyHeads: heads, width: width, scale: scale,
+        dropout: try config.share("attn_pdrop", default: 0.1))
       let attention = Attention(
         "GPT2Attention", layout, index: index,
         [
@@ -43,7 +44,8 @@ extension Architecture {
           "GPT2Block",
           DecoderLayer.Layout(
             attention: "attn", attentionNorm: "ln_1", feedForwardNorm: "ln_2",
-            feedForward: FeedForward(up: "c_fc", down: "c_proj", function: "act")),
+            feedForward: FeedForward(up: "c_fc", down: "c_proj", function: "act"),
+            dropout: try config.share("resid_pdrop", default: 0.1)),
           [
             ("ln_1", try source.layerNorm("\(path).ln_1", hidden, epsilon: epsilon)), ("attn", attention),
             ("ln_2", try source.layerNorm("\(path).ln_2", hidden, epsilon: epsilon)), ("mlp", feedForward),
@@ -60,6 +62,6 @@ extension Architecture {
     return Parts(
       root: NetworkModule("GPT2LMHeadModel", [("transformer", model), ("lm_head", head)]), embedding: "transformer.wte",
       positions: "transformer.wpe", layers: "transformer.h", attentionName: "attn", finalNorm: "transformer.ln_f",
-      contextLength: context)
+      inputDropout: try config.share("embd_pdrop", default: 0.1), contextLength: context)
   }
 }

@@ -46,7 +46,8 @@ struct LlamaLike {
       let path = "model.layers.\(index)"
       let attentionPath = "\(path).self_attn"
       var layout = Attention.Layout(
-        heads: heads, keyHeads: keyHeads, width: width, scale: 1 / Float(width).squareRoot())
+        heads: heads, keyHeads: keyHeads, width: width, scale: 1 / Float(width).squareRoot(),
+        dropout: try config.share("attention_dropout", default: 0))
       layout.window = try window(config, index)
       let queryBias = hasQueryBias || attentionBias
       var parts: [(name: String, module: NetworkModule)] = [

@@ -42,7 +42,8 @@ extension Architecture {
       let path = "\(path).layers.\(index)"
       let width = hidden / heads
       let layout = Attention.Layout(
-        output: "out_proj", heads: heads, keyHeads: heads, width: width, scale: 1 / Float(width).squareRoot())
+        output: "out_proj", heads: heads, keyHeads: heads, width: width, scale: 1 / Float(width).squareRoot(),
+        dropout: try config.share("attention_dropout", default: 0))
       var projections: [(name: String, module: NetworkModule)] = []
       for name in ["k_proj", "v_proj", "q_proj", "out_proj"] {
         projections.append((name, try source.linear("\(path).self_attn.\(name)", hidden, hidden, bias: bias)))
@@ -52,7 +53,8 @@ extension Architecture {
           "OPTDecoderLayer",
           DecoderLayer.Layout(
             attentionNorm: "self_attn_layer_norm", feedForwardNorm: "final_layer_norm", feedForwardModule: nil,
-            feedForward: FeedForward(up: "fc1", down: "fc2", function: "activation_fn"), normsAfter: !normsBefore),
+            feedForward: FeedForward(up: "fc1", down: "fc2", function: "activation_fn"), normsAfter: !normsBefore,
+            dropout: try config.share("dropout", default: 0.1)),
           [
             ("self_attn", Attention("OPTAttention", layout, index: index, projections)),
             ("activation_fn", try ActivationLayer("activation_function", config, default: "relu")),
@@ -71,6 +73,7 @@ extension Architecture {
         [("model", NetworkModule("OPTModel", [("decoder", NetworkModule("OPTDecoder", parts))])), ("lm_head", head)]),
       embedding: "\(path).embed_tokens", positions: "\(path).embed_positions",
       inputProjection: projects ? "\(path).project_in" : nil, outputProjection: projects ? "\(path).project_out" : nil,
-      layers: "\(path).layers", finalNorm: hasFinalNorm ? "\(path).final_layer_norm" : nil, contextLength: context)
+      layers: "\(path).layers", finalNorm: hasFinalNorm ? "\(path).final_layer_norm" : nil,
+      layerDropout: try config.share("layerdrop", default: 0), contextLength: context)
   }
 }

@@ -38,6 +38,14 @@ public struct Adapter: Sendable {
     public let entry: TensorEntry
     /// True if `modules_to_save` names the module; such a tensor is written even where the base lacks it.
     public let isSavedModule: Bool
+
+    /// The name in an adapter's file, after the prefix: a bias of a module with factors is that of the layer within.
+    func storedName(beside modules: Set<ExactName>) -> String {
+      let ending = ".bias"
+      guard !isSavedModule, name.hasSuffix(ending) else { return name }
+      let path = String(name.dropLast(ending.count))
+      return modules.contains(ExactName(path)) ? "\(path).base_layer\(ending)" : name
+    }
   }
 
   /// Where it was read from, as given; for an adapter that was made here, what messages call it.
@@ -87,9 +95,16 @@ public struct Adapter: Sendable {
   /// `.unpaired`, `.tensorRepeated`, `.adapterDType`.
   /// - Parameter ignoredConfigKeys: unknown keys of the configuration that are known to be harmless.
   public init(_ stored: StoredAdapter, ignoredConfigKeys: Set<String> = []) throws(AdapterError) {
+    try self.init(stored, ignoredConfigKeys: ignoredConfigKeys, allowsInvocation: false)
+  }
+
+  /// - Parameter allowsInvocation: true to take aLoRA, for what only changes factors.
+  init(
+    _ stored: StoredAdapter, ignoredConfigKeys: Set<String>, allowsInvocation: Bool
+  ) throws(AdapterError) {
     (config, configPath, file) = (stored.config, stored.configPath, stored.weights)
     (directory, isInMemory) = (stored.name, stored.directory == nil)
-    try Self.check(config, configPath, ignoredConfigKeys)
+    try Self.check(config, configPath, ignoredConfigKeys, allowsInvocation: allowsInvocation)
     if let method = AdapterMethod.named(config.peftType) {
       let parts = try MethodParts(file, config, method)
       modules = []
@@ -113,9 +128,13 @@ public struct Adapter: Sendable {
   }
 
   /// What the configuration alone tells against a merge. Throws `.unknownConfigKey`, `.unsupported`.
-  private static func check(_ config: PeftConfig, _ path: String, _ ignored: Set<String>) throws(AdapterError) {
+  private static func check(
+    _ config: PeftConfig, _ path: String, _ ignored: Set<String>, allowsInvocation: Bool = false
+  ) throws(AdapterError) {
     try config.checkUnknownKeys(path: path, ignored: ignored)
-    guard let method = AdapterMethod.named(config.peftType) else { return try LoRAVariants.refuse(config, path: path) }
+    guard let method = AdapterMethod.named(config.peftType) else {
+      return try LoRAVariants.refuse(config, path: path, allowsInvocation: allowsInvocation)
+    }
     if case .none(let reason) = method.merging {
       throw .unsupported(path: path, what: "peft_type \(config.peftType.rawValue)", reason: reason)
     }

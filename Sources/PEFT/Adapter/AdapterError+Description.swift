@@ -61,7 +61,8 @@ extension AdapterError: CustomStringConvertible {
     case .methodIndex(let path, let tensor, let limit):
       "\(path): tensor '\(tensor)' holds an index outside 0 to \(limit - 1). The file is damaged, or the base is another."
     case .unsupported(let path, let what, let reason): "\(path): \(what) is not merged: \(reason)"
-    case .notPossible(let path, let what, let reason): "\(path): \(what) is not possible: \(reason)"
+    case .notPossible(let path, let what, let reason), .optionNeeded(let path, let what, let reason, _):
+      "\(path): \(what) is not possible: \(reason)"
     case .notMade(let path, let what, let reason): "\(path): no fresh adapter with \(what) is made: \(reason)"
     case .freshTensorTooLarge(let path, let tensor, let shape):
       "\(path): a fresh adapter would hold '\(tensor)' of shape \(shape), far more than the weights that it adapts. Lower the "
@@ -133,6 +134,7 @@ extension AdapterError: CustomStringConvertible {
         + "the tensor but set it anew. Merge the others into the original base instead."
     case .irreversible(let path, let what, let reason):
       "\(path): \(what) cannot be taken out of a merged model: \(reason) Merge into the original base instead."
+    case .parts(let error): error.description
     case .shardSize(let found):
       "shard size '\(found)': expected a positive number of bytes with an optional unit KB, MB, GB, KiB, MiB or GiB."
     }

@@ -69,6 +69,8 @@ public enum AdapterError: Error, Sendable, Equatable {
   case unsupported(path: String, what: String, reason: String)
   /// What the workbench cannot make of an adapter, or of several.
   case notPossible(path: String, what: String, reason: String)
+  /// The same, of what an option makes possible.
+  case optionNeeded(path: String, what: String, reason: String, option: Remedy)
   /// A method or variant of which no fresh adapter is made.
   case notMade(path: String, what: String, reason: String)
   /// A tensor of a fresh adapter would be far larger than the weights that it adapts.
@@ -130,6 +132,8 @@ public enum AdapterError: Error, Sendable, Equatable {
   case overwritten(model: String, adapter: String, tensor: String, by: String)
   /// What was merged cannot be taken out of the result.
   case irreversible(path: String, what: String, reason: String)
+  /// The parts of a merge do not come together.
+  case parts(MergePartsError)
   /// A shard size that cannot hold even one tensor's header, or is not a size.
   case shardSize(found: String)
 }

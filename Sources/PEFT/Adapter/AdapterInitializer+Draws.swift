@@ -35,7 +35,7 @@ extension AdapterInitializer {
     case .uniform: a = generator.kaimingUniform(count: rank * input, fanIn: input)
     case .gaussian: a = generator.normal(count: rank * input, mean: 0, deviation: 1 / Double(rank))
     case .orthogonal: (a, b) = try orthogonal(target, &generator)
-    case .pissa, .olora: (a, b) = try decomposed(target, start)
+    case .pissa, .olora, .minor: (a, b) = try decomposed(target, start)
     }
     if [.uniform, .gaussian].contains(start) {
       b = [Float](repeating: 0, count: b.count)
@@ -73,19 +73,23 @@ extension AdapterInitializer {
   }
 
   /// A and B from the base weight's singular values or its QR decomposition. What they make is taken from the weight when the adapter
-  /// is loaded. Source: peft/tuners/lora/layer.py `LoraLayer.pissa_init`, `olora_init`.
+  /// is loaded; MiCA makes nothing, A being zero. Source: peft/tuners/lora/layer.py `LoraLayer.pissa_init`, `olora_init`, `mica_init`.
   private func decomposed(
     _ target: Target, _ start: Initialisation
   ) throws(AdapterError) -> (a: [Float], b: [Float]) {
     let rank = target.rank
     let isHalfOrSingle = [.f32, .f16, .bf16].contains(target.dtype)
-    let takes = target.module.kind == .linear || (target.isTransposed && start == .pissa)
+    let takes = target.module.kind == .linear || (target.isTransposed && start != .olora)
     guard takes, isHalfOrSingle, rank <= min(target.input, target.output) else {
       throw unmade(target, "it takes linear layers of 16 or 32 bits, and ranks that the weight has.")
     }
     let weight = try base.matrix(of: target.module)
-    if start == .pissa {
+    if start != .olora {
       guard let parts = Decompositions.singularValues(weight) else { throw undecomposable(target) }
+      if start == .minor {
+        let last = parts.u.columns(parts.u.columns - rank..<parts.u.columns)
+        return ([Float](repeating: 0, count: rank * target.input), last.values.map { Float($0) })
+      }
       let scale = try LoRAScaling(config, path: configPath).values(for: target.path).scale
       let roots = parts.s.prefix(rank).map { ($0 / scale).squareRoot() }
       let a = (0..<rank).flatMap { row in (0..<weight.columns).map { Float(roots[row] * parts.vTransposed[row, $0]) } }

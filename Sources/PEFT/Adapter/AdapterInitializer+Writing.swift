@@ -43,7 +43,7 @@ extension AdapterInitializer {
         switch tensor.values {
         case .floats(let values):
           tensors[ExactName(name)] = Stored(
-            shape: tensor.shape, dtype: dtype == .f64 ? .f64 : .f32, values: .floats(rounded(values, dtype)),
+            shape: tensor.shape, dtype: dtype == .f64 ? .f64 : .f32, values: .floats(Self.rounded(values, dtype)),
             isTrained: !isBuffer)
         case .bytes(_, let dtype):
           tensors[ExactName(name)] = Stored(
@@ -108,7 +108,7 @@ extension AdapterInitializer {
   }
 
   /// Values in the base weight's dtype, as f32 again.
-  private func rounded(_ values: [Float], _ dtype: DType) -> [Float] {
+  static func rounded(_ values: [Float], _ dtype: DType) -> [Float] {
     guard let format = dtype.format, format == .bf16 || format == .f16 else { return values }
     var bytes = [UInt8](repeating: 0, count: values.count * format.byteCount)
     var span = bytes.mutableSpan

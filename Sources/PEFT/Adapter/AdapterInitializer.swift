@@ -177,7 +177,7 @@ public struct AdapterInitializer: Sendable {
     let start = initialisation(config)
     try refuse(
       start == nil, "init_lora_weights \(config.initLoRAWeights.compactText)",
-      "true, false, gaussian, orthogonal, pissa and olora are made here; others start from data, or are drawn otherwise."
+      "true, false, gaussian, orthogonal, pissa, olora and mica are made here; others start from data, or are drawn otherwise."
     )
     try refuse(
       config.useDoRA && start != .uniform && start != .gaussian,
@@ -199,6 +199,8 @@ public struct AdapterInitializer: Sendable {
     case pissa
     /// Both from the weight's QR decomposition.
     case olora
+    /// B from the least singular values of the weight, A zero.
+    case minor
   }
 
   /// Nil for an initialisation that is not drawn here. Source: peft/tuners/lora/layer.py `reset_lora_parameters`.
@@ -210,6 +212,7 @@ public struct AdapterInitializer: Sendable {
       switch name.lowercased() {
       case "gaussian": .gaussian
       case "olora": .olora
+      case "mica": .minor
       default: ["pissa": .pissa, "orthogonal": .orthogonal][name]
       }
     default: nil

@@ -11,7 +11,7 @@ enum AdapterName {
   /// name too. Any adapter name after `lora_A` and the like, as in a raw state dict, is left out as well.
   static func withoutForeignParts(_ name: String) -> (name: String, foreign: Set<String>) {
     let found = name.parts(keepingEmpty: true)
-    guard found.contains(where: { $0.isExactly(defaultAdapter) || foreignParts.contains(String($0)) }) else {
+    guard found.contains(where: { $0.isExactly(defaultAdapter) || foreignParts.containsExactly($0) }) else {
       return (name, [])
     }
     var parts = found.map(String.init)

@@ -14,10 +14,12 @@ public struct AdapterSink: Sendable {
 
   /// Tensors in a file that does not exist yet, in the order in which PEFT's library writes them. Throws `.system`,
   /// `.headerTooLargeToWrite`.
-  package init(at path: String, _ items: [Item], metadata: [JSONValue.Member] = []) throws(TensorFileError) {
+  package init(
+    at path: String, _ items: [Item], metadata: [JSONValue.Member] = [], permissions: FilePermissions = .open
+  ) throws(TensorFileError) {
     layout = try Self.layout(path, items, metadata)
     places = Dictionary(layout.entries.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
-    file = try layout.create(at: path)
+    file = try layout.create(at: path, permissions: permissions)
   }
 
   /// Tensors in memory. Throws `.system`, `.headerTooLargeToWrite`.

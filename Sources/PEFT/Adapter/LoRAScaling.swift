@@ -66,7 +66,7 @@ public struct LoRAScaling {
   /// - Parameter rows: lora_A's; a parameter's are a multiple of its rank.
   /// Throws as `values(for:)`.
   func values(ofModule path: String, rows: Int) throws(AdapterError) -> Values {
-    let outer = MergePlanMaker.unwrapped(path).path
+    let outer = ParameterWrapping.unwrapped(path).path
     for name in config.targetedParameters(in: outer) {
       let values = try values(for: "\(outer).\(name)")
       if rows % values.rank == 0 { return values }

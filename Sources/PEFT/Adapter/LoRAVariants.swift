@@ -3,11 +3,13 @@ internal import TensorFiles
 /// What LoRA can be beyond W + s·B·A, and cannot be merged: refused by name, never treated as plain LoRA.
 enum LoRAVariants {
   /// Throws `.unsupported` if the configuration asks for a variant that is not merged.
-  static func refuse(_ config: PeftConfig, path: String) throws(AdapterError) {
+  ///
+  /// - Parameter allowsInvocation: true to let aLoRA pass, whose factors are those of any LoRA.
+  static func refuse(_ config: PeftConfig, path: String, allowsInvocation: Bool = false) throws(AdapterError) {
     let variants: [(present: Bool, what: String, reason: String)] = [
       (config.useQALoRA, "QA-LoRA (use_qalora)", "PEFT itself refuses to merge it."),
       (
-        config.aloraInvocationTokens != .null, "aLoRA (alora_invocation_tokens)",
+        !allowsInvocation && config.aloraInvocationTokens != .null, "aLoRA (alora_invocation_tokens)",
         "it acts on part of the sequence only, which no single weight can express; PEFT refuses too."
       ),
       (config.arrowConfig != .null, "Arrow (arrow_config)", "it routes between adapters by the input."),
@@ -47,5 +49,31 @@ enum LoRAVariants {
   static func isUnusedAtMerge(_ name: String, _ config: PeftConfig) -> Bool {
     (config.veloraConfig != .null && name.contains(".lora_velora"))
       || (config.montecloraConfig != .null && name.contains(".lora_monteclora"))
+  }
+}
+
+/// What makes a LoRA more than s·B·A of the factors that its file holds.
+package enum LoRAExtra: Sendable {
+  /// It is another method, whose tensors are no factors.
+  case otherMethod
+  /// KaSA, which takes components out of the base weight.
+  case kasa
+  /// An initialisation that takes something out of the base weight, by its name.
+  case removal(String)
+  /// Factors of which some are packed as blocks.
+  case blocks
+  /// DoRA's magnitudes.
+  case magnitudes
+}
+
+extension PeftConfig {
+  /// The first of these that the configuration asks for; nil for a plain LoRA, whose ΔW does not depend on the base.
+  package var loraExtra: LoRAExtra? {
+    let name = initLoRAWeights.stringValue?.lowercased() ?? ""
+    if AdapterMethod.named(peftType) != nil { return .otherMethod }
+    if kasaConfig != .null { return .kasa }
+    if name.hasPrefix("pissa") || name == "olora" { return .removal(name) }
+    if !useBDLoRA.isEmptyOrFalse { return .blocks }
+    return useDoRA ? .magnitudes : nil
   }
 }

@@ -11,10 +11,15 @@ public enum Remedy: Sendable, Equatable {
   case allowNonFinite
   case replaceOutput
   case allowDownloads
+  case giveRanks
+  case giveBase
+  case giveBaseForPlainLoRA
+  case averageSaved
 
   /// A remedy without the value that it takes.
   public enum Kind: Sendable, CaseIterable {
     case ignoreConfigKey, allowMissing, allowUntargeted, allowRepeated, allowNonFinite, replaceOutput, allowDownloads
+    case giveRanks, giveBase, averageSaved
   }
 
   public var kind: Kind {
@@ -26,6 +31,9 @@ public enum Remedy: Sendable, Equatable {
     case .allowNonFinite: .allowNonFinite
     case .replaceOutput: .replaceOutput
     case .allowDownloads: .allowDownloads
+    case .giveRanks: .giveRanks
+    case .giveBase, .giveBaseForPlainLoRA: .giveBase
+    case .averageSaved: .averageSaved
     }
   }
 
@@ -39,6 +47,10 @@ public enum Remedy: Sendable, Equatable {
     case .allowNonFinite: "MergeOptions.allowNonFinite goes on."
     case .replaceOutput: "MergeOptions.replaceOutput replaces it."
     case .allowDownloads: "A Hub that is not offline downloads it."
+    case .giveRanks: "Give a rule of ranks."
+    case .giveBase: "Give the base model."
+    case .giveBaseForPlainLoRA: "LoRAConversion makes a plain LoRA of it, given its base model."
+    case .averageSaved: "Options.averagesSaved takes their weighted mean, if the weights do not sum to 0."
     }
   }
 }
@@ -54,6 +66,7 @@ extension AdapterError {
     case .adapterNotFinite, .factorNotFinite, .file(.resultNotFinite): .allowNonFinite
     case .file(.outputExists): .replaceOutput
     case .notInCache, .incompleteInCache: .allowDownloads
+    case .optionNeeded(_, _, _, let option): option
     default: nil
     }
   }

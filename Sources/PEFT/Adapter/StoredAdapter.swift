@@ -62,33 +62,27 @@ public struct StoredAdapter: Sendable {
   ///   - metadata: of the file of tensors, beside `format`.
   ///   - replacing: whether something that is already at `output` goes.
   ///   - inputs: what is read meanwhile, and must not be written into.
+  ///   - sources: files that the values come from; what is written is as private as they and their directories are.
   ///   - fill: writes the values of all tensors.
   /// Throws `.tensorRepeated`, `.file`, and what `fill` throws.
   public static func write(
     _ config: PeftConfig, _ items: [AdapterSink.Item], to output: String, card: String? = nil,
-    metadata: [JSONValue.Member] = [], replacing: Bool = false, inputs: [String] = [],
+    metadata: [JSONValue.Member] = [], replacing: Bool = false, inputs: [String] = [], sources: [String] = [],
     fill: (AdapterSink) throws(AdapterError) -> Void
   ) throws(AdapterError) {
-    try checkNames(items, output)
-    let target = try asAdapterError { () throws(TensorFileError) in
-      try OutputDirectory(target: output, replacing: replacing, inputs: inputs)
-    }
+    let made = try AdapterOutput(
+      items, at: output, metadata: metadata, replacing: replacing, inputs: inputs, sources: sources)
     do throws(AdapterError) {
-      let path = target.path(Adapter.weightsName)
-      try fill(asAdapterError { () throws(TensorFileError) in try AdapterSink(at: path, items, metadata: metadata) })
-      try asAdapterError { () throws(TensorFileError) in
-        try OpenFile.create(target.path(PeftConfig.fileName)).write(config.fileText)
-        try OpenFile.create(target.path(ModelCard.fileName)).write(
-          card ?? ModelCard(config: config, isFresh: false).text)
-        try target.commit(durable: false)
-      }
+      try fill(made.sink)
+      try made.commit(config, card: card)
     } catch {
-      target.discard()
+      made.discard()
       throw error
     }
   }
 
-  private static func checkNames(_ items: [AdapterSink.Item], _ path: String) throws(AdapterError) {
+  /// Throws `.tensorRepeated`.
+  static func checkNames(_ items: [AdapterSink.Item], _ path: String) throws(AdapterError) {
     var names: Set<ExactName> = []
     for item in items where !names.insert(ExactName(item.name)).inserted {
       throw .tensorRepeated(path: path, tensor: item.name, other: item.name)
@@ -105,9 +99,14 @@ public struct StoredAdapter: Sendable {
   public func save(to output: String, replacing: Bool = false) throws(AdapterError) {
     let (sources, items) = try savedTensors()
     try Self.write(
-      savedConfig, items, to: output, card: try storedCard(), replacing: replacing, inputs: directory.map { [$0] } ?? []
+      savedConfig, items, to: output, card: try storedCard(), replacing: replacing,
+      inputs: directory.map { [$0] } ?? [],
+      sources: storedFiles
     ) { sink throws(AdapterError) in try copy(sources, to: sink) }
   }
+
+  /// The file of its tensors, if it was read from one.
+  var storedFiles: [String] { directory == nil ? [] : [weights.path] }
 
   /// The adapter as `save` writes it, in memory. Throws as `save`.
   public func copied() throws(AdapterError) -> StoredAdapter {

@@ -19,7 +19,7 @@ struct StoredProduct: Sendable {
     _ file: SafetensorsFile, _ config: PeftConfig, _ configPath: String
   ) throws(AdapterError) -> [StoredProduct] {
     let scaling = try LoRAScaling(config, path: configPath)
-    let isDetermined = config.isDeterminedWithoutBase
+    let isDetermined = config.loraExtra == nil && (try? LoRAVariants.refuse(config, path: configPath)) != nil
     var products: [StoredProduct] = []
     for (name, tensors) in AdapterName.loraModules(in: file) {
       let path = name.text
@@ -60,15 +60,5 @@ struct StoredProduct: Sendable {
             left: stored.selectingColumns(order), right: matrixA.rows(expert * rank..<(expert + 1) * rank))
         })
     }
-  }
-}
-
-extension PeftConfig {
-  /// True if a plain LoRA's ΔW is s·B·A, whatever the base.
-  fileprivate var isDeterminedWithoutBase: Bool {
-    guard !useDoRA, kasaConfig == .null, useBDLoRA.isEmptyOrFalse else { return false }
-    if (try? LoRAVariants.refuse(self, path: "")) == nil { return false }
-    guard let name = initLoRAWeights.stringValue?.lowercased() else { return true }
-    return !name.hasPrefix("pissa") && name != "olora"
   }
 }

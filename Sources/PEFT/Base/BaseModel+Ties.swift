@@ -1,5 +1,4 @@
 internal import TensorFiles
-internal import TensorMath
 
 extension BaseModel {
   /// Types whose configuration takes `tie_word_embeddings` from `text_config` unless its own is true: their files once had it there.
@@ -37,23 +36,9 @@ extension BaseModel {
       let one = names["\(head).weight"].flatMap({ checkpoint[$0] }),
       let other = names["\(embedding).weight"].flatMap({ checkpoint[$0] })
     else { return true }
-    guard one.entry.shape == other.entry.shape else { return false }
     let (first, second) = (checkpoint.shards[one.shard].file, checkpoint.shards[other.shard].file)
-    if one.entry.dtype == other.entry.dtype {
-      return try first.holdsSameBytes(one.entry.byteRange, other.entry.byteRange, of: second)
-    }
-    guard let format = one.entry.dtype.format, let otherFormat = other.entry.dtype.format else { return false }
-    for start in stride(from: 0, to: one.entry.elementCount, by: 1 << 18) {
-      let elements = start..<min(start + 1 << 18, one.entry.elementCount)
-      func values(_ entry: TensorEntry, _ file: OpenFile, _ width: Int) throws(TensorFileError) -> [UInt8] {
-        let begin = entry.byteRange.lowerBound
-        return try file.bytes(begin + elements.lowerBound * width..<begin + elements.upperBound * width)
-      }
-      let a = Double.decoded(try values(one.entry, first, format.byteCount), format)
-      let b = Double.decoded(try values(other.entry, second, otherFormat.byteCount), otherFormat)
-      if a != b { return false }
-    }
-    return true
+    return try StoredTensor(file: first, entry: one.entry).holdsSameValues(
+      as: StoredTensor(file: second, entry: other.entry))
   }
 
   /// The checkpoint's name of the weight that stands for `name` because the two are tied: the head's for an embedding that it does

@@ -49,7 +49,7 @@ struct LayerFolding<Extra: Hashable> {
     }.sorted { naturallyPrecedes($0.name, $1.name) }
   }
 
-  /// "0-3,7" for 0, 1, 2, 3, 7.
+  /// "0-3,7" for 0, 1, 2, 3, 7. Of more parts than a model's layers give, the first ones and the last.
   private static func ranges(_ numbers: [Int]) -> String {
     var parts: [(first: Int, last: Int)] = []
     for number in numbers {
@@ -59,6 +59,8 @@ struct LayerFolding<Extra: Hashable> {
         parts.append((number, number))
       }
     }
-    return parts.map { $0.first == $0.last ? "\($0.first)" : "\($0.first)-\($0.last)" }.joined(separator: ",")
+    var texts = parts.prefix(64).map { $0.first == $0.last ? "\($0.first)" : "\($0.first)-\($0.last)" }
+    if parts.count > 64, let last = parts.last { texts += ["…", "\(last.last)"] }
+    return texts.joined(separator: ",")
   }
 }

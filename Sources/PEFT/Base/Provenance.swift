@@ -68,6 +68,17 @@ public struct Provenance: Sendable, Equatable {
   /// The sum of the weights with which an adapter was merged.
   func weight(of adapter: String) -> Double { steps.reduce(0) { $0 + ($1.adapter == adapter ? $1.weight : 0) } }
 
+  /// Refuses to add an adapter of that digest to the model that the record is of, if it is there already.
+  ///
+  /// Throws `.alreadyMerged`.
+  func requireAbsent(
+    _ adapter: Adapter, digest: String, weight: Double, in model: BaseModel
+  ) throws(AdapterError) {
+    let held = self.weight(of: digest)
+    guard held > 0, weight > 0 else { return }
+    throw .alreadyMerged(base: model.path, adapter: adapter.directory, weight: held)
+  }
+
   /// The adapters that are still in the model, in the order of their first merge.
   public var merged: [Merged] {
     var seen: Set<String> = []

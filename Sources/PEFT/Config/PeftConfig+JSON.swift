@@ -15,9 +15,10 @@ extension PeftConfig {
         path: path, key: "peft_type", expected: "the name of a method, such as \"LORA\"",
         found: json["peft_type"]?.compactText ?? "absent")
     }
-    guard PeftType.known.contains(PeftType(rawValue: name)) else { throw .unknownPeftType(path: path, found: name) }
+    let type = PeftType(rawValue: name)
+    let method = type == .lora ? nil : AdapterMethod.named(type)
+    guard type == .lora || method != nil else { throw .unknownPeftType(path: path, found: name) }
     self.init()
-    let method = AdapterMethod.named(PeftType(rawValue: name))
     let methodKeys = Set(exactly: (method?.defaultSettings ?? []).map(\.key))
     if let method { settings = .object(method.defaultSettings.filter { !Self.sharedKeys.contains($0.key) }) }
     for member in members {
@@ -131,9 +132,8 @@ extension PeftConfig {
       }
       switch (field.key, value) {
       case ("target_modules", .array(let names)), ("exclude_modules", .array(let names)):
-        var unique: [JSONValue] = []
-        for name in names where !unique.contains(name) { unique.append(name) }
-        value = .array(unique)
+        var seen: Set<ExactName> = []
+        value = .array(names.filter { $0.stringValue.map { seen.insert($0).inserted } ?? true })
       case ("loftq_config", .object) where initLoRAWeights != .string("loftq"): value = .object([])
       case ("eva_config", .null) where initLoRAWeights == .string("eva"):
         value = Self.nestedDefaults["eva_config"] ?? .null

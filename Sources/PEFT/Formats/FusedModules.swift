@@ -102,7 +102,7 @@ enum FusedModules {
     _ modules: [ExactName: CarriedModule], _ fused: TransformerNames.Fused, path file: String
   ) throws(AdapterError) -> CarriedModule? {
     let parts = fused.parts.map { modules[ExactName($0)] }
-    guard let first = parts.compactMap({ $0 }).first, let firstA = first[.a], let firstB = first[.b] else { return nil }
+    guard let first = parts.compactMap({ $0 }).first else { return nil }
     if fused.parts.count == 1 {
       var module = first
       module.path = fused.path
@@ -110,6 +110,7 @@ enum FusedModules {
       for role: LoRARole in [.b, .magnitude] { module[role] = try first[role]?.halvesSwapped(first.path, file) }
       return module
     }
+    guard let firstA = first[.a], let firstB = first[.b] else { return nil }
     let scale = CarriedAdapter.mostFrequent(parts.compactMap { $0?.scale }.filter { $0 != 0 }) ?? 1
     let rank = parts.reduce(0) { $0 + ($1?.rank ?? 0) }
     let input = firstA.shape[1]

@@ -88,9 +88,14 @@ enum KohyaDialect {
       add("module '\(module.path)'", "its flat name could not be read back", "peft-tool merge BASE ADAPTER OUT")
     }
     if component == "transformer", !comfy, adapter.config.peftType != .lora {
-      add(
-        "\(adapter.config.peftType.rawValue) of a transformer", "fused projections cannot be put together of it",
-        "peft-tool to-lora ADAPTER OUT")
+      let fused = adapter.modules.first { module in
+        TransformerNames.fused(diffusers: module.path, model).map { $0.parts.count > 1 || $0.swapsHalves } ?? false
+      }
+      if let fused {
+        add(
+          "\(adapter.config.peftType.rawValue) of '\(fused.path)'",
+          "it is a part of a module there, which cannot be put together of it", "peft-tool to-lora ADAPTER OUT")
+      }
     }
     return found
   }

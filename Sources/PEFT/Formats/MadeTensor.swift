@@ -164,19 +164,12 @@ struct MadeTensor: Sendable {
   func scaled(by factor: Double) -> MadeTensor {
     guard factor != 1, let format = dtype.format else { return self }
     return MadeTensor(dtype, shape) { () throws(AdapterError) in
-      let values = Double.decoded(try bytes(), format)
-      if format == .f64 { return values.flatMap { withoutAlignment(($0 * factor).bitPattern.littleEndian) } }
-      return encoded(values.map { roundedOnce($0 * factor, for: format) }, format)
+      let stored = try bytes()
+      var products = [UInt8](repeating: 0, count: stored.count)
+      _ = rescale(stored.span.bytes, from: format, by: factor, to: format, into: &products)
+      return products
     }
   }
-}
-
-/// A product in f64 as an f32 that rounds to a narrower format as the product itself would: to odd where it is between two.
-private func roundedOnce(_ value: Double, for format: FloatFormat) -> Float {
-  let single = Float(value)
-  guard format != .f32, Double(single) != value, single.isFinite, single.bitPattern & 1 == 0 else { return single }
-  // The neighbour on the value's side has an odd last bit, and keeps ties from being seen where there is none.
-  return Double(single) < value ? single.nextUp : single.nextDown
 }
 
 private func encoded(_ values: [Float], _ format: FloatFormat) -> [UInt8] {

@@ -123,6 +123,8 @@ public struct Hub: Sendable {
   /// stays as it is written.
   private static func expanded(_ path: String, _ environment: (String) -> String?) -> String {
     let home = path == "~" || path.hasPrefix("~/") ? environment("HOME").map { $0 + path.dropFirst() } : nil
+    // Most paths have none, and are spared the making of a pattern, which takes as long as to read an adapter.
+    guard (home ?? path).utf8.contains(UInt8(ascii: "$")) else { return home ?? path }
     return (home ?? path).replacing(/\$(?:(\w+)|\{([^}]*)\})/.asciiOnlyWordCharacters()) { match in
       environment(String(match.1 ?? match.2 ?? "")) ?? String(match.0)
     }

@@ -4,7 +4,7 @@ internal import TensorFiles
 struct AdapterDeltas {
   /// What ΔW is made of.
   private enum Source {
-    case places(MergePlan, [MergePlan.DeltaPlace])
+    case places(AdapterMatch, [AdapterMatch.DeltaPlace])
     case product(StoredProduct)
     case part(Adapter.MethodPart)
   }
@@ -31,8 +31,8 @@ struct AdapterDeltas {
     if let base {
       var options = options
       options.allowRepeated = true
-      let plan = try MergePlan(base: base, adapter: directory, options: options)
-      for (path, places) in plan.deltaPlaces() { sources[path] = .places(plan, places) }
+      let match = try AdapterMatch(base: base, adapters: [MergePlan.Input(directory)], options: options)
+      for (path, places) in match.deltaPlaces() { sources[path] = .places(match, places) }
     } else if let method = AdapterMethod.named(config.peftType) {
       let parts = try MethodParts(file, config, method)
       shared = parts.shared
@@ -52,7 +52,7 @@ struct AdapterDeltas {
   /// making of a method's rule throws.
   func delta(of path: String) throws(AdapterError) -> ModuleDelta? {
     switch sources[path] {
-    case .places(let plan, let places): try plan.delta(at: places)
+    case .places(let match, let places): try match.delta(at: places)
     case .product(let product): product.isDetermined ? try product.delta() : nil
     case .part(let part):
       // What cannot be tried is not judged here: `Validation` says what is wrong with it.

@@ -76,8 +76,8 @@ public struct AdapterSummary: Sendable {
   }
 
   private static func byteClass(_ name: String, _ config: PeftConfig) -> ByteClass {
-    if name.contains(".base_layer.weight") { return .baseCopies }
-    if name.contains(LoRARole.mark) || config.peftType != .lora { return .adapter }
+    if name.holds(".base_layer.weight") { return .baseCopies }
+    if name.holds(LoRARole.mark) || config.peftType != .lora { return .adapter }
     let path = name.parts().dropLast().joined(separator: ".")
     if config.savedTails.contains(endOf: path) { return .savedModules }
     return name.hasSuffix(".weight") ? .baseCopies : .adapter

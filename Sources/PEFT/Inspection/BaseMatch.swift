@@ -25,14 +25,14 @@ public struct BaseMatch: Sendable {
   public init(base: String, adapter: String, options: MergeOptions = MergeOptions()) throws(AdapterError) {
     let plan = try MergePlan(base: base, adapter: adapter, options: options)
     var folding = LayerFolding<String>()
-    for output in plan.shards.flatMap(\.outputs) {
+    for output in plan.match.changedTensors {
       let change: String
-      switch output.source {
-      case .copy: continue
-      case .merge, .mergeRows, .change: change = plan.base.checkpoint[output.item.name] == nil ? "added" : "merged"
-      case .changeBias, .addBias: change = "bias changed"
-      case .replaceRows: change = "rows replaced"
-      case .replace: change = plan.base.checkpoint[output.item.name] == nil ? "added" : "replaced"
+      switch output.change {
+      case .unchanged: continue
+      case .sums, .sumOnRows, .rules: change = plan.base.checkpoint[output.item.name] == nil ? "added" : "merged"
+      case .biasRule, .biases: change = "bias changed"
+      case .rows: change = "rows replaced"
+      case .replacement: change = plan.base.checkpoint[output.item.name] == nil ? "added" : "replaced"
       }
       folding.add(output.item.name, shapes: [output.item.shape], output.item.dtype, change)
     }

@@ -63,9 +63,9 @@ public struct ModuleStatistics: Sendable {
     if let base {
       var options = options
       options.allowRepeated = true
-      let plan = try MergePlan(base: base, adapter: directory, options: options)
-      rows = Self.joined(rows, try await plan.moduleChanges(workers: workers), isLoRA: config.peftType == .lora)
-      try await Self.addSpectra(of: plan, to: &rows, workers: workers)
+      let match = try AdapterMatch(base: base, adapters: [MergePlan.Input(directory)], options: options)
+      rows = Self.joined(rows, try await match.moduleChanges(workers: workers), isLoRA: config.peftType == .lora)
+      try await Self.addSpectra(of: match, to: &rows, workers: workers)
     }
     self.rows = rows.sorted { naturallyPrecedes($0.path, $1.path) }
   }
@@ -96,18 +96,18 @@ public struct ModuleStatistics: Sendable {
     }
   }
 
-  /// Gives rows that have none the singular values of what the plan changes.
-  private static func addSpectra(of plan: MergePlan, to rows: inout [Row], workers: Int) async throws {
+  /// Gives rows that have none the singular values of what the match changes.
+  private static func addSpectra(of match: AdapterMatch, to rows: inout [Row], workers: Int) async throws {
     let wanted = rows.indices.filter { rows[$0].singularValues.isEmpty && rows[$0].health == .ok }
     guard !wanted.isEmpty else { return }
-    let places = plan.deltaPlaces()
+    let places = match.deltaPlaces()
     let paths = wanted.map { rows[$0].path }
     let found = try await withThrowingTaskGroup(of: [(Int, [Double])].self) { group in
       for worker in 0..<max(1, workers) {
         group.addTask {
           try stride(from: worker, to: paths.count, by: max(1, workers)).map { index in
             try Task.checkCancellation()
-            let delta = try plan.delta(
+            let delta = try match.delta(
               at: places[ExactName(paths[index])] ?? [], greatestExtent: ModuleDelta.greatestExtent)
             return (wanted[index], delta?.spectrum()?.values ?? [])
           }

@@ -204,32 +204,17 @@ extension ParameterCounter {
       + product(hidden + 1, layers, 2, size)
   }
 
-  /// Layers share their A in runs, and B all together, though each stores its own.
-  ///
-  /// Source: peft/tuners/lily/model.py `LilyModel._post_injection_hook`.
+  /// Layers share their A in runs, and B all together, though each stores its own: see `LilyGroups`.
   private func lily(_ modules: [ExactName: [ExactName: TensorEntry]]) throws(AdapterError) -> Int {
-    struct Group: Hashable {
-      let suffix: Int?
-      let shape: [Int]
-    }
     let stride = max(1, try integer("stride_A"))
-    var members: [Group: Int] = [:]
+    let groups = LilyGroups(config)
+    var members: [LilyGroups.Group: Int] = [:]
     var total = 0
-    var places: [ExactName: Int] = [:]
-    if case .names(let names)? = config.targetModules {
-      for (place, name) in names.enumerated() { places[name] = place }
-    }
-    let lengths = Set(places.keys.map(\.text.utf8.count))
     for path in modules.keys.map(\.text).sorted(by: naturallyPrecedes) {
       guard let tensors = modules[path], let a = tensors["lily_A.weight"], let b = tensors["lily_B.weight"] else {
         continue
       }
-      // The last name of the list that the path ends with, dot or not.
-      let suffix = (0...path.utf8.count).lazy.filter(lengths.contains).compactMap {
-        places[String(path.utf8.suffix($0)) ?? ""]
-      }
-      .max()
-      let group = Group(suffix: suffix, shape: a.shape + b.shape)
+      let group = groups.group(path, shape: a.shape + b.shape)
       let index = members[group, default: 0]
       members[group] = index + 1
       if index == 0 { total += b.elementCount }

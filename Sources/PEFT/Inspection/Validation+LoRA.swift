@@ -93,8 +93,8 @@ extension Validation {
       note("shape", module, "lora_A \(a.shape) and lora_B \(b.shape) have no common rank")
       return
     }
-    var paths = config.targetedParameters(in: MergePlanMaker.unwrapped(module).path).map {
-      "\(MergePlanMaker.unwrapped(module).path).\($0)"
+    var paths = config.targetedParameters(in: ParameterWrapping.unwrapped(module).path).map {
+      "\(ParameterWrapping.unwrapped(module).path).\($0)"
     }
     let isParameter = !paths.isEmpty
     if !isParameter { paths = [module] }

@@ -31,6 +31,9 @@ struct LoRAUpdate: Sendable {
   /// The inner dimension of all terms side by side, with what is removed.
   var rank: Int { terms.reduce(0) { $0 + $1.rank } + (removal?.rank ?? 0) }
 
+  /// True for W + s·B·A without more.
+  var isPlain: Bool { magnitude == nil && removal == nil }
+
   /// True if rows of the result depend on other rows of the weight.
   var needsWholeWeight: Bool { removal != nil || (magnitude != nil && isTransposed) }
 }
@@ -118,10 +121,9 @@ enum BaseRemoval: Sendable {
   }
 }
 
-/// A tensor that is added to a bias: b' = b + scale · entry. lora_B's bias, and BEFT's.
+/// A tensor that is added to a bias: b' = b + scale · source. lora_B's bias, and BEFT's.
 struct AddedBias: Sendable {
-  let file: OpenFile
-  let entry: TensorEntry
+  let source: StoredTensor
   let scale: Double
 }
 
@@ -142,12 +144,11 @@ extension LoRAUpdate {
 
 /// Rows of an embedding that take the place of the base's.
 struct TokenReplacement: Sendable {
-  let file: OpenFile
   /// One row for each index.
-  let entry: TensorEntry
+  let source: StoredTensor
   let indices: [Int]
 
-  /// The replaced rows in order, and where each stands in `entry`. The last of equal indices counts, as in an assignment.
+  /// The replaced rows in order, and where each stands in `source`. The last of equal indices counts, as in an assignment.
   var places: [(row: Int, place: Int)] {
     Dictionary(indices.enumerated().map { ($1, $0) }, uniquingKeysWith: { $1 })
       .sorted { $0.key < $1.key }.map { (row: $0.key, place: $0.value) }

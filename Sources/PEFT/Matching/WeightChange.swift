@@ -56,18 +56,13 @@ struct BiasChange: Sendable {
   /// Whose the rule is.
   var owner = ModuleOwner()
   /// The weight before the change.
-  let weightFile: OpenFile
-  let weight: TensorEntry
+  let weight: StoredTensor
   let shape: WeightShape
 
   /// The new values.
   func changed(_ bias: [Double]) throws(TensorFileError) -> [Double] {
     try rule.changedBias(bias) { () throws(TensorFileError) in
-      guard let format = weight.dtype.format else { return Matrix(rows: 0, columns: 0) }
-      let values = Double.decoded(try weightFile.bytes(weight.byteRange), format)
-      let stored = Matrix(
-        rows: shape.isTransposed ? shape.input : shape.output,
-        columns: shape.isTransposed ? shape.output : shape.input, values: values)
+      let stored: Matrix<Double> = try weight.matrix(rows: shape.isTransposed ? shape.input : shape.output)
       return shape.isTransposed ? stored.transposed : stored
     }
   }

@@ -3,12 +3,22 @@ internal import TensorMath
 
 /// What one task keeps from piece to piece: a block of bytes, tensors of which every piece reads a part, and what it saw.
 struct MergeScratch {
-  var block: [UInt8] = []
+  private var block: [UInt8] = []
   var factors = FactorCache()
   let finiteCheck: FiniteCheck
 
   /// - Parameter allowsNonFinite: to go on where a result is an infinity or a NaN.
   init(allowsNonFinite: Bool) { finiteCheck = FiniteCheck(isLenient: allowsNonFinite) }
+
+  /// Lends a block of that many bytes, with whatever is in it.
+  mutating func withBlock(
+    _ byteCount: Int, _ body: (inout MutableRawSpan) throws(TensorFileError) -> Void
+  ) throws(TensorFileError) {
+    if block.count != byteCount { block = [UInt8](repeating: 0, count: byteCount) }
+    var span = block.mutableSpan
+    var bytes = span.mutableBytes
+    try body(&bytes)
+  }
 }
 
 /// The tensors read last, decoded: the factors of an expert are spread over a tensor that all experts share.

@@ -19,15 +19,9 @@ final class FiniteCheck {
 struct FiniteSink<Base: TensorSink>: TensorSink {
   let base: Base
   let check: FiniteCheck
-  /// What the piece is made from.
-  let source: OpenFile
-  let entry: TensorEntry
-  /// The dtype of the results.
+  let piece: TensorPiece
+  /// The format of the results.
   let format: FloatFormat
-  let dtype: DType
-  /// Where the piece's first element goes, and which of the tensor's it is.
-  let target: Int
-  let firstElement: Int
 
   func copy(_ range: Range<Int>, from source: OpenFile, to byteOffset: Int) throws(TensorFileError) {
     try base.copy(range, from: source, to: byteOffset)
@@ -39,20 +33,22 @@ struct FiniteSink<Base: TensorSink>: TensorSink {
   }
 
   private func found(_ bytes: RawSpan, at byteOffset: Int) throws(TensorFileError) {
+    let entry = piece.source.entry
     check.note(entry.name)
     guard !check.isLenient else { return }
     let width = format.byteCount
     var first = 0
     while allFinite(bytes.extracting(first * width..<(first + 1) * width), format) { first += 1 }
-    let element = firstElement + (byteOffset - target) / width + first
+    let element = piece.elements.lowerBound + (byteOffset - piece.target) / width + first
     var cameSo = false
     if let stored = entry.dtype.format {
       let place = entry.byteRange.lowerBound + element * stored.byteCount
-      let before = try self.source.bytes(place..<place + stored.byteCount)
+      let before = try piece.source.file.bytes(place..<place + stored.byteCount)
       cameSo = !allFinite(before.span.bytes, stored)
     }
     throw .resultNotFinite(
-      path: self.source.path, tensor: entry.name, dtype: dtype, element: TensorEntry.position(element, in: entry.shape),
+      path: piece.source.file.path, tensor: entry.name, dtype: piece.dtype,
+      element: TensorEntry.position(element, in: entry.shape),
       cameSo: cameSo)
   }
 }

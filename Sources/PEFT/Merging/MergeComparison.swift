@@ -10,7 +10,7 @@ struct MergeComparison: Sendable {
     let place: Checkpoint.Location?
     let bound: ElementBound
     /// The weight before the merge.
-    let base: (file: OpenFile, entry: TensorEntry)?
+    let base: StoredTensor?
     let isMerged: Bool
   }
 
@@ -41,22 +41,22 @@ struct ElementBound: Sendable {
   /// True for a change by another rule than a LoRA's.
   private let isRule: Bool
 
-  init(_ output: MergePlan.Output, _ rounding: MergeVerifier.Rounding) {
+  init(_ output: MatchedTensor, _ rounding: MergeVerifier.Rounding) {
     dtype = output.item.dtype
     self.rounding = rounding
-    isRule = if case .change = output.source { true } else { false }
+    isRule = if case .rules = output.change { true } else { false }
     arithmetic =
-      switch output.source {
-      case .merge(_, _, let updates): updates.contains { $0.removal != nil } ? [.decomposed] : []
-      case .change(_, _, let change): change.rules.map(\.rule.arithmeticOfPEFT)
-      case .changeBias(_, _, let change): [change.rule.biasArithmeticOfPEFT]
+      switch output.change {
+      case .sums(let updates): updates.contains { $0.removal != nil } ? [.decomposed] : []
+      case .rules(let change): change.rules.map(\.rule.arithmeticOfPEFT)
+      case .biasRule(let change): [change.rule.biasArithmeticOfPEFT]
       default: []
       }
     adapterCount =
-      switch output.source {
-      case .merge(_, _, let updates): updates.map { Set($0.terms.map(\.owner.adapter)).count }.max() ?? 1
-      case .change(_, _, let change): Set(change.owners.map(\.adapter)).count
-      case .addBias(_, _, let biases): biases.count
+      switch output.change {
+      case .sums(let updates): updates.map { Set($0.terms.map(\.owner.adapter)).count }.max() ?? 1
+      case .rules(let change): Set(change.owners.map(\.adapter)).count
+      case .biases(let addends): addends.count
       default: 1
       }
   }

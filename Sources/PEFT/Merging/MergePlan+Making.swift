@@ -77,40 +77,32 @@ extension MergePlan {
   ) throws(AdapterError) {
     precondition(!inputs.isEmpty, "a merge needs an adapter")
     var adapters: [Adapter] = []
-    for input in inputs {
-      adapters.append(try input.adapter(options))
-    }
+    for input in inputs { adapters.append(try input.adapter(options)) }
     var weights = inputs.map(\.weight)
     let original = try BaseModel(path: basePath, taskType: adapters[0].config.taskType)
     let unmerging = unmerges ? try Unmerging(adapters, weights: weights, from: original) : nil
     if let unmerging { (adapters, weights) = (unmerging.adapters, unmerging.weights) }
-    let base = unmerges ? original : try Self.base(original, for: adapters)
-    var maker = MergePlanMaker(base: base, adapters: adapters, weights: weights, options: options, unmerges: unmerges)
-    try maker.match()
-    try unmerging?.checkNothingIsLost(maker.changedNames, in: original)
+    let match = try AdapterMatch(
+      base: unmerges ? original : try original.stacked(as: adapters), adapters: adapters, weights: weights,
+      options: options, unmerges: unmerges)
+    try unmerging?.checkNothingIsLost(Set(match.tensors.changes.keys), in: original)
     if !options.allowNonFinite {
       for adapter in adapters { try adapter.checkFinite() }
     }
-    let editedConfig = maker.editedConfig(original: original.config)
+    let editedConfig = Self.editedConfig(match, original: original.config)
     let record = Change(
-      overwritten: unmerges ? [] : try maker.overwrittenNames().sorted().map(\.text),
+      overwritten: unmerges ? [] : try match.overwrittenNames().sorted().map(\.text),
       configKeys: unmerges ? [] : Self.changedKeys(original.config, editedConfig))
     let provenance = try Self.provenance(original, adapters, weights, options, record)
-    let shards = try maker.shards(provenance: provenance)
+    let shards = try Self.shards(of: match, provenance: provenance, limit: options.maxShardBytes)
     let sideFiles = try asAdapterError { () throws(TensorFileError) in
       try SideFiles(
-        base: base.directory, adapters: unmerges ? [] : adapters.filter { !$0.isInMemory }.map(\.directory))
+        base: match.base.directory, adapters: unmerges ? [] : adapters.filter { !$0.isInMemory }.map(\.directory))
     }
     self.init(
-      base: base, adapters: adapters, weights: weights, options: options, shards: shards, editedConfig: editedConfig,
-      sideFiles: sideFiles, restoration: unmerging?.restoration(unused: maker.unusedCopies),
-      moduleCount: adapters.reduce(0) { $0 + $1.moduleCount } + maker.ruleCount,
-      mergedCount: Self.owners(shards).union(maker.mergedModules).count,
-      replacedCount: Set(maker.replacements.keys.filter { base.checkpoint[$0] != nil }).union(maker.biases.keys)
-        .union(maker.biasChanges.keys).count + maker.tokens.count,
-      addedCount: maker.added.count,
-      notes: maker.notes + sideFiles.notes
-        + (unmerging?.notes(unused: maker.unusedCopies) ?? []))
+      match: match, options: options, shards: shards, editedConfig: editedConfig, sideFiles: sideFiles,
+      restoration: unmerging?.restoration(unused: match.unusedCopies),
+      notes: match.notes + sideFiles.notes + (unmerging?.notes(unused: match.unusedCopies) ?? []))
   }
 
   /// What a pass does beside adding, for the record.
@@ -124,34 +116,6 @@ extension MergePlan {
     return Set((new.members ?? []).map(\.key)).filter { new[$0] != old[$0] }.sorted()
   }
 
-  /// The adapters' modules whose change some output holds.
-  private static func owners(_ shards: [Shard]) -> Set<ModuleOwner> {
-    var owners: Set<ModuleOwner> = []
-    for output in shards.flatMap(\.outputs) {
-      switch output.source {
-      case .mergeRows(_, _, let update, _): owners.formUnion(update.terms.map(\.owner))
-      case .merge(_, _, let updates): owners.formUnion(updates.flatMap { $0.terms.map(\.owner) })
-      case .change(_, _, let change): owners.formUnion(change.owners)
-      case .changeBias(_, _, let change): owners.insert(change.owner)
-      case .copy, .addBias, .replaceRows, .replace: continue
-      }
-    }
-    return owners
-  }
-
-  /// The base with its layers stacked as the adapters have them.
-  private static func base(_ base: BaseModel, for adapters: [Adapter]) throws(AdapterError) -> BaseModel {
-    let setting = adapters[0].config.layerReplication
-    for adapter in adapters where adapter.config.layerReplication != setting {
-      throw .unsupported(
-        path: adapter.configPath, what: "layer_replication together with other adapters",
-        reason: "all adapters must have the same setting.")
-    }
-    guard !setting.isEmptyOrFalse else { return base }
-    return try base.replicatingLayers(
-      setting, configPath: adapters[0].configPath, taskType: adapters[0].config.taskType)
-  }
-
   /// The base's own record with this merge added. Throws `.alreadyMerged`.
   private static func provenance(
     _ base: BaseModel, _ adapters: [Adapter], _ weights: [Double], _ options: MergeOptions, _ change: Change
@@ -162,10 +126,7 @@ extension MergePlan {
     let pass = (steps.last?.pass ?? 0) + 1
     for (adapter, weight) in zip(adapters, weights) {
       let digest = try adapter.digest()
-      let held = earlier.weight(of: digest)
-      if !options.allowRepeated, held > 0, weight > 0 {
-        throw .alreadyMerged(base: base.path, adapter: adapter.directory, weight: held)
-      }
+      if !options.allowRepeated { try earlier.requireAbsent(adapter, digest: digest, weight: weight, in: base) }
       steps.append(
         Provenance.Step(
           adapter: digest, name: FileSystem.lastComponent(adapter.directory), weight: weight, base: fingerprint,

@@ -1,11 +1,21 @@
 internal import TensorFiles
 
 extension MergePlan {
+  /// The output's files: the base's own, or filled anew up to the greatest size. Throws `.shardSize`.
+  static func shards(
+    of match: AdapterMatch, provenance: Provenance, limit: Int?
+  ) throws(AdapterError) -> [Shard] {
+    var shards = shards(of: match.base.checkpoint, provenance: provenance) { match.tensor($1, in: $0) }
+    let last = shards.removeLast()
+    shards.append(Shard(name: last.name, outputs: last.outputs + match.additions, metadata: last.metadata))
+    return try resharded(shards, limit: limit)
+  }
+
   /// The output's files for a checkpoint's own: the same division, under the names of safetensors files.
   ///
   /// A torch file's tensors that had to be laid out anew stand in a file of their own there, and come to their neighbours here.
   static func shards(
-    of checkpoint: Checkpoint, provenance: Provenance?, output: (SafetensorsFile, TensorEntry) -> Output
+    of checkpoint: Checkpoint, provenance: Provenance?, output: (SafetensorsFile, TensorEntry) -> MatchedTensor
   ) -> [Shard] {
     var shards: [Shard] = []
     var paths: [String] = []
@@ -77,17 +87,14 @@ extension MergePlan {
   public init(converting path: String, options: MergeOptions = MergeOptions()) throws(AdapterError) {
     let base = try BaseModel(path: path)
     let shards = Self.shards(of: base.checkpoint, provenance: nil) { file, entry in
-      Output(
-        item: SafetensorsLayout.Item(name: entry.name, dtype: entry.dtype, shape: entry.shape),
-        source: .copy(file, entry))
+      MatchedTensor(unchanged: entry, in: file)
     }
     let sideFiles = try asAdapterError { () throws(TensorFileError) in
       try SideFiles(base: base.directory, adapters: [])
     }
     self.init(
-      base: base, adapters: [], weights: [], options: options,
+      match: AdapterMatch(unchanged: base), options: options,
       shards: try Self.resharded(shards, limit: options.maxShardBytes), editedConfig: nil, sideFiles: sideFiles,
-      moduleCount: 0, mergedCount: 0, replacedCount: 0, addedCount: 0,
       notes: base.checkpoint.aliases.sorted { $0.key < $1.key }.map {
         "'\($0.key)' is '\($0.value)' under a second name"
       } + sideFiles.notes)

@@ -2,48 +2,17 @@ internal import TensorFiles
 
 /// Everything that a merge will do, decided and checked before anything is written.
 ///
-/// Invariant: every adapter tensor has exactly one place in `shards`, and every tensor of the base has too, unless an
-/// adapter tensor replaces it.
+/// Invariant: every tensor of the base has exactly one place in `shards`, and so has what `match` adds to them.
 public struct MergePlan: Sendable {
-  /// Where a tensor's bytes come from.
-  enum Source: Sendable {
-    /// A tensor of the base, byte for byte.
-    case copy(SafetensorsFile, TensorEntry)
-    /// W + s·B·A, where W is a tensor of the base, or the adapter's own copy of it. Each update has rows of its own;
-    /// rows of none are copied.
-    case merge(SafetensorsFile, TensorEntry, [LoRAUpdate])
-    /// As `merge`, some rows of W replaced first: a LoRA on a head that is tied to an embedding with trained rows.
-    case mergeRows(SafetensorsFile, TensorEntry, LoRAUpdate, TokenReplacement)
-    /// A weight of the base, changed by the rules of other methods than LoRA.
-    case change(SafetensorsFile, TensorEntry, WeightChange)
-    /// A bias of the base, changed by such a rule.
-    case changeBias(SafetensorsFile, TensorEntry, BiasChange)
-    /// A bias of the base, with others added.
-    case addBias(SafetensorsFile, TensorEntry, [AddedBias])
-    /// An embedding of the base, or the adapter's own copy of it, some rows replaced.
-    case replaceRows(SafetensorsFile, TensorEntry, TokenReplacement)
-    /// A tensor of the adapter, rounded to the output's dtype.
-    case replace(SafetensorsFile, TensorEntry)
-  }
-
-  /// One tensor of the output.
-  struct Output: Sendable {
-    let item: SafetensorsLayout.Item
-    let source: Source
-  }
-
   /// One file of the output.
   struct Shard: Sendable {
     let name: String
-    let outputs: [Output]
+    let outputs: [MatchedTensor]
     let metadata: [JSONValue.Member]
   }
 
-  public let base: BaseModel
-  /// The adapters in the order in which they are merged.
-  public let adapters: [Adapter]
-  /// What each adapter's ΔW is multiplied by.
-  public let weights: [Double]
+  /// What the adapters change, whatever files it goes to.
+  let match: AdapterMatch
   public let options: MergeOptions
   let shards: [Shard]
   /// config.json of the output where it must differ from the base's.
@@ -52,20 +21,25 @@ public struct MergePlan: Sendable {
   let sideFiles: SideFiles
   /// What is known of the result of taking adapters out; nil for a merge.
   public var restoration: Restoration?
+  /// Things worth a word that do not stop the merge.
+  public let notes: [String]
 
+  public var base: BaseModel { match.base }
+  /// The adapters in the order in which they are merged.
+  public var adapters: [Adapter] { match.adapters }
+  /// What each adapter's ΔW is multiplied by.
+  public var weights: [Double] { match.weights }
   /// The first adapter; the only one of most merges.
   public var adapter: Adapter { adapters[0] }
 
   /// Modules in all adapters: those that their files name, or that shared tensors act on.
-  public let moduleCount: Int
+  public var moduleCount: Int { match.moduleCount }
   /// Modules of which the output holds the change.
-  public let mergedCount: Int
+  public var mergedCount: Int { match.matchedCount }
   /// Tensors of the base that the adapter replaces or changes beside the merged weights: saved modules, biases, rows.
-  public let replacedCount: Int
+  public var replacedCount: Int { match.replacedCount }
   /// Tensors that the base lacks and the adapter adds.
-  public let addedCount: Int
-  /// Things worth a word that do not stop the merge.
-  public let notes: [String]
+  public var addedCount: Int { match.tensors.added.count }
 
   /// The files of tensors that will be written.
   public var shardNames: [String] { shards.map(\.name) }
@@ -79,8 +53,8 @@ public struct MergePlan: Sendable {
   public var mergedBytes: Int {
     shards.reduce(0) { total, shard in
       shard.outputs.reduce(total) { sum, output in
-        switch output.source {
-        case .merge, .mergeRows, .change: sum + output.item.byteCount
+        switch output.change {
+        case .sums, .sumOnRows, .rules: sum + output.item.byteCount
         default: sum
         }
       }
@@ -96,16 +70,7 @@ public struct MergePlan: Sendable {
   /// Greatest memory that the merge is predicted to hold at once, beyond the program itself: for each of `workers`, one
   /// block of the weight and the factors of the largest piece.
   public func predictedPeakBytes(workers: Int) -> Int {
-    var largest = 0
-    for case .merge(_, let entry, let updates) in shards.flatMap({ $0.outputs.map(\.source) }) {
-      for update in updates { largest = max(largest, MergeWork.workingBytes(entry, update)) }
-    }
-    for case .mergeRows(_, let entry, let update, _) in shards.flatMap({ $0.outputs.map(\.source) }) {
-      largest = max(largest, MergeWork.workingBytes(entry, update))
-    }
-    for case .change(_, let entry, let change) in shards.flatMap({ $0.outputs.map(\.source) }) {
-      largest = max(largest, MergeWork.workingBytes(entry, change))
-    }
+    let largest = shards.flatMap(\.outputs).map(TensorPiece.workingBytes).max() ?? 0
     return workers * (largest + MergeWork.blockBytes) + headerBytes
   }
 }

@@ -39,8 +39,8 @@ extension MergeVerifier {
     sharedTensors().filter(\.isChanged).map { shared in
       FileDifference(
         subject: .header, file: model.shards.first.map { FileSystem.lastComponent($0.path) } ?? "",
-        message: "'\(shared.held)' is tied to '\(shared.absent)' and holds the change of one for both, as PEFT's merge "
-          + "leaves it; the adapter changes only one",
+        message: "'\(shared.held)' is tied to '\(shared.absent)' and holds the changes of both, as PEFT's merge leaves "
+          + "it; the adapter changes each for itself",
         decides: false)
     }
   }

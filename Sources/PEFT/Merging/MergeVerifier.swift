@@ -75,7 +75,7 @@ public struct MergeVerifier: Sendable {
     var known: Set<ExactName> = []
     let shards = comparedShards()
     for shard in shards {
-      var kept: [MergePlan.Output] = []
+      var kept: [MatchedTensor] = []
       for output in shard.outputs {
         guard let name = nameInModel(output.item.name), let entry = model[name]?.entry else {
           findings.append(finding(output, .missing))
@@ -89,15 +89,15 @@ public struct MergeVerifier: Sendable {
         kept.append(output)
       }
       guard !kept.isEmpty else { continue }
-      let reduced = MergePlan.Shard(name: shard.name, outputs: kept, metadata: shard.metadata)
       let layout = try SafetensorsLayout(path: shard.name, items: kept.map(\.item))
       let parts = zip(kept, layout.entries).map { output, entry in
         MergeComparison.Part(
           entry: entry, place: nameInModel(output.item.name).flatMap { model[$0] },
-          bound: ElementBound(output, rounding), base: output.base, isMerged: isMerged(output))
+          bound: ElementBound(output, rounding), base: output.changesSource ? output.source : nil,
+          isMerged: isMerged(output))
       }
       let comparison = MergeComparison(parts: parts, model: model)
-      jobs.append(WorkQueue.Job(target: comparison, pieces: MergeWork.pieces(reduced, layout: layout)))
+      jobs.append(WorkQueue.Job(target: comparison, pieces: MergeWork.pieces(kept, layout: layout)))
     }
     let tallies = try await tally(WorkQueue(jobs))
     for output in shards.flatMap(\.outputs) {
@@ -146,13 +146,13 @@ public struct MergeVerifier: Sendable {
     return model[removed] != nil ? removed : nil
   }
 
-  private func finding(_ output: MergePlan.Output, _ verdict: Finding.Verdict) -> Finding {
+  private func finding(_ output: MatchedTensor, _ verdict: Finding.Verdict) -> Finding {
     Finding(
       name: output.item.name, verdict: verdict, isMerged: isMerged(output), largestDifference: .infinity,
       largestUnits: .infinity)
   }
 
-  private func finding(_ output: MergePlan.Output, _ tally: MergeTally) -> Finding {
+  private func finding(_ output: MatchedTensor, _ tally: MergeTally) -> Finding {
     let isMerged = isMerged(output)
     let verdict: Finding.Verdict =
       if isMerged, !tally.isFinite, !plan.options.allowNonFinite {
@@ -167,19 +167,5 @@ public struct MergeVerifier: Sendable {
       largestUnits: tally.largestUnits)
   }
 
-  func isMerged(_ output: MergePlan.Output) -> Bool {
-    if case .copy = output.source { false } else { true }
-  }
-}
-
-extension MergePlan.Output {
-  /// The weight that a change is made to; nil where a tensor is copied or replaced.
-  fileprivate var base: (file: OpenFile, entry: TensorEntry)? {
-    switch source {
-    case .merge(let file, let entry, _), .change(let file, let entry, _), .changeBias(let file, let entry, _),
-      .addBias(let file, let entry, _), .mergeRows(let file, let entry, _, _):
-      (file.file, entry)
-    case .copy, .replaceRows, .replace: nil
-    }
-  }
+  func isMerged(_ output: MatchedTensor) -> Bool { !output.change.isUnchanged }
 }

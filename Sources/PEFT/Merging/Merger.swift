@@ -15,6 +15,8 @@ public struct Merger: Sendable {
   public struct Outcome: Sendable {
     /// Tensors of the result that hold infinities or NaNs, in the natural order of names; none unless the plan allows them.
     public let nonFiniteTensors: [String]
+
+    package init(nonFiniteTensors: [String]) { self.nonFiniteTensors = nonFiniteTensors }
   }
 
   public let plan: MergePlan
@@ -40,7 +42,8 @@ public struct Merger: Sendable {
     try check(output: output)
     do {
       let directory = try OutputDirectory(
-        target: output, replacing: plan.options.replaceOutput, inputs: inputs, like: plan.base.directory)
+        target: output, replacing: plan.options.replaceOutput, inputs: inputs,
+        like: [plan.base.directory].compactMap { $0 })
       do {
         let nonFinite = try await writeShards(directory, progress)
         try writeIndex(directory)
@@ -58,7 +61,7 @@ public struct Merger: Sendable {
 
   /// A result that is not finite goes by the output's name of its tensor. Where it was made from the adapter's own copy of an
   /// embedding, which has another name in its file, the base is the file that has that tensor.
-  private func namingBase(_ error: TensorFileError) -> TensorFileError {
+  func namingBase(_ error: TensorFileError) -> TensorFileError {
     guard case .resultNotFinite(let path, let tensor, let dtype, let element, let cameSo) = error,
       plan.adapters.contains(where: { $0.file.path == path && $0.file[tensor] == nil })
     else { return error }
@@ -88,13 +91,13 @@ public struct Merger: Sendable {
   }
 
   /// The directories that are read, and the files themselves, which may be links to elsewhere.
-  private var inputs: [String] {
+  var inputs: [String] {
     [plan.base.directory ?? plan.base.path] + plan.adapters.flatMap { [$0.directory, $0.file.path] }
       + plan.base.checkpoint.shards.map(\.path) + plan.sideFiles.items.map(\.source)
   }
 
   /// Those that all of the base's shards have: tensors may come from any of them.
-  private var permissions: FilePermissions { FilePermissions(of: plan.base.checkpoint.shards.map(\.path)) }
+  var permissions: FilePermissions { FilePermissions(of: plan.base.checkpoint.shards.map(\.path)) }
 
   // MARK: Tensors
 
@@ -102,15 +105,23 @@ public struct Merger: Sendable {
   private func writeShards(
     _ directory: OutputDirectory, _ progress: (@Sendable (Progress) -> Void)?
   ) async throws -> Set<String> {
-    var jobs: [WorkQueue<OpenFile, MergeWork>.Job] = []
+    var jobs: [PieceQueue.Job] = []
     for shard in plan.shards {
       let path = directory.path(shard.name)
-      let layout = try SafetensorsLayout(path: path, items: shard.outputs.map(\.item), metadata: shard.metadata)
+      let layout = try shard.layout(at: path)
       let target = try layout.create(at: path, permissions: permissions)
-      jobs.append(WorkQueue.Job(target: target, pieces: MergeWork.pieces(shard, layout: layout)))
+      jobs.append(PieceQueue.Job(target: target, pieces: MergeWork.pieces(shard.outputs, layout: layout)))
     }
-    let queue = WorkQueue(jobs)
-    let total = plan.dataBytes
+    return try await perform(jobs, totalBytes: plan.dataBytes, progress)
+  }
+
+  typealias PieceQueue = WorkQueue<OpenFile, MergeWork>
+
+  /// Does pieces of files. Returns the names of tensors that are not finite.
+  func perform(
+    _ jobs: [PieceQueue.Job], totalBytes: Int, _ progress: (@Sendable (Progress) -> Void)?
+  ) async throws -> Set<String> {
+    let queue = PieceQueue(jobs)
     let blas = SingleThreadedBLAS()
     defer { blas.end() }
     let isLenient = plan.options.allowNonFinite
@@ -122,7 +133,7 @@ public struct Merger: Sendable {
             while let piece = job.takePiece() {
               try Task.checkCancellation()
               try piece.perform(into: job.target, scratch: &scratch)
-              progress?(Progress(writtenBytes: queue.add(piece.byteCount), totalBytes: total))
+              progress?(Progress(writtenBytes: queue.add(piece.byteCount), totalBytes: totalBytes))
             }
           }
           return scratch.finiteCheck.names
@@ -134,7 +145,7 @@ public struct Merger: Sendable {
 
   // MARK: Everything else
 
-  private func writeIndex(_ directory: OutputDirectory) throws(TensorFileError) {
+  func writeIndex(_ directory: OutputDirectory) throws(TensorFileError) {
     guard plan.shards.count > 1 || plan.shards[0].name != Checkpoint.singleName else { return }
     var shardOfTensor: [ExactName: String] = [:]
     for shard in plan.shards {
@@ -145,7 +156,7 @@ public struct Merger: Sendable {
     try OpenFile.create(directory.path(Checkpoint.indexName), permissions: permissions).write(text)
   }
 
-  private func writeSideFiles(_ directory: OutputDirectory) throws(TensorFileError) {
+  func writeSideFiles(_ directory: OutputDirectory) throws(TensorFileError) {
     for item in plan.sideFiles.items {
       let path = directory.path(item.name)
       if item.name.contains("/") { try FileSystem.makeDirectories(FileSystem.parentDirectory(path)) }

@@ -14,6 +14,8 @@ public struct FreshModule: MethodSettings {
   public let patterns: PatternCache
 
   public var path: String { module.path }
+  /// The dtype of the weight.
+  var dtype: DType { base.checkpoint[module.weightName]?.entry.dtype ?? .f32 }
   /// Output features.
   public var output: Int { module.outFeatures }
   /// Input features; of a convolution its channels.
@@ -120,6 +122,16 @@ public struct FreshTensor: Sendable {
     self.init(name: name, shape: shape, values: .floats(values))
   }
 
+  /// Values that are stored in a dtype of fewer bits.
+  init(_ name: String, _ shape: [Int], _ values: [Float], stored dtype: DType) {
+    guard let format = dtype.format else { preconditionFailure("no dtype of numbers") }
+    var bytes = [UInt8](repeating: 0, count: values.count * format.byteCount)
+    var span = bytes.mutableSpan
+    var raw = span.mutableBytes
+    encode(values.span, to: format, into: &raw)
+    self.init(name: name, shape: shape, values: .bytes(bytes, dtype))
+  }
+
   public init(name: String, shape: [Int], values: Values) {
     self.name = name
     self.shape = shape
@@ -133,6 +145,8 @@ public struct FreshSource {
   /// Values that may still be made. More come of a damaged configuration only.
   private var left: Int
   private let configPath: String
+  /// Tensors that modules share, under the names of those that they were drawn for.
+  var made: [ExactName: FreshTensor] = [:]
 
   /// - Parameter weights: elements of the weights that get the adapter, four times of which it may have, and at least a gigabyte's.
   init(seed: UInt64, weights: Int, configPath: String) {
@@ -174,6 +188,18 @@ public struct FreshSource {
   ) throws(AdapterError) -> FreshTensor {
     let count = try count(name, shape)
     return FreshTensor(name, shape, generator.normal(count: count, mean: mean, deviation: deviation))
+  }
+
+  /// Normal values of a tensor of that dtype: below f32 they are rounded, and drawn in another order.
+  mutating func normal(
+    _ name: String, _ shape: [Int], deviation: Double = 1, like dtype: DType
+  ) throws(AdapterError) -> FreshTensor {
+    guard let format = dtype.format, format == .bf16 || format == .f16 else {
+      return try normal(name, shape, deviation: deviation)
+    }
+    let count = try count(name, shape)
+    let values = generator.narrowNormal(count: count, mean: 0, deviation: deviation)
+    return FreshTensor(name, shape, AdapterInitializer.rounded(values, dtype))
   }
 
   /// One value everywhere; draws nothing.

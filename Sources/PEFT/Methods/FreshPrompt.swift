@@ -93,6 +93,8 @@ package struct PromptEncoder: Sendable {
   package let width: Int
   /// `[tokens, width]`.
   package var table: [Float]
+  /// What stands between the table and the layers; p-tuning's LSTM alone.
+  package var recurrent: PromptLSTM?
   package var layers: [Layer]
   package let activation: Activation
 
@@ -122,20 +124,20 @@ package struct PromptEncoder: Sendable {
       if isProjected { widths = [try prompt.size("encoder_hidden_size"), overflow ? Int.max : all] }
       activation = .tanh
     } else {
-      guard prompt.setting("encoder_reparameterization_type") == .string("MLP") else {
-        throw .notMade(
-          path: prompt.configPath,
-          what: "encoder_reparameterization_type \(prompt.setting("encoder_reparameterization_type").compactText)",
-          reason: "only MLP is; start it with PEFT.")
-      }
       width = inner
       let hidden = try prompt.size("encoder_hidden_size")
-      widths = [hidden, hidden, inner]
+      widths = try prompt.isRecurrent() ? [2 * hidden, inner] : [hidden, hidden, inner]
       activation = .relu
     }
     table = try source.normal("prompt_embeddings", [tokens, width]).floats
     layers = []
     var input = width
+    if !isPrefix, try prompt.isRecurrent() {
+      let hidden = try prompt.size("encoder_hidden_size")
+      recurrent = try PromptLSTM(
+        input: inner, hidden: hidden, layers: try prompt.integer("encoder_num_layers", 1...1000), &source)
+      input = 2 * hidden
+    }
     for output in widths {
       let weight = try source.uniform("layer", [output, input], fanIn: input)
       let bias = try source.uniform("layer", [output], within: 1 / Double(input).squareRoot())
@@ -154,6 +156,7 @@ package struct PromptEncoder: Sendable {
   /// What the layers make of the table, `[tokens, outputWidth]`, in f64 rounded to f32.
   package func encoded() -> [Float] {
     var values = table.map { Double($0) }
+    if let recurrent { values = recurrent.encoded(Matrix(rows: tokens, columns: width, values: values)).values }
     for (index, layer) in layers.enumerated() {
       let weight = Matrix(rows: layer.output, columns: layer.input, values: layer.weight.map { Double($0) })
       var next = Matrix(rows: tokens, columns: layer.input, values: values).times(weight.transposed).values
@@ -164,6 +167,25 @@ package struct PromptEncoder: Sendable {
       values = next
     }
     return values.map { Float($0) }
+  }
+}
+
+extension FreshPrompt {
+  /// Whether p-tuning's encoder is the LSTM. Throws `.notMade` for one that drops, `.configValue`.
+  fileprivate func isRecurrent() throws(AdapterError) -> Bool {
+    let key = "encoder_reparameterization_type"
+    switch setting(key) {
+    case .string("MLP"): return false
+    case .string("LSTM"):
+      guard try number("encoder_dropout") == 0 || setting("encoder_num_layers") == .integer(1) else {
+        throw .notMade(
+          path: configPath, what: "encoder_dropout \(setting("encoder_dropout").compactText)",
+          reason: "PEFT draws its masks anew wherever the prompt is read, also when it is saved.")
+      }
+      return true
+    default:
+      throw .configValue(path: configPath, key: key, expected: "MLP or LSTM", found: setting(key).compactText)
+    }
   }
 }
 

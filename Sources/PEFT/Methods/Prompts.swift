@@ -6,13 +6,14 @@ extension AdapterMethod {
   private static let prompt = "it puts virtual tokens before the input, which no weight can express."
 
   private static func prompt(
-    _ type: String, _ defaults: String, _ reason: String = prompt, start: Start? = nil
+    _ type: String, _ defaults: String, _ reason: String = prompt, start: Start? = nil,
+    completed: @escaping @Sendable (inout PeftConfig, BaseModel) throws(AdapterError) -> Void = FreshPrompt.complete
   ) -> AdapterMethod {
     AdapterMethod(
       type: PeftType(rawValue: type), defaults: defaults, prefixes: ["prompt_embeddings", "prefix_task_"],
       merging: .none(reason: reason),
       start: start ?? .none(reason: "what its tensors start from is not drawn here; start it with PEFT."),
-      completed: { config, base throws(AdapterError) in try FreshPrompt.complete(&config, base) })
+      completed: completed)
   }
 
   static let promptTuning = prompt(
@@ -63,7 +64,8 @@ extension AdapterMethod {
     "num_virtual_tokens": null, "opt_loss_decay_factor": 1.0, "opt_projection_epsilon": 0.1, \
     "opt_projection_format_epsilon": 0.1, "opt_weighted_loss_type": "none", "token_dim": null, \
     "tokenizer_name_or_path": null}
-    """)
+    """,
+    start: .prompt(freshContext), completed: completeContext)
 
   static let cartridge = prompt(
     "CARTRIDGE",
@@ -115,6 +117,46 @@ private func freshTasks(_ prompt: FreshPrompt, _ source: inout FreshSource) thro
     try source.normal("prefix_task_cols", [tasks, rows, rank], deviation: 0.02),
     try source.normal("prefix_task_rows", [tasks, rank, width], deviation: 0.02),
   ]
+}
+
+/// The rows of the tokens that are given; what is learnt beside them starts at zero. The layers draw their tables first.
+///
+/// Source: peft/tuners/cpt/model.py `CPTEmbedding`.
+private func freshContext(_ prompt: FreshPrompt, _ source: inout FreshSource) throws(AdapterError) -> [FreshTensor] {
+  let tokens = prompt.setting("cpt_token_ids").elements?.compactMap(\.integerValue) ?? []
+  let shape = [try prompt.tokens(), try prompt.size("token_dim")]
+  _ = try source.normal("prompt_embeddings", shape)
+  let table = try prompt.embedding(width: shape[1])
+  guard tokens.count == shape[0], tokens.allSatisfy({ (0..<table.shape[0]).contains($0) }) else {
+    throw .configValue(
+      path: prompt.configPath, key: "cpt_token_ids", expected: "\(shape[0]) tokens that the base has",
+      found: prompt.setting("cpt_token_ids").compactText)
+  }
+  return [FreshTensor("prompt_embeddings", shape, try prompt.base.rows(tokens, of: table))]
+}
+
+/// Source: peft/tuners/cpt/config.py `CPTConfig.__post_init__`.
+@Sendable private func completeContext(_ config: inout PeftConfig, _ base: BaseModel) throws(AdapterError) {
+  guard config.taskType == "CAUSAL_LM" else {
+    throw .configValue(
+      path: PeftConfig.fileName, key: "task_type", expected: "CAUSAL_LM, which CPT wants",
+      found: config.taskType ?? "null")
+  }
+  if config.settings["cpt_token_ids"] ?? .null == .null { config.settings["cpt_token_ids"] = .array([.integer(0)]) }
+  let count = config.settings["cpt_token_ids"]?.elements?.count ?? 0
+  for key in ["cpt_mask", "cpt_tokens_type_mask"] {
+    if config.settings[key] ?? .null == .null {
+      config.settings[key] = .array([JSONValue](repeating: .integer(1), count: count))
+    }
+    guard config.settings[key]?.elements?.count == count else {
+      throw .configValue(
+        path: PeftConfig.fileName, key: key, expected: "\(count) values, as many as cpt_token_ids has",
+        found: config.settings[key]?.compactText ?? "null")
+    }
+  }
+  config.settings["num_virtual_tokens"] = .integer(count)
+  config.settings["num_transformer_submodules"] = .integer(1)
+  try FreshPrompt.complete(&config, base)
 }
 
 /// What the encoder makes of its virtual tokens is stored, the encoder is not.

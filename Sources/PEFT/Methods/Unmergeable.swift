@@ -1,29 +1,5 @@
 /// Methods that no merge can express: known, read and counted, and refused with the reason.
 extension AdapterMethod {
-  static let adaptionPrompt = AdapterMethod(
-    type: PeftType(rawValue: "ADAPTION_PROMPT"),
-    defaults: """
-      {"adapter_layers": null, "adapter_len": null, "target_modules": null}
-      """,
-    prefixes: ["adaption_"],
-    merging: .none(reason: "it adds a gated attention over prompts, which no weight can express."))
-
-  static let poly = AdapterMethod(
-    type: PeftType(rawValue: "POLY"),
-    defaults: """
-      {"exclude_modules": null, "init_weights": true, "modules_to_save": null, "n_skills": 4, "n_splits": 1, \
-      "n_tasks": 1, "poly_type": "poly", "r": 8, "target_modules": null}
-      """,
-    prefixes: ["poly_"], merging: .none(reason: "it mixes its skills by the task that is given when it runs."))
-
-  static let lily = AdapterMethod(
-    type: PeftType(rawValue: "LILY"),
-    defaults: """
-      {"exclude_modules": null, "init_weights": true, "layers_pattern": null, "layers_to_transform": null, \
-      "modules_to_save": null, "num_B": 2, "r": 32, "scaling": 1.0, "stride_A": 1, "target_modules": null}
-      """,
-    prefixes: ["lily_"], merging: .none(reason: "it routes between experts by the input."))
-
   static let xLoRA = AdapterMethod(
     type: PeftType(rawValue: "XLORA"),
     defaults: """
@@ -59,18 +35,4 @@ extension AdapterMethod {
       reason: "which rows its parts act on is not stored: it comes from a clustering of the weight that depends on the "
         + "library which does it."))
 
-  static let psoft = AdapterMethod(
-    type: PeftType(rawValue: "PSOFT"),
-    defaults: """
-      {"ab_svd_init": "psoft_init", "cayley_neumann_eps": null, "exclude_modules": null, \
-      "fan_in_fan_out": false, "init_weights": true, "layers_pattern": null, "layers_to_transform": null, \
-      "modules_to_save": null, "num_cayley_neumann_terms": 5, "psoft_alpha": 32, "psoft_dropout": 0.0, \
-      "psoft_mag_a": true, "psoft_mag_b": true, "psoft_orth": true, "psoft_svd": "full", \
-      "psoft_svd_lowrank_niter": 10, "r": 32, "random_seed": 0, "target_modules": null, \
-      "use_cayley_neumann": false}
-      """,
-    prefixes: ["psoft_"],
-    merging: .none(
-      reason: "its rotation acts on singular vectors of the weight whose signs are stored nowhere: another sign gives "
-        + "another model."))
 }

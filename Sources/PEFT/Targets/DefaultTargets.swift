@@ -68,6 +68,21 @@ enum DefaultTargets {
       ], modelType)
   }
 
+  /// OSF takes all linear layers of models that PEFT does not know.
+  ///
+  /// Source: `TRANSFORMERS_MODELS_TO_OSF_TARGET_MODULES_MAPPING`; peft/tuners/osf/model.py `_prepare_adapter_config`.
+  static func osf(modelType: String) -> ModuleRule? {
+    rule(
+      in: [
+        (
+          "q_proj k_proj v_proj o_proj gate_proj down_proj up_proj",
+          "llama llama4 mistral mixtral gemma gemma2 gemma3_text qwen2 qwen3 phi"
+        ),
+        ("c_attn c_proj", "gpt2 gpt_bigcode"), ("query_key_value dense_4h_to_h", "bloom gpt_neox falcon"),
+        ("q_proj k_proj v_proj out_proj fc1 fc2", "opt"), ("q_proj k_proj v_proj out_proj fc_in fc_out", "gptj"),
+      ], modelType) ?? .pattern(ModuleRule.allLinear)
+  }
+
   /// Source: `TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING`.
   static func ia3(modelType: String) -> ModuleRule? {
     rule(

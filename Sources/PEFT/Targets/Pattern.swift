@@ -44,6 +44,9 @@ final class Pattern {
     try run(subject, options: UInt32(PCRE2_ANCHORED), budget.match)
   }
 
+  /// Python's `re.search(pattern, subject) is not None`. Throws `.patternRunaway`.
+  func matchesSomewhere(_ subject: String) throws(AdapterError) -> Bool { try run(subject, options: 0, budget.match) }
+
   /// The named group of `re.match(pattern, subject)`, or nil. Throws `.patternRunaway`.
   func group(_ name: String, inStartOf subject: String) throws(AdapterError) -> String? {
     // The group is read after the call that owned the subject's bytes: the match keeps a copy of them.

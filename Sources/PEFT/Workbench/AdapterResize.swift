@@ -17,7 +17,7 @@ public struct AdapterResize: Sendable {
   public init(_ stored: StoredAdapter, rule: RankRule, ignoredConfigKeys: Set<String> = []) throws(AdapterError) {
     self.stored = stored
     self.rule = rule
-    adapter = try Adapter(stored, ignoredConfigKeys: ignoredConfigKeys)
+    adapter = try Adapter(stored, ignoredConfigKeys: ignoredConfigKeys, allowsInvocation: true)
     try adapter.requirePlainLoRA(allowsMagnitudes: true, to: "resizing")
     modules = try LoRAModule.all(of: adapter)
   }
@@ -40,7 +40,8 @@ public struct AdapterResize: Sendable {
     var report = WorkbenchReport(modules: [], notes: notes)
     let layout = try layout(steps)
     try StoredAdapter.write(
-      layout.config, layout.items, to: output, replacing: replacing, inputs: stored.directory.map { [$0] } ?? []
+      layout.config, layout.items, to: output, replacing: replacing, inputs: stored.directory.map { [$0] } ?? [],
+      sources: stored.storedFiles
     ) { sink throws(AdapterError) in report.modules = try fill(sink, steps, layout.copies) }
     return report
   }

@@ -78,8 +78,7 @@ struct MixedChange: Sendable {
         dense.append([Float](repeating: 0, count: output * input))
         continue
       }
-      let (b, a) = try change.factors()
-      dense.append(b.times(a).values.map { Float($0) })
+      dense.append(try change.matrix().values.map { Float($0) })
     }
     let mixer = TensorMixer(
       mix: method.mix(weights), inputs: weights.count, hasBase: false, shape: [output, input])

@@ -5,7 +5,7 @@ extension AdapterCombination {
   ///
   /// Throws as `PeftConfig.setRanks`.
   func combinedConfig(_ steps: [Step]) throws(AdapterError) -> PeftConfig {
-    let configs = inputs.map(\.adapter.config)
+    let configs = inputs.map(\.config)
     var config = configs[0]
     config.useRSLoRA = false
     // Trained factors are no start for an initialisation, and what only training or a variant used has no part in them.

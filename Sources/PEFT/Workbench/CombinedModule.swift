@@ -5,25 +5,34 @@ internal import TensorMath
 struct CombinedModule: Sendable {
   /// What one adapter adds.
   struct Term: Sendable {
-    let module: LoRAModule
+    let module: CombinedPart
     let file: SafetensorsFile
     /// The adapter's place among those that are combined.
     let input: Int
     let weight: Double
     /// The weight times the module's scale.
     let scale: Double
+
+    /// The factors as they are stored. Traps for a change that is computed.
+    var factors: LoRAModule {
+      guard let factors = module.factors else { preconditionFailure("factors of a computed change") }
+      return factors
+    }
   }
 
   let terms: [Term]
 
   var path: String { terms[0].module.path }
   var key: String { terms[0].module.key }
-  var output: Int { terms[0].module.b.shape[0] }
-  var experts: Int { terms[0].module.experts }
+  var output: Int { terms[0].module.output }
+  var experts: Int { terms[0].module.changes.count }
   /// True if a lora_B has a bias.
   var hasBias: Bool { terms.contains { $0.module.bias != nil } }
   /// The rank of the factors side by side; a term of weight 0 has none where another has one.
-  var rank: Int { used.reduce(0) { $0 + $1.module.values.rank } }
+  var rank: Int { used.reduce(0) { $0 + $1.module.rank } }
+
+  /// True if a term's change is not one of stored factors.
+  var isComputed: Bool { terms.contains { $0.module.factors == nil } }
 
   /// The terms that change something, or the first.
   var used: [Term] {
@@ -35,13 +44,8 @@ struct CombinedModule: Sendable {
   var changes: [FactoredChange] {
     (0..<experts).map { expert in
       var sum = used[0].module.changes[expert]
-      sum.products = used.flatMap { term in
-        term.module.changes[expert].products.map { product in
-          guard case .stored(let factors) = product else { return product }
-          return .stored(
-            LoRAUpdate.Term(left: factors.left, right: factors.right, scale: factors.scale * term.scale))
-        }
-      }
+      sum.products = used.flatMap { $0.module.changes[expert].products(times: $0.scale) }
+      sum.factor = 1
       return sum
     }
   }
@@ -50,25 +54,20 @@ struct CombinedModule: Sendable {
   func shapeB(rank: Int) -> [Int] { terms[0].module.shapeB(rank: rank) }
 
   /// The tensors' names in a file.
-  var names: (a: String, b: String, bias: String) {
-    let start = Adapter.prefix + path + "."
-    let (a, b): (LoRARole, LoRARole) = terms[0].module.isEmbedding ? (.embeddingA, .embeddingB) : (.a, .b)
-    return (start + a.ending, start + b.ending, start + LoRARole.bias.ending)
-  }
+  var names: (a: String, b: String, bias: String) { Self.names(terms[0].module) }
 
-  /// True if the factors are those of the result, byte for byte.
-  func canBeCopied(to dtype: DType, scale: Double) -> Bool {
-    used.allSatisfy { $0.module.a.dtype == dtype && $0.module.b.dtype == dtype && $0.scale == scale }
+  private static func names(_ module: CombinedPart) -> (a: String, b: String, bias: String) {
+    let start = Adapter.prefix + module.path + "."
+    let (a, b): (LoRARole, LoRARole) = module.isEmbedding ? (.embeddingA, .embeddingB) : (.a, .b)
+    return (start + a.ending, start + b.ending, start + LoRARole.bias.ending)
   }
 
   /// The bias of the result's lora_B, which is multiplied by `scale` when it is added. Throws `.file`.
   func bias(scale: Double) throws(AdapterError) -> [Double] {
     var sum = [Double](repeating: 0, count: output)
     for term in terms {
-      guard let entry = term.module.bias else { continue }
-      let values = try asAdapterError { () throws(TensorFileError) in
-        try StoredTensor(file: term.file.file, entry: entry).values(Double.self)
-      }
+      guard let bias = term.module.bias else { continue }
+      let values = try bias()
       for (index, value) in values.prefix(output).enumerated() { sum[index] += term.scale / scale * value }
     }
     return sum
@@ -84,58 +83,20 @@ struct CombinedModule: Sendable {
         if let first = byPath[ExactName(module.path)]?.first?.module {
           let (a, b) = (module.shapeA(rank: 1), module.shapeB(rank: 1))
           guard a == first.shapeA(rank: 1), b == first.shapeB(rank: 1), module.isEmbedding == first.isEmbedding else {
-            let differs = b == first.shapeB(rank: 1) ? module.a : module.b
+            let isA = b == first.shapeB(rank: 1)
+            let names = CombinedModule.names(module)
             throw .shapeMismatch(
-              base: input.adapter.file.path, tensor: differs.name, found: differs.shape,
-              expected: b == first.shapeB(rank: 1)
-                ? first.shapeA(rank: module.values.rank) : first.shapeB(rank: module.values.rank))
+              base: input.adapter.file.path, tensor: isA ? names.a : names.b,
+              found: isA ? module.shapeA(rank: module.rank) : module.shapeB(rank: module.rank),
+              expected: isA ? first.shapeA(rank: module.rank) : first.shapeB(rank: module.rank))
           }
         }
         byPath[ExactName(module.path), default: []].append(
           Term(
             module: module, file: input.adapter.file, input: index, weight: input.weight,
-            scale: input.weight * module.values.scale))
+            scale: input.weight * module.scale))
       }
     }
     return byPath.values.map(CombinedModule.init).sorted { naturallyPrecedes($0.path, $1.path) }
-  }
-}
-
-extension LoRAFile {
-  /// Puts the factors of all terms side by side, byte for byte, with zeros for ranks that they do not fill. Throws `.file`.
-  func copy(_ module: CombinedModule, rank: Int) throws(AdapterError) {
-    let (terms, experts, output) = (module.used, module.experts, module.output)
-    try asAdapterError { () throws(TensorFileError) in
-      let row = terms[0].module.a.byteRange.count / terms[0].module.a.shape[0]
-      for expert in 0..<experts {
-        var place = expert * rank * row
-        for term in terms {
-          let count = term.module.values.rank * row
-          let start = term.module.a.byteRange.lowerBound + expert * count
-          try sink.copy(start..<start + count, of: term.file, to: a, at: place)
-          place += count
-        }
-      }
-      // Rows of lora_B are short: they are put together in memory, some at a time.
-      let widths = terms.map { $0.module.b.byteRange.count / output }
-      let width = widths[0] / terms[0].module.values.rank * rank
-      let step = max(1, 1 << 22 / width)
-      for first in stride(from: 0, to: output, by: step) {
-        let rows = min(step, output - first)
-        var bytes: [UInt8] = []
-        bytes.reserveCapacity(rows * width)
-        var parts: [[UInt8]] = []
-        for (term, width) in zip(terms, widths) {
-          let start = term.module.b.byteRange.lowerBound + first * width
-          parts.append(try term.file.file.bytes(start..<start + rows * width))
-        }
-        let missing = [UInt8](repeating: 0, count: width - widths.reduce(0, +))
-        for row in 0..<rows {
-          for (part, width) in zip(parts, widths) { bytes += part[row * width..<(row + 1) * width] }
-          bytes += missing
-        }
-        try sink.put(bytes.span.bytes, to: b, at: first * width)
-      }
-    }
   }
 }

@@ -13,12 +13,12 @@ struct ConvertedModule: Sendable {
 
   /// The change of a bias, computed when it is written.
   struct Bias: Sendable {
-    let source: MergePlan.Source
-    let entry: TensorEntry
+    let tensor: MatchedTensor
+    var entry: TensorEntry { tensor.source.entry }
 
     /// Throws `.file`.
     func values() throws(AdapterError) -> [Double] {
-      try ConvertedModule.difference(source, entry, rows: 1, isTransposed: false).values
+      try ConvertedModule.difference(tensor, rows: 1, isTransposed: false).values
     }
   }
 
@@ -36,6 +36,33 @@ struct ConvertedModule: Sendable {
 }
 
 extension ConvertedModule {
+  /// The modules of an adapter: with its base model as a merge into it changes them, without it as its tensors say.
+  ///
+  /// Throws what `AdapterMatch.init` throws, `.notPossible` for what no LoRA can hold or for what needs the base.
+  static func all(
+    of stored: StoredAdapter, _ adapter: Adapter, base: String?, ignoredConfigKeys: Set<String>
+  ) throws(AdapterError) -> [ConvertedModule] {
+    let modules: [ConvertedModule]
+    if let base {
+      var options = MergeOptions()
+      options.ignoredConfigKeys = ignoredConfigKeys
+      options.allowRepeated = true
+      modules = try all(
+        of: adapter, in: try AdapterMatch(base: base, adapters: [MergePlan.Input(stored)], options: options))
+    } else {
+      if AdapterMethod.named(stored.config.peftType) == nil {
+        try adapter.requirePlainLoRA(to: "a LoRA without the base of")
+      }
+      modules = try all(of: adapter)
+    }
+    guard !modules.isEmpty else {
+      throw .notPossible(
+        path: adapter.configPath, what: "a LoRA of peft_type \(adapter.config.peftType.rawValue)",
+        reason: "it replaces tensors and changes no weight by a sum, so that no LoRA holds it.")
+    }
+    return modules
+  }
+
   /// The modules of an adapter that its tensors alone determine.
   ///
   /// Throws `.notPossible` where the base is needed, and what making a rule throws.
@@ -86,42 +113,42 @@ extension ConvertedModule {
   /// The modules of an adapter as a merge into its base changes them.
   ///
   /// Throws `.notPossible` for what no LoRA can hold.
-  static func all(of adapter: Adapter, in plan: MergePlan) throws(AdapterError) -> [ConvertedModule] {
+  static func all(of adapter: Adapter, in match: AdapterMatch) throws(AdapterError) -> [ConvertedModule] {
     var modules: [ConvertedModule] = []
     var biases: [ExactName: Bias] = [:]
     let embeddings = Set(exactly: adapter.modules.filter(\.isEmbedding).map(\.path))
-    for output in plan.shards.flatMap(\.outputs) {
-      switch output.source {
-      case .copy, .replace, .replaceRows: continue
-      case .mergeRows(_, let entry, _, _):
+    for output in match.changedTensors {
+      let entry = output.source.entry
+      switch output.change {
+      case .unchanged, .replacement, .rows: continue
+      case .sumOnRows:
         throw .notPossible(
           path: adapter.file.path,
           what: "a LoRA on '\(entry.name)' beside trained rows of the weight that it is tied to",
           reason: "which of both comes first cannot be said by one LoRA.")
-      case .merge(let file, let entry, let updates):
+      case .sums(let updates):
         let path = updates[0].terms[0].owner.path
         guard updates.count == 1, updates[0].rows * updates[0].columns == entry.elementCount else {
           throw experts(adapter, path)
         }
-        let update = updates[0]
         let isEmbedding = embeddings.contains(path)
         modules.append(
           ConvertedModule(
-            path: path, change: change(of: update, file, entry, allowsNonFinite: plan.options.allowNonFinite),
+            path: path, change: change(of: updates[0], in: output),
             kernel: Array(entry.shape.dropFirst(2)), isEmbedding: isEmbedding))
-      case .change(let file, let entry, let change):
+      case .rules(let change):
         let path = change.owners.first?.path ?? output.item.name
         modules.append(
           ConvertedModule(
-            path: path, change: try self.change(by: change, file, entry), kernel: change.shape.kernel,
+            path: path, change: try self.change(by: change, in: output), kernel: change.shape.kernel,
             isEmbedding: change.shape.isEmbedding))
-      case .changeBias(_, let entry, let change):
-        biases[ExactName(change.owner.path)] = Bias(source: output.source, entry: entry)
-      case .addBias(_, let entry, _):
+      case .biasRule(let change):
+        biases[ExactName(change.owner.path)] = Bias(tensor: output)
+      case .biases:
         let path = entry.name.hasSuffix(".bias") ? String(entry.name.dropLast(".bias".count)) : entry.name
         let owners = adapter.modules.map(\.path) + adapter.methodParts.map(\.path)
         let owner = owners.first { path.endsExactly($0) || $0.endsExactly(path) } ?? path
-        biases[ExactName(owner)] = Bias(source: output.source, entry: entry)
+        biases[ExactName(owner)] = Bias(tensor: output)
       }
     }
     for (index, module) in modules.enumerated() {
@@ -142,14 +169,14 @@ extension ConvertedModule {
   }
 
   private static func baseNeeded(_ adapter: Adapter, _ reason: String) -> AdapterError {
-    .notPossible(
+    .optionNeeded(
       path: adapter.configPath, what: "a LoRA of peft_type \(adapter.config.peftType.rawValue) without its base",
-      reason: "\(reason). Give the base with --base.")
+      reason: "\(reason).", option: .giveBase)
   }
 
   /// The change that rules make. A LoRA of an embedding is [dimension, vocabulary], the transpose of what is stored.
   private static func change(
-    by change: WeightChange, _ file: SafetensorsFile, _ entry: TensorEntry
+    by change: WeightChange, in tensor: MatchedTensor
   ) throws(AdapterError) -> FactoredChange {
     let shape = change.shape
     let turns = shape.isEmbedding && !shape.isTransposed
@@ -160,8 +187,7 @@ extension ConvertedModule {
       output: turns ? shape.input : shape.output, input: turns ? shape.output : shape.input,
       products: [
         .dense { () throws(AdapterError) in
-          try difference(
-            .change(file, entry, change), entry, rows: change.storedRows, isTransposed: turns || shape.isTransposed)
+          try difference(tensor, rows: change.storedRows, isTransposed: turns || shape.isTransposed)
         }
       ])
   }
@@ -197,7 +223,7 @@ extension ConvertedModule {
 
   /// The change of a LoRA: its factors where it is a sum of products, else the difference of the weights.
   private static func change(
-    of update: LoRAUpdate, _ file: SafetensorsFile, _ entry: TensorEntry, allowsNonFinite: Bool
+    of update: LoRAUpdate, in tensor: MatchedTensor
   ) -> FactoredChange {
     let isTransposed = update.isTransposed
     var change = FactoredChange(
@@ -206,7 +232,7 @@ extension ConvertedModule {
     if update.magnitude != nil {
       change.products = [
         .dense { () throws(AdapterError) in
-          try difference(.merge(file, entry, [update]), entry, rows: update.rows, isTransposed: isTransposed)
+          try difference(tensor, rows: update.rows, isTransposed: isTransposed)
         }
       ]
       return change
@@ -223,11 +249,11 @@ extension ConvertedModule {
           let weight = try asAdapterError { () throws(TensorFileError) in
             Matrix(
               rows: update.rows, columns: update.columns,
-              values: try StoredTensor(file: file.file, entry: entry).values(Double.self))
+              values: try tensor.source.values(Double.self))
           }
           guard let component = RemovedComponent(removal, of: weight) else {
             throw .notPossible(
-              path: file.path, what: "a LoRA of the change of '\(entry.name)'",
+              path: tensor.source.file.path, what: "a LoRA of the change of '\(tensor.source.entry.name)'",
               reason: "it holds values that are infinite or not a number.")
           }
           return isTransposed
@@ -239,26 +265,14 @@ extension ConvertedModule {
 
   /// W' - W in f64 as a matrix `[out, in]`. Throws `.file`.
   fileprivate static func difference(
-    _ source: MergePlan.Source, _ entry: TensorEntry, rows: Int, isTransposed: Bool
+    _ tensor: MatchedTensor, rows: Int, isTransposed: Bool
   ) throws(AdapterError) -> Matrix<Double> {
-    var file: SafetensorsFile
-    switch source {
-    case .merge(let found, _, _), .change(let found, _, _), .changeBias(let found, _, _), .addBias(let found, _, _):
-      file = found
-    default: preconditionFailure("no change")
-    }
-    let count = entry.elementCount
-    let item = SafetensorsLayout.Item(name: entry.name, dtype: .f64, shape: entry.shape)
-    let sink = MemorySink(byteCount: count * 8)
+    let count = tensor.source.entry.elementCount
     var difference = Matrix<Double>(rows: rows, columns: rows == 0 ? 0 : count / rows)
     try asAdapterError { () throws(TensorFileError) in
       var scratch = MergeScratch(allowsNonFinite: true)
-      let layout = try SafetensorsLayout(path: "", items: [item])
-      sink.offset = layout.header.count
-      let shard = MergePlan.Shard(name: "", outputs: [.init(item: item, source: source)], metadata: [])
-      for piece in MergeWork.pieces(shard, layout: layout) { try piece.perform(into: sink, scratch: &scratch) }
-      let before = try StoredTensor(file: file.file, entry: entry).values(Double.self)
-      let after = Double.decoded(sink.bytes, .f64)
+      let before = try tensor.source.values(Double.self)
+      let after = Double.decoded(try MemorySink(computing: tensor.converted(to: .f64), &scratch).bytes, .f64)
       for index in 0..<count { difference.values[index] = after[index] - before[index] }
     }
     return isTransposed ? difference.transposed : difference

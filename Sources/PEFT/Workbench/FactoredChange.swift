@@ -33,10 +33,41 @@ struct FactoredChange: Sendable {
     products.allSatisfy { if case .dense = $0 { false } else { true } }
   }
 
-  /// B `[out, r]` and A `[r, in]` with ΔW = B·A, all products side by side, scales multiplied into B.
+  /// True if reading the factors takes no arithmetic but that of their scales.
+  var isStored: Bool {
+    products.allSatisfy { if case .stored = $0 { true } else { false } }
+  }
+
+  /// The same change multiplied, as one of the terms of a sum.
+  func products(times weight: Double) -> [Product] {
+    products.map { product in
+      let scale = factor * weight
+      switch product {
+      case .stored(let term):
+        return .stored(
+          LoRAUpdate.Term(
+            left: term.left, right: term.right, scale: term.scale * scale, owner: term.owner, diagonal: term.diagonal))
+      case .rule(let rule, let own): return .rule(rule, scale: own * scale)
+      case .factors(let rule, let own): return .factors(rule, scale: own * scale)
+      case .dense(let make): return .dense { () throws(AdapterError) in Self.scaled(try make(), scale) }
+      case .removed(let make):
+        return .removed { () throws(AdapterError) in
+          let component = try make()
+          return RemovedComponent(left: Self.scaled(component.left, scale), right: component.right)
+        }
+      }
+    }
+  }
+
+  /// B `[out, r]` and A `[r, in]` with ΔW = B·A, all products side by side, scales multiplied into B. With a product that has no
+  /// factors they are ΔW itself and the identity.
   ///
   /// Precision: f64. Throws `.file`, and what computing a dense change throws.
   func factors() throws(AdapterError) -> (b: Matrix<Double>, a: Matrix<Double>) {
+    if !hasKnownRank {
+      let sum = try matrix()
+      return output <= input ? (.identity(output), sum) : (sum, .identity(input))
+    }
     var parts: [(b: Matrix<Double>, a: Matrix<Double>)] = []
     for product in products {
       let (b, a) = try factors(product)
@@ -52,12 +83,38 @@ struct FactoredChange: Sendable {
   /// - Parameter keeping: how many directions to keep at hand where all are found.
   func reduction(by rule: RankRule, keeping: ([Double]) -> Int) throws(AdapterError) -> LowRankReduction? {
     let (b, a) = try factors()
-    if products.count == 1, case .dense = products[0],
-      let found = LowRankReduction(b: b, a: a, isLeftIdentity: output <= input, rule: rule)
-    {
+    return reduction(of: b, a, by: rule, keeping: keeping)
+  }
+
+  /// As `reduction(by:keeping:)`, of the factors that `factors` gave.
+  func reduction(
+    of b: Matrix<Double>, _ a: Matrix<Double>, by rule: RankRule, keeping: ([Double]) -> Int
+  ) -> LowRankReduction? {
+    if !hasKnownRank, let found = LowRankReduction(b: b, a: a, isLeftIdentity: output <= input, rule: rule) {
       return found
     }
     return LowRankReduction(b: b, a: a, keeping: keeping)
+  }
+
+  /// ΔW itself. Throws as `factors`.
+  func matrix() throws(AdapterError) -> Matrix<Double> {
+    var sum: Matrix<Double>?
+    for product in products {
+      let change: Matrix<Double>
+      if case .dense(let make) = product {
+        change = try make()
+      } else {
+        let (b, a) = try factors(product)
+        change = b.times(a)
+      }
+      precondition(change.rows == output && change.columns == input, "the change of another weight")
+      if sum == nil {
+        sum = change
+      } else {
+        for index in change.values.indices { sum?.values[index] += change.values[index] }
+      }
+    }
+    return Self.scaled(sum ?? Matrix(rows: output, columns: input), factor)
   }
 
   /// ‖ΔW‖². Throws as `factors`.
@@ -95,9 +152,7 @@ struct FactoredChange: Sendable {
       let found = try asAdapterError { () throws(TensorFileError) in try rule.changeFactors() }
       guard let (left, a) = found else { preconditionFailure("a rule without factors") }
       return (Self.scaled(left, scale), a)
-    case .dense(let make):
-      let change = try make()
-      return output <= input ? (.identity(output), change) : (change, .identity(input))
+    case .dense: preconditionFailure("a change without factors")
     case .removed(let make):
       let component = try make()
       return (component.left, component.right)

@@ -24,29 +24,13 @@ public struct LoRAConversion: Sendable {
   ) throws(AdapterError) {
     adapter = try Adapter(stored, ignoredConfigKeys: ignoredConfigKeys)
     self.base = base
-    if let base {
-      var options = MergeOptions()
-      options.ignoredConfigKeys = ignoredConfigKeys
-      options.allowRepeated = true
-      let plan = try MergePlan(base: base, adapters: [MergePlan.Input(stored)], options: options)
-      modules = try ConvertedModule.all(of: adapter, in: plan)
-    } else {
-      if AdapterMethod.named(stored.config.peftType) == nil {
-        try adapter.requirePlainLoRA(to: "a LoRA without the base of")
-      }
-      modules = try ConvertedModule.all(of: adapter)
-    }
-    guard !modules.isEmpty else {
-      throw .notPossible(
-        path: adapter.configPath, what: "a LoRA of peft_type \(adapter.config.peftType.rawValue)",
-        reason: "it replaces tensors and changes no weight by a sum, so that no LoRA holds it.")
-    }
+    modules = try ConvertedModule.all(of: stored, adapter, base: base, ignoredConfigKeys: ignoredConfigKeys)
     if rule == nil, let module = modules.first(where: { !$0.change.hasKnownRank }) {
-      throw .notPossible(
+      throw .optionNeeded(
         path: adapter.configPath,
         what: "a LoRA of peft_type \(adapter.config.peftType.rawValue) without a rule of ranks",
         reason:
-          "its change of '\(module.path)' may have the full rank \(module.change.extent). Give --rank or --energy.")
+          "its change of '\(module.path)' may have the full rank \(module.change.extent).", option: .giveRanks)
     }
     self.rule = rule ?? .whole
   }
@@ -70,7 +54,8 @@ public struct LoRAConversion: Sendable {
     var rows: [WorkbenchReport.Module] = []
     try StoredAdapter.write(
       config, items, to: output, replacing: replacing,
-      inputs: (adapter.isInMemory ? [] : [adapter.directory]) + (base.map { [$0] } ?? [])
+      inputs: (adapter.isInMemory ? [] : [adapter.directory]) + (base.map { [$0] } ?? []),
+      sources: adapter.isInMemory ? [] : [adapter.file.path]
     ) { sink throws(AdapterError) in rows = try fill(sink, steps) }
     return WorkbenchReport(modules: rows, notes: [])
   }
@@ -115,34 +100,9 @@ public struct LoRAConversion: Sendable {
       rank: found.chosenRank ?? rule.rank(of: found.singularValues, extent: module.change.extent), reduction: found)
   }
 
-  /// The dtype of the factors: that of the adapter's first tensor of its method.
-  private var dtype: DType {
-    let entries =
-      adapter.modules.map(\.b) + adapter.methodParts.flatMap { $0.tensors.sorted { $0.key < $1.key }.map(\.value) }
-    return entries.first { $0.dtype.isComputable }?.dtype ?? .f32
-  }
-
   private func layout(_ steps: [Step]) throws(AdapterError) -> (config: PeftConfig, items: [AdapterSink.Item]) {
-    let source = adapter.config
-    var config = PeftConfig()
-    config.baseModelNameOrPath = source.baseModelNameOrPath
-    config.revision = source.revision
-    config.taskType = source.taskType
-    config.autoMapping = source.autoMapping
-    config.inferenceMode = source.inferenceMode
-    config.fanInFanOut = source.fanInFanOut
-    config.bias = source.peftType == .lora ? source.bias : "none"
-    config.modulesToSave = source.modulesToSave
-    config.trainableTokenIndices = source.trainableTokenIndices
-    config.loraBias = steps.contains { $0.module.bias != nil }
-    (config.targetModules, config.excludeModules) = (source.targetModules, source.excludeModules)
-    (config.layersToTransform, config.layersPattern) = (source.layersToTransform, source.layersPattern)
-    config.layerReplication = source.layerReplication
-    if config.targetModules == nil || source.targetParameters != nil {
-      config.targetModules = .names(steps.map(\.module.path))
-      (config.excludeModules, config.layersToTransform, config.layersPattern) = (nil, nil, nil)
-    }
-    config.alpha = .integer(8)
+    let dtype = adapter.factorDType
+    var config = PeftConfig(loraOf: adapter.config, steps.map(\.module))
     try config.setRanks(
       steps.map { ModuleRank(key: $0.module.path, rank: $0.rank, scale: 1) }, path: "the LoRA of \(adapter.directory)")
     var items = copies.map { AdapterSink.Item(name: $0.name, dtype: $0.entry.dtype, shape: $0.entry.shape) }
@@ -159,7 +119,8 @@ public struct LoRAConversion: Sendable {
 
   /// What is copied as it is.
   private var copies: [(name: String, entry: TensorEntry)] {
-    adapter.replacements.map { (Adapter.prefix + $0.name, $0.entry) }
+    let wrapped = Set(modules.map { ExactName($0.path) })
+    return adapter.replacements.map { (Adapter.prefix + $0.storedName(beside: wrapped), $0.entry) }
       + adapter.tokenRows.map { ("\(Adapter.prefix)\($0.path).token_adapter.trainable_tokens_delta", $0.entry) }
       + adapter.baseCopies.sorted { $0.key < $1.key }.map {
         (AdapterName.withoutForeignParts($0.value.name).name, $0.value)
@@ -168,6 +129,7 @@ public struct LoRAConversion: Sendable {
 
   private func fill(_ sink: AdapterSink, _ steps: [Step]) throws(AdapterError) -> [WorkbenchReport.Module] {
     for copy in copies { try sink.copy(copy.entry, of: adapter.file, to: copy.name) }
+    let dtype = adapter.factorDType
     guard let format = dtype.format else { preconditionFailure("factors of \(dtype)") }
     var rows: [WorkbenchReport.Module] = []
     for step in steps {
@@ -193,17 +155,35 @@ public struct LoRAConversion: Sendable {
   }
 }
 
-extension StoredAdapter {
-  /// The adapter itself if it is a LoRA of factors and no more, else the whole of its change as one, in memory.
-  ///
-  /// Memory: the factors; as large as the weights that it changes where their ranks are full, as those of DoRA are.
-  /// Throws as `LoRAConversion`.
-  public func asPlainLoRA(
-    base: String?, ignoredConfigKeys: Set<String> = []
-  ) async throws -> StoredAdapter {
-    let adapter = try Adapter(self, ignoredConfigKeys: ignoredConfigKeys)
-    guard (try? adapter.requirePlainLoRA(to: "")) == nil else { return self }
-    let conversion = try LoRAConversion(self, base: base, rule: .whole, ignoredConfigKeys: ignoredConfigKeys)
-    return try await conversion.converted().adapter
+extension Adapter {
+  /// The dtype of the factors of a LoRA with the adapter's change: that of the first tensor of its method.
+  var factorDType: DType {
+    let entries = modules.map(\.b) + methodParts.flatMap { $0.tensors.sorted { $0.key < $1.key }.map(\.value) }
+    return entries.first { $0.dtype.isComputable }?.dtype ?? .f32
+  }
+}
+
+extension PeftConfig {
+  /// The configuration of a plain LoRA on the modules that an adapter of any method changes. Ranks are still to be set.
+  init(loraOf source: PeftConfig, _ modules: [ConvertedModule]) {
+    self.init()
+    baseModelNameOrPath = source.baseModelNameOrPath
+    revision = source.revision
+    taskType = source.taskType
+    autoMapping = source.autoMapping
+    inferenceMode = source.inferenceMode
+    fanInFanOut = source.fanInFanOut
+    bias = source.peftType == .lora ? source.bias : "none"
+    modulesToSave = source.modulesToSave
+    trainableTokenIndices = source.trainableTokenIndices
+    loraBias = modules.contains { $0.bias != nil }
+    (targetModules, excludeModules) = (source.targetModules, source.excludeModules)
+    (layersToTransform, layersPattern) = (source.layersToTransform, source.layersPattern)
+    layerReplication = source.layerReplication
+    if targetModules == nil || source.targetParameters != nil {
+      targetModules = .names(modules.map(\.path))
+      (excludeModules, layersToTransform, layersPattern) = (nil, nil, nil)
+    }
+    alpha = .integer(8)
   }
 }

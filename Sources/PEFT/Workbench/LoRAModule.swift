@@ -79,12 +79,11 @@ struct LoRAModule: Sendable {
 
   private static func key(of path: String, in adapter: Adapter) -> String {
     if let attention = adapter.config.attention(ofOutput: path) { return attention }
-    let (container, depth) = MergePlanMaker.unwrapped(path)
-    let parameters = adapter.config.targetedParameters(in: container)
-      .sorted { MergePlanMaker.rank($0) < MergePlanMaker.rank($1) }
+    let (container, depth) = ParameterWrapping.unwrapped(path)
+    let parameters = ParameterWrapping.inOrder(adapter.config.targetedParameters(in: container))
     guard !parameters.isEmpty else { return path }
     // The last parameter is wrapped outermost.
-    let wrappers = adapter.modules.count { MergePlanMaker.unwrapped($0.path).path.isExactly(container) }
+    let wrappers = ParameterWrapping.count(of: container, in: adapter)
     let place = wrappers - 1 - depth
     return "\(container).\(parameters[parameters.indices.contains(place) ? place : 0])"
   }
@@ -94,24 +93,23 @@ extension Adapter {
   /// Refuses a LoRA whose change is more than s·B·A, so that its factors alone are not enough.
   ///
   /// - Parameter allowsMagnitudes: true to let DoRA pass.
-  /// Throws `.notPossible`.
+  /// Throws `.optionNeeded`.
   func requirePlainLoRA(allowsMagnitudes: Bool = false, to purpose: String) throws(AdapterError) {
-    var what: (name: String, reason: String)?
-    let name = config.initLoRAWeights.stringValue?.lowercased() ?? ""
-    if AdapterMethod.named(config.peftType) != nil {
-      what = ("peft_type \(config.peftType.rawValue)", "its tensors are no factors B and A.")
-    } else if config.kasaConfig != .null {
+    guard let extra = config.loraExtra else { return }
+    let what: (name: String, reason: String)
+    switch extra {
+    case .otherMethod: what = ("peft_type \(config.peftType.rawValue)", "its tensors are no factors B and A.")
+    case .kasa:
       what = ("KaSA (kasa_config)", "it takes out of the base weight as many components as it has ranks.")
-    } else if name.hasPrefix("pissa") || name == "olora" {
+    case .removal(let name):
       what = ("an adapter with init_lora_weights \"\(name)\"", "it takes out of the base weight what its rank says.")
-    } else if !config.useBDLoRA.isEmptyOrFalse {
+    case .blocks:
       what = ("block-diagonal LoRA (use_bdlora)", "only the base tells which of its factors are packed.")
-    } else if !allowsMagnitudes, config.useDoRA {
+    case .magnitudes:
+      guard !allowsMagnitudes else { return }
       what = ("DoRA (use_dora)", "its magnitudes fit this change and this base weight only.")
     }
-    guard let what else { return }
-    throw .notPossible(
-      path: configPath, what: "\(purpose) \(what.name)",
-      reason: "\(what.reason) 'peft-tool to-lora' with --base makes a plain LoRA of it.")
+    throw .optionNeeded(
+      path: configPath, what: "\(purpose) \(what.name)", reason: what.reason, option: .giveBaseForPlainLoRA)
   }
 }

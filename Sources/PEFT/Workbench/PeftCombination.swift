@@ -68,7 +68,7 @@ public struct PeftCombination: Sendable {
           path: adapter.configPath, what: "PEFT's add_weighted_adapter with target_parameters",
           reason: "PEFT refuses them too.")
       }
-      inputs.append(.init(adapter: adapter, weight: weight, modules: try LoRAModule.all(of: adapter)))
+      inputs.append(try .init(stored, adapter, weight: weight))
     }
     self.inputs = inputs
     self.options = options
@@ -81,7 +81,7 @@ public struct PeftCombination: Sendable {
       kind == .cat
       ? ranks.reduce(0, +) : kind.decomposes ? options.rank ?? ranks.max() ?? 1 : ranks[0]
     if kind != .cat, !kind.decomposes {
-      let differs = modules.first { module in Set(module.terms.map(\.module.values.rank)).count > 1 }
+      let differs = modules.first { module in Set(module.terms.map(\.module.rank)).count > 1 }
       guard Set(ranks).count == 1, differs == nil else {
         throw .notPossible(
           path: inputs[0].adapter.configPath,
@@ -120,9 +120,9 @@ public struct PeftCombination: Sendable {
       items.append(.init(name: module.names.b, dtype: .f32, shape: module.shapeB(rank: rank)))
     }
     var rows: [WorkbenchReport.Module] = []
+    let stored = inputs.map(\.adapter).filter { !$0.isInMemory }
     try StoredAdapter.write(
-      config, items, to: output, replacing: replacing,
-      inputs: inputs.filter { !$0.adapter.isInMemory }.map(\.adapter.directory)
+      config, items, to: output, replacing: replacing, inputs: stored.map(\.directory), sources: stored.map(\.file.path)
     ) { sink throws(AdapterError) in
       for module in modules {
         guard let (a, b) = factors[ExactName(module.path)] else { continue }
@@ -189,9 +189,9 @@ public struct PeftCombination: Sendable {
 
   private func initializer() throws(AdapterError) -> AdapterInitializer {
     guard let path = options.base else {
-      throw .notPossible(
+      throw .optionNeeded(
         path: inputs[0].adapter.configPath, what: "PEFT's \(kind.rawValue) without the base model",
-        reason: "the order of its modules decides which random numbers each gets. Give it with --base.")
+        reason: "the order of its modules decides which random numbers each gets.", option: .giveBase)
     }
     var config = inputs[0].adapter.config
     config.rank = rank
@@ -228,10 +228,10 @@ public struct PeftCombination: Sendable {
   ) throws(AdapterError) -> (a: Matrix<Float>, b: Matrix<Float>) {
     var (factorsA, factorsB): ([Matrix<Float>], [Matrix<Float>]) = ([], [])
     for term in module.terms {
-      let rank = term.module.values.rank
+      let rank = term.module.rank
       try asAdapterError { () throws(TensorFileError) in
-        factorsA.append(try StoredTensor(file: term.file.file, entry: term.module.a).matrix(rows: rank))
-        factorsB.append(try StoredTensor(file: term.file.file, entry: term.module.b).matrix(rows: module.output))
+        factorsA.append(try StoredTensor(file: term.file.file, entry: term.factors.a).matrix(rows: rank))
+        factorsB.append(try StoredTensor(file: term.file.file, entry: term.factors.b).matrix(rows: module.output))
       }
     }
     let columns = factorsA[0].columns
@@ -239,7 +239,7 @@ public struct PeftCombination: Sendable {
     case .cat:
       for (index, term) in module.terms.enumerated() {
         // Two roundings, as PEFT multiplies twice.
-        let (weight, scale) = (Float(term.weight), Float(term.module.values.scale))
+        let (weight, scale) = (Float(term.weight), Float(term.module.scale))
         for place in factorsA[index].values.indices { factorsA[index].values[place] *= weight }
         for place in factorsA[index].values.indices { factorsA[index].values[place] *= scale }
       }
@@ -252,7 +252,7 @@ public struct PeftCombination: Sendable {
       var changes: [Matrix<Float>] = []
       for (index, term) in module.terms.enumerated() {
         var change = factorsB[index].times(factorsA[index])
-        let scale = Float(term.module.values.scale)
+        let scale = Float(term.module.scale)
         for place in change.values.indices { change.values[place] *= scale }
         changes.append(isTransposed ? change.transposed : change)
       }
@@ -262,7 +262,7 @@ public struct PeftCombination: Sendable {
       if isTransposed { mixed = mixed.transposed }
       return try decomposed(mixed, module)
     default:
-      let products = module.terms.map { $0.weight * $0.module.values.scale }
+      let products = module.terms.map { $0.weight * $0.module.scale }
       let weightsB = products.map { Float(abs($0).squareRoot()) }
       let weightsA = zip(products, weightsB).map { $0 >= 0 ? $1 : -$1 }
       let a = mix(factorsA.map(\.values), weightsA, &drawing)

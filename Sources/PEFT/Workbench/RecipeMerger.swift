@@ -26,7 +26,7 @@ public struct RecipeMerger: Sendable {
     try check(output: output)
     do {
       let directory = try OutputDirectory(
-        target: output, replacing: plan.options.replaceOutput, inputs: plan.inputs)
+        target: output, replacing: plan.options.replaceOutput, inputs: plan.inputs, like: plan.directories)
       do {
         let nonFinite = try await writeShards(directory, progress)
         try writeOthers(directory)
@@ -48,6 +48,9 @@ public struct RecipeMerger: Sendable {
         output: output, replacing: plan.options.replaceOutput, inputs: plan.inputs, diskBytes: plan.diskBytes)
     }
   }
+
+  /// Those that the files of all models have: tensors come from any of them.
+  private var permissions: FilePermissions { FilePermissions(of: plan.weights) }
 
   /// A tensor to be written, and where.
   private struct Piece: Sendable {
@@ -71,7 +74,7 @@ public struct RecipeMerger: Sendable {
       }
       // The largest come first, so that no task is left alone with one at the end.
       let sorted = pieces.sorted { $0.output.item.byteCount > $1.output.item.byteCount }
-      jobs.append(WorkQueue.Job(target: try layout.create(at: path), pieces: sorted))
+      jobs.append(WorkQueue.Job(target: try layout.create(at: path, permissions: permissions), pieces: sorted))
     }
     let queue = WorkQueue(jobs)
     let total = plan.dataBytes
@@ -175,13 +178,14 @@ public struct RecipeMerger: Sendable {
         for output in shard.outputs { shardOfTensor[ExactName(output.item.name)] = shard.name }
       }
       let text = ShardIndex.text(shardOfTensor: shardOfTensor, totalBytes: plan.dataBytes, previous: nil)
-      try OpenFile.create(directory.path(Checkpoint.indexName)).write(text)
+      try OpenFile.create(directory.path(Checkpoint.indexName), permissions: permissions).write(text)
     }
     for item in plan.sideFiles {
       let path = directory.path(item.name)
       if item.name.contains("/") { try FileSystem.makeDirectories(FileSystem.parentDirectory(path)) }
       if item.name == "config.json", let config = plan.config {
-        try OpenFile.create(path).write(config.pythonText(sortedKeys: false) + "\n")
+        let file = try OpenFile.create(path, permissions: FilePermissions(of: [item.source]))
+        try file.write(config.pythonText(sortedKeys: false) + "\n")
       } else {
         try FileSystem.copy(item.source, to: path)
       }

@@ -7,7 +7,7 @@ struct RecipeModel: Sendable {
   enum Source: Sendable {
     case stored(OpenFile, TensorEntry)
     /// What the merge of an adapter would write, before it is rounded.
-    case merged(MergePlan.Output)
+    case merged(MatchedTensor)
   }
 
   struct Tensor: Sendable {
@@ -24,6 +24,8 @@ struct RecipeModel: Sendable {
   let config: JSONValue?
   /// The directory of the adapter, if there is one.
   let adapter: String?
+  /// The files that its tensors are in.
+  let weights: [String]
   private let tensors: [ExactName: Tensor]
   /// All names, in their natural order.
   let names: [String]
@@ -40,24 +42,21 @@ struct RecipeModel: Sendable {
     _ model: MergeRecipe.Model, locate: (String) throws(AdapterError) -> String
   ) throws(RecipeError) {
     name = model.description
-    var outputs: [MergePlan.Output] = []
-    (base, config, adapter, outputs) = try asRecipeError { () throws(AdapterError) in
+    var outputs: [MatchedTensor] = []
+    (base, config, adapter, weights, outputs) = try asRecipeError { () throws(AdapterError) in
       let path = try locate(model.base)
       guard let adapter = model.adapter else {
         let base = try BaseModel(path: path)
-        return (base, base.config, nil, [])
+        return (base, base.config, nil, base.checkpoint.shards.map(\.path), [])
       }
       let directory = try locate(adapter)
       let plan = try MergePlan(base: path, adapter: directory)
-      return (plan.base, plan.editedConfig ?? plan.base.config, directory, plan.shards.flatMap(\.outputs))
+      let weights = plan.base.checkpoint.shards.map(\.path) + plan.adapters.map(\.file.path)
+      return (plan.base, plan.editedConfig ?? plan.base.config, directory, weights, plan.shards.flatMap(\.outputs))
     }
     if adapter == nil {
       outputs = base.checkpoint.shards.flatMap { file in
-        file.entries.map { entry in
-          MergePlan.Output(
-            item: SafetensorsLayout.Item(name: entry.name, dtype: entry.dtype, shape: entry.shape),
-            source: .copy(file, entry))
-        }
+        file.entries.map { MatchedTensor(unchanged: $0, in: file) }
       }
     }
     // Names of a file that share a name in the model, as experts' parts do, keep their own.
@@ -67,12 +66,8 @@ struct RecipeModel: Sendable {
     }
     var tensors: [ExactName: Tensor] = [:]
     for output in outputs {
-      let source: Source
-      if case .copy(let file, let entry) = output.source {
-        source = .stored(file.file, entry)
-      } else {
-        source = .merged(output)
-      }
+      let source: Source =
+        output.change.isUnchanged ? .stored(output.source.file, output.source.entry) : .merged(output)
       tensors[ExactName(keys[ExactName(output.item.name)] ?? output.item.name)] = Tensor(
         fileName: output.item.name, dtype: output.item.dtype, shape: output.item.shape, source: source)
     }

@@ -53,6 +53,9 @@ public struct RecipePlan: Sendable {
   private let sideBytes: Int
   /// What is read: directories and files.
   let inputs: [String]
+  /// The files of tensors among them, and the directories that these belong to.
+  let weights: [String]
+  let directories: [String]
   /// Layers of the result, if it has one stack of them.
   public let layerCount: Int?
   /// Things worth a word that do not stop the merge.
@@ -110,11 +113,10 @@ public struct RecipePlan: Sendable {
         return bytes
       }
     }
-    inputs =
-      maker.models.values.flatMap { model in
-        [model.base.directory ?? model.base.path] + [model.adapter].compactMap { $0 }
-          + model.base.checkpoint.shards.map(\.path)
-      } + found.items.map(\.source)
+    let models = maker.models.values
+    weights = models.flatMap(\.weights)
+    directories = models.flatMap { model in [model.base.directory, model.adapter].compactMap { $0 } }
+    inputs = models.map { $0.base.directory ?? $0.base.path } + directories + weights + found.items.map(\.source)
     layerCount = maker.layerCount
     notes = recipe.notes + maker.notes + found.notes
   }

@@ -21,13 +21,10 @@ struct RecipeTensorReader {
       return
     }
     // In f32 nothing is rounded before the mix.
-    let wide = MergePlan.Output(
-      item: SafetensorsLayout.Item(name: output.item.name, dtype: .f32, shape: output.item.shape),
-      source: output.source)
-    let layout = try SafetensorsLayout(path: "", items: [wide.item])
-    offset = layout.header.count
+    let (works, byteOffset) = try MergeWork.pieces(output.converted(to: .f32))
+    offset = byteOffset
     var first = 0
-    pieces = MergeWork.pieces(MergePlan.Shard(name: "", outputs: [wide], metadata: []), layout: layout).map { work in
+    pieces = works.map { work in
       defer { first += work.byteCount / 4 }
       return (first, work)
     }

@@ -21,6 +21,8 @@ struct SavedTensors: Sendable {
   private(set) var notes: [String] = []
   private let inputs: [AdapterCombination.Input]
   private let averages: Bool
+  /// The modules with factors.
+  private let wrapped: Set<ExactName>
 
   /// The trained rows of one embedding.
   private struct RowTable: Sendable {
@@ -36,6 +38,7 @@ struct SavedTensors: Sendable {
   init(_ inputs: [AdapterCombination.Input], averages: Bool) throws(AdapterError) {
     self.inputs = inputs
     self.averages = averages
+    wrapped = Set(inputs.flatMap { $0.modules.map { ExactName($0.path) } })
     var replacements: [ExactName: [(input: Int, replacement: Adapter.Replacement)]] = [:]
     for (index, input) in inputs.enumerated() {
       for replacement in input.adapter.replacements {
@@ -59,7 +62,7 @@ struct SavedTensors: Sendable {
 
   /// Sets the keys of the configuration that say what is saved.
   func complete(_ config: inout PeftConfig) {
-    let configs = inputs.map(\.adapter.config)
+    let configs = inputs.map(\.config)
     var names: [String] = []
     for name in configs.flatMap({ $0.modulesToSave ?? [] }) where !names.containsExactly(name) { names.append(name) }
     config.modulesToSave = names.isEmpty ? nil : names
@@ -89,7 +92,7 @@ struct SavedTensors: Sendable {
     let isBias = !holders[0].replacement.isSavedModule
     let sum = parts.reduce(0) { $0 + $1.2 }
     let isOne = try areEqual(parts)
-    let target = "\(Adapter.prefix)\(name)"
+    let target = Adapter.prefix + holders[0].replacement.storedName(beside: wrapped)
     // What does not change the bias has its weight too, so that only a sum of 1 leaves the base's bias out.
     if isOne, !isBias || sum == 1 { return add(target, parts.prefix(1).map { ($0.0, $0.1, 1) }) }
     if isBias {
@@ -101,10 +104,10 @@ struct SavedTensors: Sendable {
       return add(target, parts)
     }
     guard averages, sum != 0 else {
-      throw .notPossible(
+      throw .optionNeeded(
         path: parts[1].0.path, what: "combining two different '\(name)'",
         reason: "it is stored in full and differs from that of \(inputs[holders[0].input].adapter.directory); "
-          + "full tensors cannot be added. --average-saved takes their weighted mean, if the weights do not sum to 0.")
+          + "full tensors cannot be added.", option: .averageSaved)
     }
     notes.append("'\(name)' is the weighted mean of \(parts.count) adapters")
     add(target, parts.map { ($0.0, $0.1, $0.2 / sum) })
@@ -200,9 +203,9 @@ struct SavedTensors: Sendable {
     for (index, sources) in zip(table.indices, table.sources) where sources.count > 1 && !averages {
       let first = try values(sources[0], table.width)
       for other in sources.dropFirst() where try values(other, table.width) != first {
-        throw .notPossible(
+        throw .optionNeeded(
           path: other.file.path, what: "combining two rows for token \(index) of '\(table.path)'",
-          reason: "several adapters trained it, to different rows. --average-saved takes their weighted mean.")
+          reason: "several adapters trained it, to different rows.", option: .averageSaved)
       }
     }
   }

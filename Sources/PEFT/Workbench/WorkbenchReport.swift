@@ -2,12 +2,12 @@
 public struct WorkbenchReport: Sendable {
   /// One module.
   public struct Module: Sendable {
-    public let path: String
+    public internal(set) var path: String
     /// Ranks that go in; of several adapters their sum.
     public let fromRank: Int
     public let rank: Int
     /// ‖ΔW‖² of what was asked for; nil where nothing was computed, because nothing is lost.
-    public let squares: Double?
+    public internal(set) var squares: Double?
     /// ‖result - ΔW‖², what is cut away and what rounding to the dtype adds.
     public let lostSquares: Double
     /// Σσ of what is kept, as a share of all.
@@ -15,6 +15,13 @@ public struct WorkbenchReport: Sendable {
     /// The greatest singular value, and its ratio to the least that is kept.
     public var greatest: Double?
     public var spread: Double?
+
+    /// The module of a part of a pipeline.
+    func within(_ component: String) -> Module {
+      var module = self
+      module.path = "\(component).\(path)"
+      return module
+    }
 
     /// ‖result - ΔW‖/‖ΔW‖; zero where ΔW is zero and nothing is lost.
     public var error: Double { WorkbenchReport.ratio(lostSquares, squares) }

@@ -34,6 +34,8 @@ struct Page: Sendable {
   let title: String
   let verdict: Verdict
   var figures: [Figure] = []
+  /// Seconds after which a browser that shows the page reads it again; nil for a page that does not change.
+  var secondsToReload: Int?
   private(set) var sections: [HTML] = []
 
   init(title: String, verdict: Verdict, figures: [Figure] = []) {
@@ -57,9 +59,10 @@ struct Page: Sendable {
   var html: String {
     let reasons = Self.list(verdict.reasons)
     let remarks: HTML = verdict.remarks.isEmpty ? "" : "<p>Worth a look:</p>\(Self.list(verdict.remarks))"
+    let reload: HTML = secondsToReload.map { "<meta http-equiv=\"refresh\" content=\"\($0)\">" } ?? ""
     let document: HTML = """
       <!DOCTYPE html>
-      <html lang="en"><head><meta charset="utf-8"><title>\(title)</title>
+      <html lang="en"><head><meta charset="utf-8">\(reload)<title>\(title)</title>
       <meta name="viewport" content="width=device-width,initial-scale=1"><meta name="color-scheme" content="light dark">
       <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
       <style>\(HTML(stringLiteral: PageStyle.text))</style></head><body><main>

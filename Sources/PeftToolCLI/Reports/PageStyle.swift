@@ -32,7 +32,7 @@ enum PageStyle {
       .kind h3{grid-area:name;margin:0;font-size:.85rem;font-weight:600}.range{grid-area:range;font-size:.85rem;color:var(--faint);text-align:right}
       .cells{grid-area:cells}
       .cells{display:grid;grid-template-columns:repeat(auto-fill,minmax(clamp(18px,100%/var(--n),40px),1fr));overflow:clip}
-      .c{position:relative;height:24px;border:1px solid var(--page);background:var(--page);text-align:center;font-size:12px;line-height:20px}
+      .c{position:relative;height:24px;border:1px solid var(--page);background:var(--page);text-align:center;font-size:clamp(8px,800px/var(--n,1),12px);line-height:20px}
       .c.none{visibility:hidden}.c.mark{background:var(--page);border:1px dashed var(--faint)}
       .c.alarm{background:var(--page);border:2px solid var(--red);color:var(--red);font-weight:700;line-height:18px}
       label.c{cursor:pointer;outline:1px solid var(--line);outline-offset:-1px}
@@ -52,8 +52,9 @@ enum PageStyle {
       .plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,20rem),1fr));gap:1rem}
       figure{margin:0;border:1px solid var(--line);border-radius:.5rem;padding:.5rem}figcaption{font-size:.85rem}
       figcaption span{color:var(--faint)}svg{display:block;width:100%;height:auto}svg text{fill:var(--faint);font-size:11px}
-      .grid{stroke:var(--line)}.curve{fill:none;stroke-width:1.5}circle{stroke:none}
-      @media (min-width:60rem){.kind{grid-template:"name cells range" auto/13rem minmax(0,1fr) 9rem;margin:.15rem 0}.cells{grid-template-columns:repeat(auto-fill,minmax(clamp(10px,100%/var(--n),40px),1fr))}}
+      .texts caption{white-space:pre-wrap;font-weight:600}.texts th{width:6rem}.texts td{text-align:left;white-space:pre-wrap}
+      .grid{stroke:var(--line)}.curve{fill:none;stroke-width:1.5}circle{stroke:none}.dot{fill:var(--amber)}
+      @media (min-width:60rem){.kind{grid-template:"name cells range" auto/13rem minmax(0,1fr) 9rem;margin:.15rem 0}.cells{grid-template-columns:repeat(auto-fill,minmax(clamp(7px,100%/var(--n),40px),1fr))}}
       @media (prefers-reduced-motion:no-preference){.c{transition:outline-color .1s}}
       @media print{details>*{display:block}}
       """ + ramps

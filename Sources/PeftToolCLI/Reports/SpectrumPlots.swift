@@ -12,8 +12,8 @@ struct SpectrumPlots: Sendable {
   private static let greatestPoints = 48
   /// Colours of the ramp, from the first layer to the last; the palest would not show.
   private static let colours = [3, 4, 6, 7, 9]
-  /// Decades below the largest value that are shown.
-  private static let decades = 4.0
+  /// Decades below the largest value that are shown at most.
+  private static let greatestDecades = 4
 
   private let width = 320.0
   private let height = 190.0
@@ -63,9 +63,10 @@ struct SpectrumPlots: Sendable {
 
   private func plot(_ name: String, _ curves: [Curve]) -> HTML {
     let longest = curves.map(\.values.count).max() ?? 1
+    let decades = Self.decades(curves)
     let indices = Self.some(curves.count, Self.greatestCurves)
     let lines = indices.map { index in
-      line(curves[index], position: Double(index) / Double(max(1, curves.count - 1)), longest)
+      line(curves[index], position: Double(index) / Double(max(1, curves.count - 1)), longest, decades)
     }
     let ranks = curves.map(\.effectiveRank)
     let (least, most) = (fixed(ranks.min() ?? 0, 1), fixed(ranks.max() ?? 0, 1))
@@ -74,7 +75,7 @@ struct SpectrumPlots: Sendable {
     return """
       <figure><figcaption><strong>\(name)</strong><br><span>\(rank)\(drawn)</span></figcaption>
       <svg viewBox="0 0 320 190" role="img" aria-label="Singular values of \(name): \(countText(curves.count, "module")), \(rank)">
-      \(axes(longest))\(lines)</svg></figure>
+      \(axes(longest, decades))\(lines)</svg></figure>
 
       """
   }
@@ -84,17 +85,27 @@ struct SpectrumPlots: Sendable {
     return fixed(left + share * (width - left - right), 1)
   }
 
-  private func y(_ share: Double) -> String {
-    let fall = share > 0 ? min(Self.decades, max(0, -log10(share))) : Self.decades
-    return fixed(top + fall / Self.decades * (height - top - bottom), 1)
+  /// How many decades hold the values.
+  private static func decades(_ curves: [Curve]) -> Int {
+    let falls = curves.flatMap { curve in curve.values.map { -log10($0 / curve.values[0]) } }
+    return Int(max(1, min(Double(greatestDecades), (falls.max() ?? 0).rounded(.up))))
   }
 
-  private func axes(_ longest: Int) -> HTML {
-    let ticks = [(1.0, "1"), (0.1, "0.1"), (0.01, "0.01"), (0.001, "0.001"), (0.0001, "0.0001")].map { value, label in
-      """
-      <line class="grid" x1="\(fixed(left, 1))" x2="\(fixed(width - right, 1))" y1="\(y(value))" y2="\(y(value))"/>\
-      <text x="\(fixed(left - 5, 1))" y="\(y(value))" text-anchor="end" dominant-baseline="middle">\(label)</text>
-      """ as HTML
+  private func y(_ share: Double, _ decades: Int) -> String {
+    let all = Double(decades)
+    let fall = share > 0 ? min(all, max(0, -log10(share))) : all
+    return fixed(top + fall / all * (height - top - bottom), 1)
+  }
+
+  private func axes(_ longest: Int, _ decades: Int) -> HTML {
+    let ticks = (0...decades).map { decade in
+      let value = pow(10, -Double(decade))
+      let label = decade == 0 ? "1" : fixed(value, decade)
+      return
+        """
+        <line class="grid" x1="\(fixed(left, 1))" x2="\(fixed(width - right, 1))" y1="\(y(value, decades))" y2="\(y(value, decades))"/>\
+        <text x="\(fixed(left - 5, 1))" y="\(y(value, decades))" text-anchor="end" dominant-baseline="middle">\(label)</text>
+        """ as HTML
     }
     let places = longest > 2 ? [0, (longest - 1) / 2, longest - 1] : Array(0..<longest)
     let numbers = places.map { index in
@@ -109,12 +120,12 @@ struct SpectrumPlots: Sendable {
       """
   }
 
-  private func line(_ curve: Curve, position: Double, _ longest: Int) -> HTML {
+  private func line(_ curve: Curve, position: Double, _ longest: Int, _ decades: Int) -> HTML {
     let colour = Self.colours[min(Self.colours.count - 1, Int(position * Double(Self.colours.count)))]
     let title =
       "\(curve.layer.map { "layer \($0), " } ?? "")largest \(shortText(curve.values[0])), effective rank \(fixed(curve.effectiveRank, 1))"
     let points = Self.some(curve.values.count, Self.greatestPoints).map { index in
-      (x(index, longest), y(curve.values[index] / curve.values[0]))
+      (x(index, longest), y(curve.values[index] / curve.values[0], decades))
     }
     guard points.count > 1 else {
       return

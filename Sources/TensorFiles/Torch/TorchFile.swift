@@ -135,6 +135,9 @@ struct TorchFile {
         tensors.append((key, tensor))
       }
     }
+    guard tensors.count <= SafetensorsFile.tensorLimit else {
+      throw .tooManyTensors(path: file.path, count: tensors.count, limit: SafetensorsFile.tensorLimit)
+    }
   }
 
   /// Checks that a tensor lies within its storage, and the storage within the file.

@@ -50,6 +50,20 @@ class PeftToolTests(unittest.TestCase):
         self.assertEqual(peft_tool.convert(self.scratch / "new", self.scratch / "again")["kind"], "adapter")
         self.assertTrue(peft_tool.tree(FIXTURES / "running/base").startswith("LlamaForCausalLM("))
 
+    def test_every_command_that_answers_has_a_function(self):
+        overview = subprocess.run([peft_tool.binary(), "--help"], capture_output=True, text=True).stdout
+        commands = overview.split("Commands:")[1].split("Options")[0].split("\n")
+        names = {line.split()[0].replace("-", "_") for line in commands if line.strip()}
+        self.assertGreater(len(names), 10)
+        self.assertEqual(names - set(peft_tool.__all__), {"chat", "completions", "man"})
+
+    def test_the_workbench_makes_adapters_of_adapters(self):
+        peft_tool.combine(CASE / "adapter", f"{CASE / 'adapter'}:0.5", self.scratch / "sum")
+        peft_tool.resize(self.scratch / "sum", self.scratch / "small", rank=2)
+        self.assertEqual(peft_tool.inspect(self.scratch / "small")["r"], 2)
+        peft_tool.to_lora(self.scratch / "small", self.scratch / "lora", rank=1)
+        self.assertEqual(peft_tool.inspect(self.scratch / "lora")["r"], 1)
+
     def test_generate_gives_one_answer_or_a_list(self):
         chat = FIXTURES / "running/chat"
         one = peft_tool.generate(chat, "The quick brown", max_new_tokens=4, ignore_eos=True)

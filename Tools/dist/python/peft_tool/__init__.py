@@ -13,8 +13,9 @@ comes back as a dictionary; a failure raises `Error` with the command's own sent
 from ._run import Error, binary, run, version
 
 __all__ = [
-    "Error", "binary", "convert", "count", "diff", "generate", "init", "inspect", "merge", "perplexity", "run", "train",
-    "tree", "unmerge", "validate", "verify", "version",
+    "Error", "binary", "combine", "convert", "count", "diff", "fix_config", "generate", "init", "inspect", "merge",
+    "merge_models", "perplexity", "rename_keys", "repair_metadata", "resize", "run", "slim", "to_lora", "train", "tree",
+    "unmerge", "validate", "verify", "version",
 ]
 
 
@@ -63,6 +64,46 @@ def convert(model, out, on_progress=None, **options):
     return run("convert", model, out, on_progress=on_progress, **options)
 
 
+def combine(*adapters_and_out, **options):
+    """combine(ADAPTER, ..., OUT, rank=N): one adapter of several. "adapter:0.5" gives one a weight."""
+    return run("combine", *adapters_and_out, **options)
+
+
+def resize(adapter, out, **options):
+    """resize(ADAPTER, OUT, rank=N): gives an adapter another rank."""
+    return run("resize", adapter, out, **options)
+
+
+def to_lora(adapter, out, **options):
+    """to_lora(ADAPTER, OUT, rank=N, base=DIR): a LoRA of an adapter of any method."""
+    return run("to-lora", adapter, out, **options)
+
+
+def merge_models(recipe, out, on_progress=None, **options):
+    """merge_models(RECIPE, OUT): one model of several by a recipe of mergekit's form."""
+    return run("merge-models", recipe, out, on_progress=on_progress, **options)
+
+
+def slim(adapter, out, **options):
+    """slim(ADAPTER, OUT, base=DIR): leaves out of an adapter what its base has itself."""
+    return run("slim", adapter, out, **options)
+
+
+def rename_keys(adapter, out, **options):
+    """rename_keys(ADAPTER, OUT, base=DIR): gives an adapter's modules the names that they have in a base."""
+    return run("rename-keys", adapter, out, **options)
+
+
+def repair_metadata(file, out, **options):
+    """repair_metadata(FILE, OUT): writes a safetensors file with the metadata that loaders ask for."""
+    return run("repair-metadata", file, out, **options)
+
+
+def fix_config(adapter, out, **options):
+    """fix_config(ADAPTER, OUT, target_peft="0.13"): a configuration for an earlier release of PEFT."""
+    return run("fix-config", adapter, out, **options)
+
+
 def generate(model, prompt, **options):
     """generate(MODEL, PROMPT, adapter=[...], max_new_tokens=100): lets a model go on from a text."""
     return run("generate", model, prompt=prompt, **options)
@@ -79,5 +120,5 @@ def tree(model, *adapter, **options):
 
 
 def train(*operands, on_progress=None, **options):
-    """train(...): as `peft-tool train --help` says, where this version has it."""
+    """train(BASE, CONFIG, DATA, OUT, learning_rate=2e-4, ...): trains an adapter."""
     return run("train", *operands, on_progress=on_progress, **options)
