@@ -41,10 +41,14 @@ do {
     try GenerateBenchmark(model: model, python: option("--python"), rounds: rounds).run()
   case "train"?:
     guard let model = option("--model") else {
-      print("usage: peft-bench train --model DIR [--python PYTHON] [--rounds N]")
+      print("usage: peft-bench train --model DIR [--records full|mixed] [--length N] [--python PYTHON] [--rounds N]")
       exit(2)
     }
-    try TrainBenchmark(model: model, python: option("--python"), rounds: rounds).run()
+    let isMixed = option("--records") == "mixed"
+    let length = option("--length").flatMap { Int($0) } ?? (isMixed ? 512 : 256)
+    try TrainBenchmark(
+      model: model, python: option("--python"), rounds: rounds, isMixed: isMixed, length: max(16, length)
+    ).run()
   case "kernels"?: KernelBenchmark(rounds: rounds).run()
   default:
     print(
