@@ -3,7 +3,7 @@ import PEFT
 import TensorFiles
 import TensorMath
 
-// peft-bench CASE [--rounds N] [--layers N] [--directory DIR] [--model DIR] [--python PYTHON]
+// peft-bench CASE [--rounds N] [--layers N] [--directory DIR] [--model DIR] [--python PYTHON] [--tool PROGRAM]
 let words = Array(CommandLine.arguments.dropFirst())
 
 @MainActor func option(_ name: String) -> String? {
@@ -28,7 +28,8 @@ do {
   case "methods"?: try MethodBenchmark(directory: directory, layers: layers, rounds: rounds).run()
   case "trust"?: try TrustBenchmark(directory: directory, layers: layers, rounds: rounds).run()
   case "merge"?: try MergeBenchmark(directory: directory, layers: layers, rounds: rounds).run()
-  case "startup"?: try StartupBenchmark(directory: directory, layers: layers, rounds: rounds).run()
+  case "startup"?:
+    try StartupBenchmark(directory: directory, layers: layers, rounds: rounds, tool: option("--tool")).run()
   case "torch"?:
     try TorchBenchmark(
       directory: directory, layers: layers, rounds: rounds, python: option("--python") ?? "python3"
