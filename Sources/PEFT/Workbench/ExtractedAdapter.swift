@@ -97,7 +97,7 @@ struct ExtractedAdapter: Sendable {
       let module = factored[index].module
       let inner = factored.count { other in
         other.module.path.parts().dropLast() == module.path.parts().dropLast()
-          && MergePlanMaker.rank(lastPart(other.module.path)) > MergePlanMaker.rank(lastPart(module.path))
+          && ParameterWrapping.rank(lastPart(other.module.path)) > ParameterWrapping.rank(lastPart(module.path))
       }
       factored[index].module.filePath += String(repeating: ".base_layer", count: inner)
     }
