@@ -21,7 +21,7 @@ enum ParameterWrapping {
   /// Names of parameters in the order in which they are wrapped: that of their registration, then that in which they are
   /// targeted.
   static func inOrder(_ parameters: [String]) -> [String] {
-    return parameters.sorted { rank($0) < rank($1) }
+    parameters.sorted { rank($0) < rank($1) }
   }
 
   /// Modules of an adapter that wrap parameters of the module at `container`.
