@@ -164,15 +164,22 @@ struct StartupBenchmark {
   let directory: String
   let layers: Int
   let rounds: Int
+  /// The program to start; nil for the one beside this.
+  let tool: String?
 
   func run() throws {
     prepareApart(directory: directory, layers: layers)
     let adapter = SyntheticModel(layers: layers, directory: directory).adapter("all")
-    let tool = FileSystem.join(programDirectory, "peft-tool")
+    let tool = tool ?? FileSystem.join(programDirectory, "peft-tool")
     printMachine()
     printRow(["", "median ms", "best ms", "", "peak MB"])
-    for (name, command) in [("--version", [tool, "--version"]), ("inspect", [tool, "inspect", adapter])] {
-      let measurements = (0..<max(20, rounds)).map { _ in measure(command) }
+    // In turn, so that what else the machine does meets all alike.
+    let commands = [
+      ("empty process", ["/bin/true"]), ("--version", [tool, "--version"]), ("inspect", [tool, "inspect", adapter]),
+    ]
+    let all = (0..<max(20, rounds)).map { _ in commands.map { measure($0.1) } }
+    for (index, (name, _)) in commands.enumerated() {
+      let measurements = all.map { $0[index] }
       let seconds = measurements.map(\.seconds)
       printRow([
         name, fixed(median(seconds) * 1e3, 2), fixed((seconds.min() ?? 0) * 1e3, 2), "",

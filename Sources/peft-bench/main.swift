@@ -3,7 +3,7 @@ import PEFT
 import TensorFiles
 import TensorMath
 
-// peft-bench CASE [--rounds N] [--layers N] [--directory DIR] [--model DIR] [--python PYTHON]
+// peft-bench CASE [--rounds N] [--layers N] [--directory DIR] [--model DIR] [--python PYTHON] [--tool PROGRAM]
 let words = Array(CommandLine.arguments.dropFirst())
 
 @MainActor func option(_ name: String) -> String? {
@@ -28,7 +28,8 @@ do {
   case "methods"?: try MethodBenchmark(directory: directory, layers: layers, rounds: rounds).run()
   case "trust"?: try TrustBenchmark(directory: directory, layers: layers, rounds: rounds).run()
   case "merge"?: try MergeBenchmark(directory: directory, layers: layers, rounds: rounds).run()
-  case "startup"?: try StartupBenchmark(directory: directory, layers: layers, rounds: rounds).run()
+  case "startup"?:
+    try StartupBenchmark(directory: directory, layers: layers, rounds: rounds, tool: option("--tool")).run()
   case "torch"?:
     try TorchBenchmark(
       directory: directory, layers: layers, rounds: rounds, python: option("--python") ?? "python3"
@@ -41,10 +42,14 @@ do {
     try GenerateBenchmark(model: model, python: option("--python"), rounds: rounds).run()
   case "train"?:
     guard let model = option("--model") else {
-      print("usage: peft-bench train --model DIR [--python PYTHON] [--rounds N]")
+      print("usage: peft-bench train --model DIR [--records full|mixed] [--length N] [--python PYTHON] [--rounds N]")
       exit(2)
     }
-    try TrainBenchmark(model: model, python: option("--python"), rounds: rounds).run()
+    let isMixed = option("--records") == "mixed"
+    let length = option("--length").flatMap { Int($0) } ?? (isMixed ? 512 : 256)
+    try TrainBenchmark(
+      model: model, python: option("--python"), rounds: rounds, isMixed: isMixed, length: max(16, length)
+    ).run()
   case "kernels"?: KernelBenchmark(rounds: rounds).run()
   default:
     print(

@@ -10,6 +10,8 @@ enum AdapterName {
   /// `module` counts as foreign only at the beginning of the name or of the model's own part: models have modules of that
   /// name too. Any adapter name after `lora_A` and the like, as in a raw state dict, is left out as well.
   static func withoutForeignParts(_ name: String) -> (name: String, foreign: Set<String>) {
+    // Most names hold none of them anywhere, and are not taken apart.
+    guard name.holds(defaultAdapter) || foreignParts.contains(where: { name.holds($0) }) else { return (name, []) }
     let found = name.parts(keepingEmpty: true)
     guard found.contains(where: { $0.isExactly(defaultAdapter) || foreignParts.containsExactly($0) }) else {
       return (name, [])

@@ -19,11 +19,11 @@ struct MergeStaging {
   /// Parts may do this at the same time: whichever comes first, all find the same manifest.
   /// - Parameter source: a directory that it is as private as.
   /// Throws `.parts` with `.ofAnotherMerge`, `.badManifest`, `.leftOver`; `.file`.
-  func begin(_ manifest: MergeManifest, output: String, like source: String?) throws(AdapterError) {
+  func begin(_ manifest: MergeManifest, output: String, like sources: [String]) throws(AdapterError) {
     try asAdapterError { () throws(TensorFileError) in
       guard FileSystem.kind(manifestPath) == nil else { return }
-      try OutputDirectory.makeHidden(path, for: output, like: source)
-      try OutputDirectory.makeHidden(model, for: output, like: source)
+      try OutputDirectory.makeHidden(path, for: output, like: sources)
+      try OutputDirectory.makeHidden(model, for: output, like: sources)
       try place(manifest.text, at: manifestPath, replacing: false)
     }
     try check(manifest)

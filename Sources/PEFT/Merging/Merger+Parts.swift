@@ -23,7 +23,7 @@ extension Merger {
     try check(part, to: output)
     let staging = MergeStaging(output: output)
     let manifest = try MergeManifest(plan, count: part.count)
-    try staging.begin(manifest, output: output, like: plan.base.directory)
+    try staging.begin(manifest, output: output, like: [plan.base.directory].compactMap { $0 })
     let (files, shares) = try planned(part)
     do {
       var jobs: [PieceQueue.Job] = []

@@ -91,13 +91,14 @@ struct ExtractedAdapter: Sendable {
     }
   }
 
-  /// Parameters of one module are wrapped one around the other.
+  /// Parameters of one module are wrapped one around the other; the last that is registered is the outermost.
   private mutating func nameParameters() {
     for index in factored.indices where !factored[index].module.filePath.isExactly(factored[index].module.path) {
       let module = factored[index].module
-      let all = factored.filter { $0.module.path.parts().dropLast() == module.path.parts().dropLast() }
-      let order = ParameterWrapping.inOrder(all.map { lastPart($0.module.path) })
-      let inner = order.count - 1 - (order.firstIndex(of: lastPart(module.path)) ?? 0)
+      let inner = factored.count { other in
+        other.module.path.parts().dropLast() == module.path.parts().dropLast()
+          && ParameterWrapping.rank(lastPart(other.module.path)) > ParameterWrapping.rank(lastPart(module.path))
+      }
       factored[index].module.filePath += String(repeating: ".base_layer", count: inner)
     }
   }

@@ -13,9 +13,9 @@ comes back as a dictionary; a failure raises `Error` with the command's own sent
 from ._run import Error, binary, run, version
 
 __all__ = [
-    "Error", "binary", "combine", "convert", "count", "diff", "fix_config", "generate", "init", "inspect", "merge",
-    "merge_models", "perplexity", "rename_keys", "repair_metadata", "resize", "run", "slim", "to_lora", "train", "tree",
-    "unmerge", "validate", "verify", "version",
+    "Error", "binary", "combine", "convert", "count", "diff", "extract", "fix_config", "generate", "init", "inspect",
+    "merge", "merge_models", "perplexity", "rename_keys", "repair_metadata", "resize", "run", "slim", "to_lora", "train",
+    "tree", "unmerge", "validate", "verify", "version",
 ]
 
 
@@ -77,6 +77,11 @@ def resize(adapter, out, **options):
 def to_lora(adapter, out, **options):
     """to_lora(ADAPTER, OUT, rank=N, base=DIR): a LoRA of an adapter of any method."""
     return run("to-lora", adapter, out, **options)
+
+
+def extract(base, finetuned, out, **options):
+    """extract(BASE, FINETUNED, OUT, rank=N): the difference of two models as a LoRA."""
+    return run("extract", base, finetuned, out, **options)
 
 
 def merge_models(recipe, out, on_progress=None, **options):
