@@ -212,12 +212,14 @@ private func startingAdapter(_ given: String, base: BaseModel, seed: UInt64) thr
 
 /// True if the tokenizer's configuration puts padding before a text.
 private func padsLeft(_ directory: String) -> Bool {
-  let json = try? JSONValue(contentsOf: FileSystem.join(directory, "tokenizer_config.json"))
+  let json = try? JSONValue(
+    contentsOf: FileSystem.join(directory, "tokenizer_config.json"), readsLongIntegers: true)
   return json?["padding_side"]?.stringValue == "left"
 }
 
 /// The text that ends a sequence, as the tokenizer's configuration names it.
 private func endOfText(_ directory: String) -> String? {
-  let json = try? JSONValue(contentsOf: FileSystem.join(directory, "tokenizer_config.json"))
+  let json = try? JSONValue(
+    contentsOf: FileSystem.join(directory, "tokenizer_config.json"), readsLongIntegers: true)
   return json?["eos_token"]?.stringValue ?? json?["eos_token"]?["content"]?.stringValue
 }

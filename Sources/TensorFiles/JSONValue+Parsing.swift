@@ -21,13 +21,21 @@ struct JSONDocument: ~Copyable {
   let root: OpaquePointerToJSON
 
   /// Refuses duplicate keys, numbers beyond 64 bits, more than 2048 levels, and anything after the document.
-  init(parsing bytes: RawSpan) throws(JSONFailure) {
+  ///
+  /// - Parameter readsLongIntegers: true to read all integers as floating numbers where one is beyond 64 bits.
+  init(parsing bytes: RawSpan, readsLongIntegers: Bool = false) throws(JSONFailure) {
     try Self.checkSize(bytes)
     var error = json_error_t()
     let flags = Int(JSON_REJECT_DUPLICATES) | Int(JSON_DECODE_ANY) | Int(JSON_ALLOW_NUL)
     // Soundness: Jansson reads `count` bytes at most and keeps no pointer to them.
-    let parsed = bytes.withUnsafeBytes { buffer in
-      json_loadb(buffer.baseAddress?.assumingMemoryBound(to: CChar.self), buffer.count, flags, &error)
+    func load(_ flags: Int) -> OpaquePointerToJSON? {
+      bytes.withUnsafeBytes { buffer in
+        json_loadb(buffer.baseAddress?.assumingMemoryBound(to: CChar.self), buffer.count, flags, &error)
+      }
+    }
+    var parsed = load(flags)
+    if parsed == nil, readsLongIntegers, json_error_code(&error) == json_error_numeric_overflow {
+      parsed = load(flags | Int(JSON_DECODE_INT_AS_REAL))
     }
     guard let parsed else {
       let text = withUnsafeBytes(of: error.text) { raw in
@@ -113,7 +121,9 @@ extension JSONValue {
 
   /// Reads a JSON file. Throws `.system`, `.notAFile`, `.jsonTooLarge`, or `.jsonInvalid` with the place, for anything Python's `json` would refuse and
   /// for duplicate keys and numbers beyond 64 bits.
-  public init(contentsOf path: String) throws(TensorFileError) {
+  ///
+  /// - Parameter readsLongIntegers: true to read all integers as floating numbers where one is beyond 64 bits.
+  public init(contentsOf path: String, readsLongIntegers: Bool = false) throws(TensorFileError) {
     let file = try OpenFile.open(reading: path)
     let count = try file.byteCount()
     guard count <= Self.fileLimit else {
@@ -121,7 +131,7 @@ extension JSONValue {
     }
     let bytes = try file.bytes(0..<count)
     do throws(JSONFailure) {
-      self = try JSONDocument(parsing: bytes.span.bytes).value
+      self = try JSONDocument(parsing: bytes.span.bytes, readsLongIntegers: readsLongIntegers).value
     } catch {
       throw .jsonInvalid(path: path, line: error.line, column: error.column, reason: error.message)
     }

@@ -1,8 +1,11 @@
 internal import CKernels
+internal import Glibc
 internal import Synchronization
 
 /// Memory for the matrices of passes over a model. What is given back is lent again, so that many passes take no more than one.
 ///
+/// Passes of other lengths want pieces of other sizes: what lies unused is then given back to the system, so that all passes together take
+/// little more than the largest.
 /// Sendable: the lists are guarded by a lock.
 public final class Workspace: Sendable {
   private struct Piece: @unchecked Sendable {
@@ -10,26 +13,68 @@ public final class Workspace: Sendable {
     let pointer: UnsafeMutablePointer<Float>
   }
 
-  private let free = Mutex<[Int: [Piece]]>([:])
-  private let taken = Atomic<Int>(0)
+  /// Elements are counted. What is lent and what lies unused make up what is taken.
+  private struct Pieces {
+    var free: [Int: [Piece]] = [:]
+    var lent = 0
+    var mostLent = 0
+    var taken = 0
+    var mostTaken = 0
+
+    /// Gives unused pieces back, those of the size that takes most first, while more is taken than lending needs and an eighth.
+    mutating func trim() {
+      while taken > mostLent + mostLent / 8 {
+        let largest = free.max { ($0.key * $0.value.count, $0.key) < ($1.key * $1.value.count, $1.key) }
+        guard let capacity = largest?.key, let piece = free[capacity]?.popLast() else { return }
+        Workspace.giveBack(piece.pointer, capacity)
+        taken -= capacity
+      }
+    }
+  }
+
+  private let pieces = Mutex(Pieces())
 
   public init() {}
 
   deinit {
-    for pieces in free.withLock({ $0 }).values { for piece in pieces { piece.pointer.deallocate() } }
+    for (capacity, unused) in pieces.withLock({ $0.free }) {
+      for piece in unused { Self.giveBack(piece.pointer, capacity) }
+    }
   }
 
-  /// Bytes that the workspace has taken from the system: the most that was ever lent at the same time.
-  public var byteCount: Int { taken.load(ordering: .relaxed) * 4 }
+  /// The most bytes that the workspace had from the system at once.
+  public var byteCount: Int { pieces.withLock { $0.mostTaken } * 4 }
 
   /// A matrix whose elements are yet to be written.
   public func matrix(_ rows: Int, _ columns: Int) -> LentMatrix {
     let capacity = Self.capacity(rows * columns)
-    let found = free.withLock { lists in lists[capacity]?.popLast() }
-    if let found { return LentMatrix(found.pointer, rows, columns, capacity, self) }
-    taken.add(capacity, ordering: .relaxed)
-    let bytes = UnsafeMutableRawPointer.allocate(byteCount: capacity * 4, alignment: 64)
-    return LentMatrix(bytes.bindMemory(to: Float.self, capacity: capacity), rows, columns, capacity, self)
+    let piece = pieces.withLock { pieces in
+      pieces.lent += capacity
+      pieces.mostLent = max(pieces.mostLent, pieces.lent)
+      if let found = pieces.free[capacity]?.popLast() { return found }
+      pieces.taken += capacity
+      pieces.trim()
+      pieces.mostTaken = max(pieces.mostTaken, pieces.taken)
+      return Piece(pointer: Self.take(capacity))
+    }
+    return LentMatrix(piece.pointer, rows, columns, capacity, self)
+  }
+
+  /// Elements from which a piece is mapped, so that giving it back leaves no hole in the heap.
+  private static let mapped = 1 << 18
+
+  private static func take(_ capacity: Int) -> UnsafeMutablePointer<Float> {
+    guard capacity >= mapped else {
+      let bytes = UnsafeMutableRawPointer.allocate(byteCount: capacity * 4, alignment: 64)
+      return bytes.bindMemory(to: Float.self, capacity: capacity)
+    }
+    let bytes = mmap(nil, capacity * 4, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    guard let bytes, bytes != MAP_FAILED else { fatalError("no memory for \(capacity * 4) bytes") }
+    return bytes.bindMemory(to: Float.self, capacity: capacity)
+  }
+
+  private static func giveBack(_ pointer: UnsafeMutablePointer<Float>, _ capacity: Int) {
+    if capacity >= mapped { munmap(pointer, capacity * 4) } else { pointer.deallocate() }
   }
 
   /// A matrix of zeros.
@@ -48,7 +93,10 @@ public final class Workspace: Sendable {
 
   fileprivate func take(_ pointer: UnsafeMutablePointer<Float>, capacity: Int) {
     let piece = Piece(pointer: pointer)
-    free.withLock { $0[capacity, default: []].append(piece) }
+    pieces.withLock {
+      $0.lent -= capacity
+      $0.free[capacity, default: []].append(piece)
+    }
   }
 }
 

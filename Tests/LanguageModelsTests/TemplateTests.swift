@@ -34,6 +34,19 @@ import Testing
     }
   }
 
+  /// transformers writes such a number for a tokenizer without a greatest length.
+  @Test func aGreatestLengthBeyond64BitsIsNoObstacle() throws {
+    let scratch = try ScratchDirectory()
+    try overwrite(scratch("chat_template.jinja"), "{{ eos_token }}{{ messages[0].content }}")
+    try overwrite(
+      scratch("tokenizer_config.json"),
+      #"{"model_max_length": 1000000000000000019884624838656, "eos_token": "<end>"}"#)
+    let message = try #require(JSONValue(parsing: #"{"role": "user", "content": "Hello"}"#))
+    let conversation = ChatTemplate.Conversation([message])
+    #expect(try ChatTemplate(directory: scratch.path).render(conversation, at: seconds) == "<end>Hello")
+    #expect(throws: TensorFileError.self) { try JSONValue(contentsOf: scratch("tokenizer_config.json")) }
+  }
+
   /// Source: Fixtures/scripts/make_template_part_fixtures.py.
   @Test func partsOfTheFamiliesTemplatesAreRenderedForEveryConversation() throws {
     let document = try JSONValue(contentsOf: Fixtures.path("chat/parts.json"))

@@ -52,7 +52,7 @@ public struct ChatTemplate {
     let config = try path("tokenizer_config.json")
     let configPath = config ?? FileSystem.join(directory, "tokenizer_config.json")
     settings = try asModelError { () throws(TensorFileError) in
-      if let config { try JSONValue(contentsOf: config) } else { .null }
+      if let config { try JSONValue(contentsOf: config, readsLongIntegers: true) } else { .null }
     }
     let named = settings["chat_template"]?.elements ?? []
     func text(_ path: String?, _ name: String) throws(ModelError) -> (path: String, text: String)? {

@@ -36,7 +36,9 @@ public final class Tokenizer {
     }
     let lines = text.split(separator: "\n").map { $0.last == "\r" ? $0.dropLast() : $0 }
     let pairs = lines.filter { !$0.hasPrefix("#version") && !$0.isEmpty }.map { JSONValue.string(String($0)) }
-    let settings = try file("tokenizer_config.json").flatMap { try? JSONValue(contentsOf: $0) }
+    let settings = try file("tokenizer_config.json").flatMap {
+      try? JSONValue(contentsOf: $0, readsLongIntegers: true)
+    }
     try self.init(json: Self.byteLevel(vocab, pairs, settings), path: vocabulary)
   }
 
