@@ -170,7 +170,7 @@ import Testing
     func changes(_ adapter: String) throws -> [String: [Double]] {
       var found: [String: [Double]] = [:]
       let checkpoint = try Checkpoint(path: base)
-      for tensor in try MergePlan(base: base, adapter: adapter).changedTensors(widening: true)
+      for tensor in try Self.match(base, adapter).computedTensors(widening: true)
       where tensor.dtype == .f32 {
         let location = try #require(checkpoint[tensor.name])
         let before = try AdapterChanges.matrix(checkpoint.shards[location.shard], location.entry).values
