@@ -69,12 +69,19 @@ public final class TrainableModel {
 
   /// Parameters of adapters and layers that were left out of all batches of the step.
   var leftOut: Set<ExactName> {
-    let stems = model.layers.indices.filter { !reached.contains($0) }.map {
+    let missed = drawsLayers ? model.layers.indices.filter { !reached.contains($0) } : []
+    let stems = missed.map {
       "\(AdapterReader.stem(model.layers[$0].path))."
     }
     let unreached = parameters.entries.map(\.name).filter { name in stems.contains { name.startsExactly($0) } }
     return Set(exactly: parts.occasional.filter { !$0.takesPart }.flatMap(\.parameterNames) + unreached)
   }
+
+  /// True if a draw decides which layers a batch goes through: OPT's `layerdrop`.
+  var drawsLayers: Bool { model.dropout.layers > 0 }
+
+  /// True if what was drawn decides how many numbers a batch draws.
+  var drawsVary: Bool { parts.drawsVary || drawsLayers }
 
   /// What the method does after the optimizer's step `step`, counted from 0.
   func finish(step: Int) { parts.budget?.finish(step: step) }
@@ -109,7 +116,7 @@ public final class TrainableModel {
     var tapes: [TrainedLayer.Tape?] = []
     var resumed: [(x: LentMatrix, generator: TorchGenerator)?] = []
     for (index, layer) in layers.enumerated() {
-      if trains, model.dropout.layers > 0, pass.drawnShare() < Float(model.dropout.layers) {
+      if trains, drawsLayers, pass.drawnShare() < Float(model.dropout.layers) {
         guard index >= lowest else { continue }
         if checkpointsActivations { resumed.append(nil) } else { tapes.append(nil) }
         continue

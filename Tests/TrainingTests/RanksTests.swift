@@ -34,7 +34,7 @@ import Testing
   @Test(arguments: RecordedRun.all, [2, 4])
   func ranksTakeTheStepsOfOneWithAsManyBatchesMoreToTheBit(run: RecordedRun, count: Int) throws {
     let batches = try run.trainer().arguments.accumulationSteps
-    guard try !run.trainer().model.parts.drawsVary else {
+    guard try !run.trainer().model.drawsVary else {
       for result in onRanks(count, { ranks in try Self.course(run, steps: 2, ranks: ranks) { _ in } }) {
         #expect(throws: TrainingError.self) { try result.get() }
       }
@@ -228,7 +228,7 @@ import Testing
     ])
   func theDrawsOfABatchAreToldFromItsExtents(run: RecordedRun) throws {
     let model = try run.trainer().model
-    guard !model.parts.drawsVary else {
+    guard !model.drawsVary else {
       #expect(throws: TrainingError.self) { try DrawCount(model) }
       return
     }
