@@ -7,9 +7,9 @@ public struct SafetensorsFile: Sendable {
   /// The format's limit on the header's length.
   public static let headerLimit = 100_000_000
 
-  /// Tensors that a model may have, in all its files together: half as many again as the largest mixtures of experts. Each takes
+  /// Tensors that a model may have, in all its files together: a third more than the largest mixtures of experts have. Each takes
   /// a kilobyte of memory or two until a merge is written.
-  public static let tensorLimit = 250_000
+  public static let tensorLimit = 200_000
 
   public let file: OpenFile
   /// `__metadata__` in the order of the file; empty if absent.
