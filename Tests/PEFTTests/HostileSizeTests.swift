@@ -64,6 +64,17 @@ import Testing
     #expect(error.map(caseName) == "rankMismatch")
   }
 
+  /// Groups of a convolution divide the rank, of which there may be none.
+  @Test func aConvolutionWithoutARankHasFindings() throws {
+    let scratch = try ScratchDirectory()
+    let directory = try adapter(
+      scratch,
+      [
+        "base_model.model.q_proj.lora_A.weight": [0, 4, 3, 3], "base_model.model.q_proj.lora_B.weight": [4, 2, 1, 1],
+      ])
+    #expect(try !Validation(path: directory).findings.isEmpty)
+  }
+
   @Test(arguments: [
     #", "monteclora_config": {"num_samples": 4611686018427387904}"#, #", "monteclora_config": {"num_samples": -1}"#,
     #", "r": 1, "rank_pattern": {"q_proj": 4611686018427387904}"#,

@@ -119,7 +119,7 @@ extension Validation {
   private static func haveCommonRank(_ a: [Int], _ b: [Int], _ config: PeftConfig) -> Bool {
     if a[0] == b[1] { return true }
     // Each group of a convolution's outputs reads its own part of the rank.
-    if a.count > 2, b[1] > 0, a[0] % b[1] == 0, b[0] % (a[0] / b[1]) == 0 { return true }
+    if a.count > 2, a[0] > 0, b[1] > 0, a[0] % b[1] == 0, b[0] % (a[0] / b[1]) == 0 { return true }
     let blocks = config.useBDLoRA["nblocks"]?.integerValue ?? 1
     return blocks > 1 && checkedProduct(b[1], blocks) == a[0]
   }
