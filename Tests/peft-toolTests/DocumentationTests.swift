@@ -116,22 +116,12 @@ private struct Shown {
 
   /// Runs words as a shell would in the scratch directory; returns the code and both outputs as they came.
   private func shell(_ script: String, in scratch: ScratchDirectory) throws -> (code: Int32, text: String) {
-    let process = Process()
-    process.executableURL = URL(fileURLWithPath: "/bin/bash")
-    process.arguments = ["-euo", "pipefail", "-c", script]
-    process.currentDirectoryURL = URL(fileURLWithPath: scratch.path)
     let tools = built("peft-tool").deletingLastPathComponent().path
-    process.environment = ProcessInfo.processInfo.environment.merging([
-      "PATH": "\(tools):/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "HOME": scratch.path,
-    ]) { $1 }
-    let output = Pipe()
-    process.standardInput = FileHandle.nullDevice
-    process.standardOutput = output
-    process.standardError = output
-    try process.run()
-    let data = output.fileHandleForReading.readDataToEndOfFile()
-    process.waitUntilExit()
-    return (process.terminationStatus, String(decoding: data, as: UTF8.self))
+    return try peft_toolTests.shell(
+      script, in: scratch.path,
+      environment: ProcessInfo.processInfo.environment.merging([
+        "PATH": "\(tools):/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "HOME": scratch.path,
+      ]) { $1 })
   }
 
   /// Text without its line ends, measured times and sizes.

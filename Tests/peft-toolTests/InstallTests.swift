@@ -6,19 +6,8 @@ import Testing
 /// What `make install` and the examples do, with the program that was built here.
 @Suite struct InstallTests {
   private func shell(_ script: String, path: String = "/usr/bin:/bin") throws -> (code: Int32, text: String) {
-    let process = Process()
-    process.executableURL = URL(fileURLWithPath: "/bin/bash")
-    process.arguments = ["-euo", "pipefail", "-c", script]
-    process.currentDirectoryURL = URL(fileURLWithPath: Fixtures.root)
-    process.environment = ["PATH": path, "HOME": "/nonexistent", "HF_HUB_OFFLINE": "1"]
-    let output = Pipe()
-    process.standardInput = FileHandle.nullDevice
-    process.standardOutput = output
-    process.standardError = output
-    try process.run()
-    let data = output.fileHandleForReading.readDataToEndOfFile()
-    process.waitUntilExit()
-    return (process.terminationStatus, String(decoding: data, as: UTF8.self))
+    try peft_toolTests.shell(
+      script, in: Fixtures.root, environment: ["PATH": path, "HOME": "/nonexistent", "HF_HUB_OFFLINE": "1"])
   }
 
   @Test func anInstallationHasTheCommandManPageAndCompletionsAndIsTakenAway() throws {

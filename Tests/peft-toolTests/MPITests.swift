@@ -129,16 +129,8 @@ import Testing
   /// Words of a run whose steps take a while. `batches` is of each rank.
   private func training(_ scratch: ScratchDirectory, _ output: String, batches: Int, steps: Int = 8) throws -> [String]
   {
-    if FileSystem.kind(scratch("config.json")) == nil {
-      var config = PeftConfig()
-      config.targetModules = .names(["q_proj", "v_proj"])
-      config.taskType = "CAUSAL_LM"
-      config.dropout = 0.1
-      try overwrite(scratch("config.json"), config.fileText)
-    }
-    return [
-      "train", Fixtures.path("training/bases/llama"), scratch("config.json"), Fixtures.path("training/records.jsonl"),
-      scratch(output), "--max-steps", "\(steps)", "--per-device-train-batch-size", "1", "--learning-rate", "0.01",
+    try trainingWords(scratch, output) + [
+      "--max-steps", "\(steps)", "--per-device-train-batch-size", "1",
       "--gradient-accumulation-steps", "\(batches)", "--eval-data", Fixtures.path("training/records.jsonl"),
       "--eval-strategy", "steps", "--eval-steps", "4", "--save-steps", "2", "--logging-steps", "1",
       "--log", scratch("\(output).jsonl"),

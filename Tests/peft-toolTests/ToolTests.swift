@@ -338,16 +338,8 @@ func built(_ name: String) -> URL {
 
   /// A run of training whose steps take a while, and the words that begin it.
   private func training(_ scratch: ScratchDirectory, _ output: String) throws -> [String] {
-    if FileSystem.kind(scratch("config.json")) == nil {
-      var config = PeftConfig()
-      config.targetModules = .names(["q_proj", "v_proj"])
-      config.taskType = "CAUSAL_LM"
-      config.dropout = 0.1
-      try overwrite(scratch("config.json"), config.fileText)
-    }
-    return [
-      "train", Fixtures.path("training/bases/llama"), scratch("config.json"), Fixtures.path("training/records.jsonl"),
-      scratch(output), "--max-steps", "60", "--per-device-train-batch-size", "2", "--learning-rate", "0.01",
+    try trainingWords(scratch, output) + [
+      "--max-steps", "60", "--per-device-train-batch-size", "2",
       "--save-steps", "1",
       "--save-total-limit", "2", "--train-sampling-strategy", "group_by_length",
     ]
