@@ -114,8 +114,9 @@ enum CommandTable {
       detail: """
         One line a finding: what kind, where, and the facts. Adapters: no or empty tensors, values that are not finite, \
         lora_B all zero, A without B, ranks that differ from the configuration, names with parts that wrappers left, \
-        targets that are missing. Models: damaged headers, missing shards, an index that does not agree with its files, \
-        files that no index names. Exit code 0 if nothing was found, 1 otherwise.
+        targets that no module bears (of which only the base could say that they are missing). Models: damaged headers, \
+        missing shards, an index that does not agree with its files, files that no index names. Exit code 0 if nothing is \
+        wrong, 1 otherwise.
         """,
       run: validateCommand),
     Command(

@@ -10,7 +10,7 @@ internal import TensorFiles
     console.json(
       .object([
         .init("path", .string(path)), .init("kind", .string(validation.subject.rawValue)),
-        .init("tensors", .integer(validation.tensorCount)), .init("valid", .bool(findings.isEmpty)),
+        .init("tensors", .integer(validation.tensorCount)), .init("valid", .bool(validation.isValid)),
         .init(
           "findings",
           .array(
@@ -21,12 +21,12 @@ internal import TensorFiles
               ])
             })),
       ]))
-    return findings.isEmpty ? 0 : 1
+    return validation.isValid ? 0 : 1
   }
   for finding in findings { console.line("\(finding.code)  \(finding.place): \(finding.message)") }
-  if findings.isEmpty {
+  if validation.isValid {
     console.line(
       "\(path): \(validation.subject.rawValue), \(countText(validation.tensorCount, "tensor")), nothing wrong found")
   }
-  return findings.isEmpty ? 0 : 1
+  return validation.isValid ? 0 : 1
 }

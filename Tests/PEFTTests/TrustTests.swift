@@ -68,6 +68,10 @@ private struct Pair {
     let target = try Pair()
     try target.edit { $0["target_modules"] = .array([.string("q_proj"), .string("k_proj")]) }
     #expect(Set(try target.codes()) == ["not-targeted", "missing-target"])
+    let spare = try Pair()
+    try spare.edit { $0["target_modules"] = .array(["q_proj", "v_proj", "query_key_value"].map { .string($0) }) }
+    #expect(try spare.codes() == ["missing-target"])
+    #expect(try Validation(path: spare.adapter).isValid)
     let foreign = try Pair()
     try FileSystem.remove(foreign.weights)
     try renameTensors(

@@ -144,7 +144,9 @@ extension Validation {
     }
     for (name, isHeld) in zip(names, isHeld) where !isHeld {
       if (try? matcher.verdict(name)) == .excluded { continue }
-      note("missing-target", name, "target_modules names it, but the file holds no such module")
+      note(
+        "missing-target", name,
+        "target_modules names it, but the file holds no such module: whether the model has one only the base tells")
     }
   }
 }

@@ -11,6 +11,9 @@ public struct Validation: Sendable {
     public let place: String
     /// The facts.
     public let message: String
+
+    /// False for what an adapter may well have: a target that no module bears. Only the base tells whether one should.
+    public var isWrong: Bool { code != "missing-target" }
   }
 
   /// What was looked at.
@@ -22,6 +25,8 @@ public struct Validation: Sendable {
   public let subject: Subject
   public let path: String
   public private(set) var findings: [Finding] = []
+  /// True if none of the findings is wrong.
+  public var isValid: Bool { !findings.contains(where: \.isWrong) }
   /// Tensors that were read.
   public private(set) var tensorCount = 0
 
