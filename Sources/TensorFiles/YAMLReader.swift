@@ -15,6 +15,8 @@ package struct YAMLReader {
     let text: Substring
   }
 
+  /// Bytes that a file of settings may have.
+  package static let fileLimit = 1 << 20
   private static let levelLimit = 64
   private var lines: [Line] = []
   private var position = 0
@@ -92,13 +94,14 @@ package struct YAMLReader {
 
   private mutating func mapping(indent: Int, level: Int) throws(YAMLFailure) -> JSONValue {
     var members: [JSONValue.Member] = []
+    var names: Set<ExactName> = []
     while let line = current, line.indent == indent {
       guard let (key, rest) = Self.key(of: line.text) else {
         throw YAMLFailure(line: line.number, reason: "'\(line.text.prefix(40))' is no 'key: value'")
       }
       var inline = YAMLInline(key, line: line.number)
       let name = try inline.keyText()
-      guard !members.contains(where: { $0.key == name }) else {
+      guard names.insert(ExactName(name)).inserted else {
         throw YAMLFailure(line: line.number, reason: "the key '\(name)' stands twice")
       }
       position += 1
@@ -226,6 +229,7 @@ private struct YAMLInline {
   private mutating func mapping(_ level: Int) throws(YAMLFailure) -> JSONValue {
     rest.removeFirst()
     var members: [JSONValue.Member] = []
+    var names: Set<ExactName> = []
     while true {
       skipSpaces()
       if rest.first == "}" { break }
@@ -240,7 +244,7 @@ private struct YAMLInline {
       skipSpaces()
       guard rest.first == ":" else { throw failure("a mapping in braces lacks a ':' after '\(key)'") }
       rest.removeFirst()
-      guard !members.contains(where: { $0.key == key }) else { throw failure("the key '\(key)' stands twice") }
+      guard names.insert(ExactName(key)).inserted else { throw failure("the key '\(key)' stands twice") }
       members.append(.init(key, try value(inBrackets: true, level: level + 1)))
       skipSpaces()
       if rest.first == "," {

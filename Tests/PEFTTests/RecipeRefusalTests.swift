@@ -56,6 +56,18 @@ struct RecipeRefusalTests {
     Case(
       "merge_method: linear\nslices: [{residual_weight: 1, sources: [{model: a, layer_range: [0, 1]}]}]",
       "residual_weight is not supported"),
+    Case(
+      "merge_method: linear\nmodels: [" + (0...100).map { "{model: m\($0)}" }.joined(separator: ", ") + "]",
+      "models: 101 models; a recipe may have 100"),
+    Case(
+      "merge_method: linear\n\(one)\nparameters: {weight: ["
+        + (0...1000).map { "{filter: f\($0), value: 1}" }.joined(separator: ", ") + "]}",
+      "parameters.weight is 1001; expected at most 1000 values with filters"),
+    Case(
+      "merge_method: passthrough\nslices: ["
+        + [String](repeating: "{sources: [{model: models/one, layer_range: [0, 3]}]}", count: 10_000).joined(
+          separator: ", ")
+        + "]", "tensors; a model may have 200000"),
     // With the models.
     Case("merge_method: linear\nmodels: [{model: models/one}]", "'weight' has no value for tensor"),
     Case(

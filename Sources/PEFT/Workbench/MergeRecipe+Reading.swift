@@ -6,7 +6,7 @@ extension MergeRecipe {
   /// Throws `.adapter` with `.file`, `.notYAML`, `.unknownKey`, `.unsupported`, `.badValue`, `.missing`, `.inputs`.
   public init(path: String) throws(RecipeError) {
     let text = try asRecipeError { () throws(AdapterError) in
-      try asAdapterError { () throws(TensorFileError) in try FileSystem.text(path, limit: 16 << 20) }
+      try asAdapterError { () throws(TensorFileError) in try FileSystem.text(path, limit: YAMLReader.fileLimit) }
     }
     try self.init(text: text, path: path)
   }
@@ -68,6 +68,11 @@ extension MergeRecipe {
     outDType = try reader.dtype(document["out_dtype"], at: "out_dtype")
     tokenizer = try reader.tokenizer(document)
     notes = reader.notes
+    let count = models.count
+    guard count <= Self.modelLimit else {
+      throw .inputs(
+        path: path, at: "\(place)\(forms[0])", reason: "\(count) models; a recipe may have \(Self.modelLimit).")
+    }
   }
 }
 

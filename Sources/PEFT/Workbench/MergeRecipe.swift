@@ -72,10 +72,14 @@ public struct MergeRecipe: Sendable {
   /// What the recipe says that has no effect.
   public internal(set) var notes: [String]
 
+  /// Models that a recipe may have.
+  static let modelLimit = 100
+
   /// All models that are merged, the base first, then in the order of the recipe.
   public var models: [Model] {
     var models: [Model] = []
-    func add(_ model: Model?) { if let model, !models.contains(model) { models.append(model) } }
+    var known: Set<Model> = []
+    func add(_ model: Model?) { if let model, known.insert(model).inserted { models.append(model) } }
     add(base)
     for slice in slices {
       add(slice.base)

@@ -85,6 +85,12 @@ struct RecipePlanMaker {
       var next = 0
       for (slice, sources) in slices {
         layers += try self.layers(of: stack, slice, sources, next: &next)
+        // The same layers may stand in many slices.
+        guard layers.count <= SafetensorsFile.tensorLimit else {
+          throw .adapter(
+            .file(
+              .tooManyTensors(path: recipe.path, count: layers.count, limit: SafetensorsFile.tensorLimit)))
+        }
       }
       if stacks.count == 1 { layerCount = next }
     }
@@ -100,7 +106,8 @@ struct RecipePlanMaker {
       sources.append(MergeRecipe.Source(model: base, layers: nil, parameters: [:]))
     }
     func refuse(_ reason: String) -> RecipeError { .inputs(path: recipe.path, at: slice.place, reason: reason) }
-    if let twice = sources.first(where: { source in sources.count { $0.model == source.model } > 1 }) {
+    var seen: Set<MergeRecipe.Model> = []
+    if let twice = sources.first(where: { !seen.insert($0.model).inserted }) {
       throw refuse("the model \(twice.model) stands twice.")
     }
     let hasBase = base.map { base in sources.contains { $0.model == base } } ?? false

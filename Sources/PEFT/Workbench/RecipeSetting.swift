@@ -64,6 +64,9 @@ indirect enum RecipeSetting: Sendable, Equatable {
 
   // MARK: Reading
 
+  /// Filters that one setting may have: each is asked for each tensor.
+  private static let filterLimit = 1000
+
   /// What a setting may be read as.
   enum Form: Sendable { case number, flag }
 
@@ -75,6 +78,11 @@ indirect enum RecipeSetting: Sendable, Equatable {
       self = .conditions([try Self.condition(json, form, path, place)])
     } else if let elements = json.elements, !elements.isEmpty {
       if elements.allSatisfy({ $0.members != nil }) {
+        guard elements.count <= Self.filterLimit else {
+          throw .badValue(
+            path: path, at: place, expected: "at most \(Self.filterLimit) values with filters",
+            found: "\(elements.count)")
+        }
         var conditions: [(filter: String?, setting: RecipeSetting)] = []
         for (index, element) in elements.enumerated() {
           conditions.append(try Self.condition(element, form, path, "\(place)[\(index)]"))
