@@ -18,7 +18,9 @@ package struct ArgumentsFile {
   package init(path: String) throws(TrainingError) {
     self.path = path
     let text: String
-    do throws(TensorFileError) { text = try FileSystem.text(path, limit: YAMLReader.fileLimit) } catch { throw .file(error) }
+    do throws(TensorFileError) { text = try FileSystem.text(path, limit: YAMLReader.fileLimit) } catch {
+      throw .file(error)
+    }
     let json: JSONValue
     if text.first(where: { !$0.isWhitespace }) == "{" {
       do throws(TensorFileError) { json = try JSONValue(contentsOf: path) } catch { throw .file(error) }
