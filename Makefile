@@ -28,7 +28,7 @@ build: bootstrap
 test: bootstrap lint
 	swift build --build-tests $(STRICT)
 	set -o pipefail; swift test --skip-build 2>&1 | tee .build/test.log | $(QUIET)
-	set -o pipefail; swift test -c release --scratch-path .build/release-tests -Xswiftc -enable-testing --filter TensorMathTests 2>&1 \
+	set -o pipefail; TESTS_OF=TensorMathTests swift test -c release --scratch-path .build/release-tests -Xswiftc -enable-testing 2>&1 \
 	  | tee .build/test-release.log | $(QUIET)
 	@Tools/require-tests .build/test.log .build/test-release.log
 
@@ -64,7 +64,7 @@ bench: bootstrap
 	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE .build/release/peft-bench trust --rounds 3
 
 fuzz: bootstrap
-	FUZZ_ROUNDS=1000000 swift test -c release --scratch-path .build/release-tests -Xswiftc -enable-testing --filter "NeverTrap|aSmallFile|HostileSize"
+	FUZZ_ROUNDS=1000000 swift test -c release --scratch-path .build/fuzz -Xswiftc -enable-testing --filter "NeverTrap|aSmallFile|HostileSize"
 
 # Tests that start programs are left out: Foundation reads past a buffer when it starts one, and the programs are built plain.
 sanitize: bootstrap

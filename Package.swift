@@ -35,7 +35,6 @@ let package = Package(
     .library(name: "LanguageModels", targets: ["LanguageModels"]),
     .library(name: "Training", targets: ["Training"]),
     .executable(name: "peft-tool", targets: ["peft-tool"]),
-    .library(name: "FaultInjection", type: .dynamic, targets: ["CFaultInjection"]),
   ],
   traits: [.trait(name: "MPI", description: "Several ranks under mpirun: docs/clusters.md. Needs libopenmpi-dev.")],
   targets: [
@@ -65,9 +64,8 @@ let package = Package(
     library("PeftToolCLI", ["Training", "LanguageModels", "PEFT", "TensorFiles"]),
     tool("peft-tool", ["PeftToolCLI", "CStart"]),
     tool("peft-bench", ["Training", "LanguageModels", "PEFT", "TensorFiles", "TensorMath"]),
-    .target(name: "CFaultInjection", path: "Tests/CFaultInjection"),
     .target(
-      name: "TestSupport", dependencies: ["PEFT", "TensorFiles"], path: "Tests/TestSupport",
+      name: "TestSupport", dependencies: ["TensorFiles"], path: "Tests/TestSupport",
       swiftSettings: strict),
     .executableTarget(
       name: "readme-example", dependencies: ["PEFT"], path: "Tests/ReadmeExample", swiftSettings: strict),
@@ -82,3 +80,17 @@ let package = Package(
   ],
   cLanguageStandard: .c11
 )
+
+// One target's tests without the rest of the package: `make test` builds those of the arithmetic with optimisation too.
+if let tests = Context.environment["TESTS_OF"] {
+  var needed: Set = [tests]
+  while true {
+    let more = package.targets.filter { needed.contains($0.name) }.flatMap(\.dependencies).compactMap { dependency in
+      if case .byNameItem(let name, _) = dependency { name } else { nil as String? }
+    }
+    guard !needed.isSuperset(of: more) else { break }
+    needed.formUnion(more)
+  }
+  package.products = []
+  package.targets.removeAll { !needed.contains($0.name) }
+}

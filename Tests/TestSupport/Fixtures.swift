@@ -1,4 +1,3 @@
-internal import PEFT
 public import TensorFiles
 
 /// The Fixtures directory of the checkout.
@@ -16,10 +15,11 @@ public enum Fixtures {
   public static var mergeCases: [String] { (try? FileSystem.names(in: path("merge"))) ?? [] }
 }
 
-/// The name of an error's case, such as "headerPastEnd".
+/// The name of an error's case, such as "headerPastEnd"; of an error of files within another it is that one's.
 public func caseName(_ error: any Error) -> String {
-  if case AdapterError.file(let inner)? = error as? AdapterError { return caseName(inner) }
-  return Mirror(reflecting: error).children.first?.label ?? "\(error)"
+  guard let payload = Mirror(reflecting: error).children.first, let name = payload.label else { return "\(error)" }
+  if let inner = payload.value as? TensorFileError { return caseName(inner) }
+  return name
 }
 
 /// Copies a directory of plain files.

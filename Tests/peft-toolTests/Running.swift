@@ -1,6 +1,7 @@
 import Foundation
 import PEFT
 import TestSupport
+import Testing
 
 /// Runs a script of bash that ends at its first failure; the code and both outputs as they came.
 func shell(
@@ -19,6 +20,17 @@ func shell(
   let data = output.fileHandleForReading.readDataToEndOfFile()
   process.waitUntilExit()
   return (process.terminationStatus, String(decoding: data, as: UTF8.self))
+}
+
+/// Builds a library for LD_PRELOAD whose FAULT_AT-th call of those that write fails with FAULT_CODE, or which leaves their number in the
+/// file FAULT_COUNT.
+func failingCalls(_ scratch: ScratchDirectory) throws -> String {
+  let library = scratch("fault_injection.so")
+  let answer = try shell(
+    "clang -shared -fPIC -O1 -o \(library) fault_injection.c", in: "\(Fixtures.root)/Tests/FaultInjection",
+    environment: ProcessInfo.processInfo.environment)
+  try #require(answer.code == 0, "\(answer.text)")
+  return library
 }
 
 /// Words that train a LoRA with dropout on a tiny model, before the settings that a test adds.

@@ -204,7 +204,7 @@ func built(_ name: String) -> URL {
   func aFailureOfAnyWriteLeavesNothingAndSaysSo(code: Int32, name: String) throws {
     let scratch = try ScratchDirectory()
     let root = Fixtures.path(name)
-    let library = built("libFaultInjection.so").path
+    let library = try failingCalls(scratch)
     let base = try Checkpoint(path: "\(root)/base").shards.map { try contents($0.path) }
     let words = ["merge", "--threads", "1", "\(root)/base", "\(root)/adapter", scratch("out")]
     let whole = try run(
@@ -218,7 +218,7 @@ func built(_ name: String) -> URL {
         "peft-tool", words, environment: ["LD_PRELOAD": library, "FAULT_AT": "\(call)", "FAULT_CODE": "\(code)"])
       #expect(answer.code == 2 && answer.error.hasPrefix("peft-tool: "), "call \(call): \(answer.error)")
       #expect(answer.error.contains(String(cString: strerror(code))), "call \(call): \(answer.error)")
-      #expect(try FileSystem.names(in: scratch.path) == ["count"], "call \(call)")
+      #expect(try FileSystem.names(in: scratch.path) == ["count", "fault_injection.so"], "call \(call)")
     }
     #expect(try Checkpoint(path: "\(root)/base").shards.map { try contents($0.path) } == base)
   }
@@ -226,7 +226,7 @@ func built(_ name: String) -> URL {
   @Test func aFailureWhileAnOutputIsReplacedKeepsTheOldOne() throws {
     let scratch = try ScratchDirectory()
     let root = Fixtures.path("merge/llama-f32-qv")
-    let library = built("libFaultInjection.so").path
+    let library = try failingCalls(scratch)
     let words = ["merge", "--threads", "1", "--force", "\(root)/base", "\(root)/adapter", scratch("out")]
     func reset() throws {
       if FileSystem.kind(scratch("out")) != nil { try FileSystem.remove(scratch("out")) }
@@ -244,7 +244,7 @@ func built(_ name: String) -> URL {
         "peft-tool", words, environment: ["LD_PRELOAD": library, "FAULT_AT": "\(call)", "FAULT_CODE": "\(ENOSPC)"])
       #expect(answer.code == 2, "call \(call): \(answer.error)")
       #expect(try FileSystem.names(in: scratch("out")) == ["old"], "call \(call)")
-      #expect(try FileSystem.names(in: scratch.path) == ["count", "out"], "call \(call)")
+      #expect(try FileSystem.names(in: scratch.path) == ["count", "fault_injection.so", "out"], "call \(call)")
     }
   }
 

@@ -1,5 +1,8 @@
+// A library to be preloaded into the tool: the call whose number FAULT_AT gives fails with the errno FAULT_CODE.
+//
+// Calls that write are counted: pwrite, copy_file_range, fallocate, mkdir, renaming, and open with O_CREAT. With FAULT_COUNT, a
+// path, their number is written there when the process ends.
 #define _GNU_SOURCE
-#include "fault_injection.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -13,8 +16,6 @@
 #include <unistd.h>
 
 static atomic_int calls;
-
-int fault_injection_count(void) { return atomic_load(&calls); }
 
 // True if this call is the one that is to fail.
 static int fails(void) {
@@ -33,7 +34,7 @@ __attribute__((destructor)) static void report(void) {
   const char *path = getenv("FAULT_COUNT");
   FILE *file = path ? fopen(path, "w") : NULL;
   if (!file) return;
-  fprintf(file, "%d", fault_injection_count());
+  fprintf(file, "%d", atomic_load(&calls));
   fclose(file);
 }
 
